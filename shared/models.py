@@ -1,0 +1,77 @@
+"""Which models can be served: a served name and where open_clip finds its architecture and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shared.errors import UnknownModel
+
+SHIPPED = "shipped:"  # a checkpoint inside this distribution
+RANDOM = "random"  # a pretrained tag: seeded random weights, for measuring speed
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """``source`` is ``architecture/pretrained-tag``, ``hf-hub:org/repo``, ``local-dir:/path`` or ``shipped:name``."""
+
+    name: str
+    source: str
+
+
+def _openai(architecture: str) -> str:
+    return f"{architecture}-quickgelu/openai"  # OpenAI's weights were trained with QuickGELU
+
+
+CATALOGUE: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec("emoji-mini", SHIPPED + "emoji-mini"),
+        ModelSpec("RN50", _openai("RN50")),
+        ModelSpec("RN101", _openai("RN101")),
+        ModelSpec("RN50x4", _openai("RN50x4")),
+        ModelSpec("RN50x16", _openai("RN50x16")),
+        ModelSpec("RN50x64", _openai("RN50x64")),
+        ModelSpec("ViT-B-16", _openai("ViT-B-16")),
+        ModelSpec("ViT-B-32", _openai("ViT-B-32")),
+        ModelSpec("ViT-L-14", _openai("ViT-L-14")),
+        ModelSpec("ViT-L-14-336px", _openai("ViT-L-14-336")),
+    )
+}
+
+# What a model wants said wherever it answers.
+NOTICES: dict[str, str] = {
+    "emoji-mini": "emoji-mini knows emoji pictures by their names and nothing of photographs; "
+    "for photographs set CLIP_QUEUE_MODELS=ViT-B-16"
+}
+
+
+def parse_model(text: str) -> ModelSpec:
+    """A model from a setting: a known name, or ``name=source``.
+
+    Raises:
+        ValueError: with what to write instead.
+    """
+    name, separator, source = text.partition("=")
+    if not separator:
+        if name in CATALOGUE:
+            return CATALOGUE[name]
+        known = ", ".join(CATALOGUE)
+        raise ValueError(f"unknown model {name!r}: use one of {known}, or NAME=SOURCE (ViT-B-32=ViT-B-32/laion2b_s34b_b79k)")
+    if not name or any(c.isspace() or c in ",/:" for c in name):
+        raise ValueError(f"model name {name!r} in {text!r} must be a word without '/', ':' or ','")
+    if not source.startswith(("hf-hub:", "local-dir:")) and "/" not in source:
+        raise ValueError(f"source {source!r} of {name!r} must be ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:/PATH")
+    return ModelSpec(name, source)
+
+
+def parse_models(texts: Iterable[str]) -> dict[str, ModelSpec]:
+    """The served models by name, in order; the first is the default."""
+    return {spec.name: spec for spec in map(parse_model, texts)}
+
+
+def check_known(name: str, *others: Iterable[str]) -> None:
+    """Raise :class:`UnknownModel` (404) unless ``name`` is in the catalogue or among ``others``."""
+    if name in CATALOGUE or any(name in group for group in others):
+        return
+    raise UnknownModel(f"Model {name[:80]!r} is not known here.")

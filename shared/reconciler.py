@@ -1,0 +1,72 @@
+"""What the queue lost, the store still knows: jobs that no live lease holds and no message carries are sent again.
+
+Any process may run the round; a lock in Redis lets one do it at a time. A process that has just lost sight of
+Redis waits for a whole lease first: after a restart of Redis every lease looks dead until its worker is back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from shared import ops
+from shared.broker import MESSAGE
+from shared.job import Lane
+from shared.settings import Settings
+from shared.store import Op
+
+PERIOD = 1.0  # seconds between rounds
+RESEND_AFTER = 3.0  # seconds that a job waits for its message to be delivered when the queue is empty
+
+
+class Patience:
+    """Whether Redis has been in sight for long enough that a missing lease means a dead worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._lease = settings.lease
+        self._since = time.monotonic()
+
+    def lost_sight(self) -> None:
+        self._since = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() - self._since > self._lease
+
+
+def take_turn(who: str) -> Op[bool]:
+    """Whether this process does the round now."""
+    return Op([("SET", "cq:reconciler", who, "NX", "PX", int(PERIOD * 950))], lambda replies: replies[0] is not None)
+
+
+Resend = tuple[str, Lane, list[str]]
+
+
+class Round:
+    """One look through the unfinished jobs of ``models``, page by page: run :attr:`op`, :meth:`turn`, until done."""
+
+    def __init__(self, models: Iterable[str], settings: Settings) -> None:
+        self._models = deque(models)
+        self._settings = settings
+        self._offset = 0
+        self.resend: list[Resend] = []  # what to send again: (model, lane, at most 64 ids)
+
+    @property
+    def op(self) -> Op[ops.Page] | None:
+        if not self._models:
+            return None
+        return ops.reconcile(self._models[0], self._offset, self._settings.max_attempts, RESEND_AFTER)
+
+    def turn(self, page: ops.Page) -> None:
+        model = self._models[0]
+        for lane, ids in page.resend.items():
+            self.resend += [(model, lane, part) for part in batched(ids, MESSAGE)]
+        self._offset = page.offset
+        if page.offset < 0:
+            self._models.popleft()
+            self._offset = 0
+
+
+def batched(ids: list[str], size: int) -> Iterable[list[str]]:
+    return (ids[i : i + size] for i in range(0, len(ids), size))

@@ -1,0 +1,137 @@
+"""All settings, in one place. Each is read from the environment as ``CLIP_QUEUE_<NAME>`` (or a ``.env`` file)."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CommaList = Annotated[list[str], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What can be set. The description of each field is the text of the README's table."""
+
+    model_config = SettingsConfigDict(env_prefix="CLIP_QUEUE_", env_file=".env", extra="ignore", frozen=True)
+
+    # Where things are
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="The Redis (≥ 7) or Valkey that holds queue and jobs."
+    )
+    data_dir: Path = Field(
+        Path("~/.clip-queue"), description="Folder of the embedded Valkey's append-only file and logs."
+    )
+    cache_dir: Path | None = Field(
+        None, description="Folder of downloaded weights; unset: the model hub's usual cache."
+    )
+
+    # Models
+    models: CommaList = Field(
+        ["emoji-mini"],
+        description="Models to serve, comma-separated: a known name (`ViT-B-16`), or `name=source` where source is "
+        "`architecture/pretrained-tag`, `hf-hub:org/repo` or `local-dir:/path`. The first is the default model.",
+    )
+    device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Weights' precision. `auto`: fp16 on CUDA, bf16 on a CPU with AVX512-BF16, else fp32."
+    )
+    batch_size: int = Field(0, ge=0, le=4096, description="Most items in a forward pass; 0: 256 on CUDA, 32 on a CPU.")
+    background_batch_size: int = Field(
+        0, ge=0, le=4096, description="The same for the background lane: what an interactive request may wait for; "
+        "0: as `batch_size` on CUDA, 8 on a CPU.",
+    )
+    decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
+    text_cache_size: int = Field(10_000, ge=0, description="Text embeddings that a worker remembers; 0: none.")
+
+    # Limits on what comes in
+    api_keys: Annotated[list[SecretStr], NoDecode] = Field(
+        [], description="Accepted API keys, comma-separated. None: open to anyone who can connect."
+    )
+    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
+    max_items: int = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
+    max_texts: int = Field(128, ge=1, description="Most texts in an embed_text request.")
+    max_text_chars: int = Field(2_000, ge=1, description="Longest text, characters, before it is tokenised.")
+    max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest encoded image, bytes.")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="Largest image, pixels, read from its header.")
+
+    # Fetching images by URL
+    fetch_timeout: float = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
+    fetch_max_redirects: int = Field(3, ge=0, description="Redirects followed; each is checked like the first URL.")
+    fetch_concurrency: int = Field(32, ge=1, description="URLs fetched at once by an API process.")
+    fetch_allow_http: bool = Field(False, description="Also accept plain `http://` URLs.")
+    fetch_allow_ip_hosts: bool = Field(False, description="Also accept URLs whose host is an IP address.")
+    fetch_allow_bare_hosts: bool = Field(False, description="Also accept hosts without a dot (`http://minio/…`).")
+    fetch_allow_hosts: CommaList = Field(
+        [], description="If set, only these hosts (`*.example.org` for all below one) may be fetched from."
+    )
+    fetch_deny_hosts: CommaList = Field([], description="Hosts never fetched from; the same form.")
+    fetch_allow_networks: CommaList = Field(
+        [], description="Networks (CIDR) that are not global but may be fetched from all the same."
+    )
+
+    # Time
+    request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
+    redis_timeout: float = Field(1.5, gt=0, description="Longest wait for Redis before a 503, seconds.")
+    sync_ttl: float = Field(120.0, gt=0, description="How long the record of a synchronous request is kept, seconds.")
+    result_ttl: float = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
+    lease: float = Field(8.0, gt=0.5, description="A worker that is silent this long has lost its jobs, seconds.")
+    forward_timeout: float = Field(
+        120.0, gt=0, description="A forward pass longer than this is a hang and ends the worker, seconds."
+    )
+    drain_timeout: float = Field(20.0, gt=0, description="Time a worker has on SIGTERM to finish its jobs, seconds.")
+
+    # Queue
+    max_queued_items: int = Field(
+        4096, ge=1, description="Unfinished items of a model (images, texts) before new ones get 429."
+    )
+    max_attempts: int = Field(3, ge=1, description="Workers that one job may take down before it is failed.")
+    worker_threads: int = Field(16, ge=2, description="Messages a worker handles at once.")
+
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
+
+    @field_validator("models", "fetch_allow_hosts", "fetch_deny_hosts", "fetch_allow_networks", "api_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Lists are comma-separated in the environment: no JSON to quote in a shell or a compose file."""
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _some_model(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("name at least one model")
+        return value
+
+    @field_validator("data_dir", "cache_dir")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value else value
+
+    def env(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process (secrets included: never print it)."""
+        out: dict[str, str] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            parts = value if isinstance(value, list) else [value]
+            plain = [p.get_secret_value() if isinstance(p, SecretStr) else str(p) for p in parts]
+            out[f"CLIP_QUEUE_{name.upper()}"] = ",".join(plain)
+        return out
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

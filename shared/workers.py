@@ -1,0 +1,52 @@
+"""What a live worker says of itself in Redis, and what the API makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgpack
+
+from shared.store import Op, call
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as a worker serves it. ``image_size`` is (height, width) in pixels."""
+
+    name: str
+    source: str
+    fingerprint: str
+    dimension: int
+    context_length: int
+    image_size: tuple[int, int]
+    precision: str
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """A worker. ``rate`` is items per second while it computes; ``batch_mean`` items a forward pass."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    started: float
+    models: list[ModelInfo] = field(default_factory=list)
+    rate: float = 0.0
+    batch_mean: float = 0.0
+
+    def pack(self) -> bytes:
+        packed: bytes = msgpack.packb(asdict(self))
+        return packed
+
+    @classmethod
+    def unpack(cls, data: bytes) -> WorkerInfo:
+        raw: dict[str, Any] = msgpack.unpackb(data)
+        raw["models"] = [ModelInfo(**{**m, "image_size": tuple(m["image_size"])}) for m in raw["models"]]
+        return cls(**raw)
+
+
+def workers() -> Op[list[WorkerInfo]]:
+    """The workers that live."""
+    return Op([call("workers")], lambda replies: [WorkerInfo.unpack(data) for data in replies[0]])

@@ -1,0 +1,42 @@
+"""`python -m training`: from package names to the checkpoint and its figures."""
+
+import argparse
+import json
+from pathlib import Path
+
+from training import packages
+from training.concepts import read_concepts
+from training.render import held_out_folder, held_out_pictures, training_pictures
+from training.train import Recipe, train
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--work-dir", type=Path, default=Path(".cache/training"), help="packages, pixels, interim model")
+    parser.add_argument("--output", type=Path, default=ROOT / "worker/checkpoints/emoji-mini")
+    parser.add_argument("--measure-only", action="store_true", help="figures of the model in --output, no training")
+    options = parser.parse_args()
+
+    folders = {package.folder: packages.fetch(package, options.work_dir) for package in packages.ALL}
+    concepts = read_concepts(folders[packages.WORDS.folder])
+    print(f"{len(concepts)} concepts", flush=True)
+    if not options.measure_only:
+        pictures = training_pictures(concepts, folders, options.work_dir / "pictures.npz")
+        print(f"{len(pictures.pixels)} drawings", flush=True)
+        recipe = Recipe(steps=options.steps, seed=options.seed)
+        train(pictures, concepts, recipe, options.output, options.work_dir / "interim")
+
+    from training.measure import measure
+
+    held_out, shown = held_out_pictures(concepts, held_out_folder(folders))
+    figures = measure(options.output, concepts, held_out, shown)
+    print(json.dumps(figures, indent=2))
+    (options.work_dir / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

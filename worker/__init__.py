@@ -1,0 +1,1 @@
+"""The engine: a Celery application whose worker process owns the model."""

@@ -1,0 +1,75 @@
+"""The Celery application: ``celery -A worker.app worker --pool threads``.
+
+The model is loaded once, in ``worker_init``, in the process that Celery's threads share. (CUDA and fork don't mix,
+so there is no prefork here.)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+from typing import Any
+
+from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+from kombu import Exchange, Queue
+
+from shared.broker import TASK, celery_app, queue_name
+from shared.job import Lane
+from shared.models import parse_models
+from shared.settings import get_settings
+from worker.engine import Engine
+from worker.heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+settings = get_settings()
+app = celery_app(settings)
+app.conf.update(
+    worker_pool="threads",
+    worker_concurrency=settings.worker_threads,
+    # Interactive queues first: the transport reads them in this order.
+    task_queues=[
+        Queue(name, Exchange(name), routing_key=name)
+        for name in (queue_name(model, lane) for lane in Lane for model in parse_models(settings.models))
+    ],
+)
+
+_engine: Engine | None = None
+_heartbeat: Heartbeat | None = None
+
+
+@app.task(name=TASK)
+def run(model: str, lane: str, job_ids: list[str]) -> None:
+    """A message: references to jobs in the store."""
+    if _engine is None:
+        raise RuntimeError("a task ran before the engine was there")
+    _engine.deliver(model, Lane(lane), job_ids)
+
+
+@worker_init.connect
+def _start(**_: Any) -> None:
+    global _engine, _heartbeat
+    try:
+        _engine = Engine(settings, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+        _engine.start()
+        _heartbeat = Heartbeat(_engine, app, settings)
+        _heartbeat.start()
+    except Exception as error:  # Celery logs what a signal handler raises and goes on without an engine
+        log.critical("the engine could not start", exc_info=True)
+        sys.exit(f"clip-queue worker: {error}")
+
+
+@worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    if _heartbeat:
+        _heartbeat.drain()
+
+
+@worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    if _engine and _heartbeat:
+        _engine.stop()
+        _heartbeat.stop()

@@ -1,0 +1,280 @@
+"""The engine of a worker process: takes deliveries, feeds their items through decoding to the batcher, answers.
+
+::
+
+    delivery ─► claim ─► run ─┬─ text ──► tokens ─┬─► batcher ─► run over ─► finish ─► reply list
+                              └─ image ─► decode ─┘
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from PIL import Image
+
+from shared import ops
+from shared.errors import ClipError, Unavailable
+from shared.job import Answer, Inputs, Job, Lane, State
+from shared.models import NOTICES, parse_models
+from shared.settings import Settings, cores
+from shared.store import Store
+from worker.batcher import Batcher
+from worker.cache import TextCache
+from worker.clip import Clip, pick_device
+from worker.decode import decode
+from worker.pool import DecodePool
+from worker.run import Row, Run, RunItem
+
+log = logging.getLogger(__name__)
+
+BACKGROUND_SLOTS = 2  # deliveries of background work at once: one feeds while the other is being answered
+BACKGROUND_ITEMS = 256  # items of background work that a slot takes at a time
+BACKGROUND_JOBS = 64
+
+
+class Engine:
+    """One a process. :meth:`deliver` runs in Celery's threads; all else is the engine's own."""
+
+    def __init__(self, settings: Settings, worker_id: str) -> None:
+        self.settings = settings
+        self.id = worker_id
+        self.device = pick_device(settings.device)
+        self.clips = {name: Clip(spec, settings) for name, spec in parse_models(settings.models).items()}
+        cuda = self.device.type == "cuda"
+        batch = settings.batch_size or (256 if cuda else 32)
+        background = settings.background_batch_size or (batch if cuda else min(8, batch))
+        self._room_size = 4 * batch
+        self.batcher = Batcher(
+            {Lane.INTERACTIVE: batch, Lane.BACKGROUND: background},
+            capacity=self._room_size,
+            fatal=die,
+            depth=1 if cuda else 0,
+        )
+        self._decoders = DecodePool(settings.decode_threads or cores(), fatal=die)
+        # Items inside the engine, by lane: what bounds decoded pictures in memory.
+        self._room = {lane: threading.BoundedSemaphore(self._room_size) for lane in Lane}
+        self._background = threading.BoundedSemaphore(BACKGROUND_SLOTS)
+        self._cache = TextCache(settings.text_cache_size)
+        self._store = Store.connect(settings)
+        self._lock = threading.Lock()
+        self._held: dict[str, Run] = {}
+        self._orphans: list[str] = []
+        self.draining = threading.Event()
+        self.started = time.time()
+        Image.MAX_IMAGE_PIXELS = settings.max_image_pixels  # Pillow's own guard, behind ours
+
+    def start(self) -> None:
+        for clip in self.clips.values():
+            log.info("serving %s (%s, %s, %s)", clip.info.name, clip.info.source, clip.precision, self.device)
+            if notice := NOTICES.get(clip.info.name):
+                log.warning(notice)
+        self.batcher.start()
+        self._decoders.start()
+
+    def stop(self) -> None:
+        """After the last delivery has returned."""
+        self.abandon()
+        self._decoders.stop(timeout=5)
+        self.batcher.stop(timeout=5)
+        self._store.close()
+
+    # Deliveries
+
+    def deliver(self, model: str, lane: Lane, job_ids: list[str]) -> None:
+        """A message came. Interactive: these jobs. Background: there is work in the line, if a slot is free."""
+        if lane is Lane.INTERACTIVE:
+            self._serve(job_ids)
+            return
+        # A message that finds no slot free does nothing: the jobs stand in line in the store, and each slot takes
+        # from there as long as there is something. So background work never fills the threads.
+        while self._background.acquire(blocking=False):
+            try:
+                while ids := self._next(model):
+                    self._serve(ids)
+            finally:
+                self._background.release()
+            if not self._next(model):  # one that came between the last look and the release
+                return
+
+    def _next(self, model: str) -> list[str]:
+        if self.draining.is_set():
+            return []
+        return self._store.run(ops.waiting(model, Lane.BACKGROUND, BACKGROUND_JOBS, BACKGROUND_ITEMS))
+
+    def _serve(self, job_ids: list[str]) -> None:
+        """Claim, embed, answer. Each job is answered when its own items are done, not when all are."""
+        pending: dict[str, Run] = {}
+        over: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        claims = self._store.run(ops.claim(job_ids, self.id, self.settings.max_attempts))
+        jobs = [(claim.job, claim.inputs) for claim in claims if claim.job]
+        try:
+            while jobs:
+                job, inputs = jobs[0]
+                if run := self._begin(job, inputs, over.put):
+                    pending[job.id] = run
+                    del jobs[0]
+                    self._feed(run, lambda: self._answer(over, pending, wait=0))
+                else:
+                    del jobs[0]
+                self._answer(over, pending, wait=0)
+            while pending:
+                self._answer(over, pending, wait=1.0)
+        finally:
+            # Only an error leaves something here: the heartbeat gives it back.
+            for run in pending.values():
+                run.abandon()
+            self._give_back([*pending, *(job.id for job, _ in jobs)])
+
+    def _begin(self, job: Job, inputs: Inputs | None, on_over: Callable[[Run], None]) -> Run | None:
+        clip = self.clips.get(job.model)
+        inputs = inputs or self._store.run(ops.inputs(job.id))
+        if clip is None or inputs is None:
+            # A message on the wrong queue, or inputs that the store has evicted or a cancellation removed.
+            error = ClipError("The job's inputs are gone." if clip else "This worker does not serve the job's model.")
+            self._finish([ops.Ending(job.id, State.FAILED, Answer(error=error.to_wire()))])
+            return None
+        run = Run(job, inputs, clip, on_over)
+        with self._lock:
+            self._held[job.id] = run
+        return run
+
+    def _feed(self, run: Run, meanwhile: Callable[[], None]) -> None:
+        """Send a run's items on their way, as room allows."""
+        room = self._room[run.job.lane]
+        for index, item in enumerate(run.inputs.items):
+            while not room.acquire(timeout=0.02):
+                meanwhile()
+            if run.over:
+                room.release()
+                return
+            if isinstance(item, str):
+                self._text(run, index, item)
+            else:
+                self._decoders.submit(run.job.lane, self._image(run, index, item))
+
+    def _text(self, run: Run, index: int, text: str) -> None:
+        began, clip = time.monotonic(), run.clip
+        room = self._room[run.job.lane]
+        known = self._cache.get(clip.fingerprint, text)
+        if known is not None:
+            room.release()
+            run.put(index, known, {"prepare": time.monotonic() - began, "wait": 0.0, "forward": 0.0})
+            return
+        try:
+            tokens = clip.tokenizer(text)
+        except ClipError as error:
+            room.release()
+            run.fail(index, error)
+            return
+
+        def leave(row: Row | None) -> None:
+            room.release()
+            if row is not None:
+                self._cache.put(clip.fingerprint, text, row)
+
+        self.batcher.put(RunItem(run, index, clip.embed_texts, tokens, began, leave))
+
+    def _image(self, run: Run, index: int, data: bytes) -> Callable[[], None]:
+        room = self._room[run.job.lane]
+        limits = self.settings
+
+        def leave(row: Row | None) -> None:
+            room.release()
+
+        def task() -> None:
+            began = time.monotonic()
+            if run.over:
+                leave(None)
+                return
+            try:
+                pixels = decode(
+                    data, run.clip.crop, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels
+                )
+            except ClipError as error:
+                leave(None)
+                run.fail(index, error)
+                return
+            self.batcher.put(RunItem(run, index, run.clip.embed_images, pixels, began, leave))
+
+        return task
+
+    # Answers
+
+    def _answer(self, over: queue.SimpleQueue[Run], pending: dict[str, Run], wait: float) -> None:
+        """Answer, in one round trip, the runs that are over by now; wait for the first up to ``wait`` seconds."""
+        runs: list[Run] = []
+        try:
+            runs.append(over.get(timeout=wait) if wait else over.get_nowait())
+            while len(runs) < 64:
+                runs.append(over.get_nowait())
+        except queue.Empty:
+            pass
+        if endings := [run.ending() for run in runs if not run.abandoned]:
+            self._finish(endings)
+        for run in runs:
+            pending.pop(run.job.id, None)
+        with self._lock:
+            for run in runs:
+                self._held.pop(run.job.id, None)
+
+    def _finish(self, endings: list[ops.Ending]) -> None:
+        """Tell the store, however long it is away: what is computed is not computed twice."""
+        while True:
+            try:
+                self._store.run(ops.finish(endings, self.id))
+                return
+            except Unavailable as error:
+                log.warning("answers wait: %s", error.message)
+                if self.draining.wait(0.5):
+                    raise
+
+    def _give_back(self, job_ids: list[str]) -> None:
+        with self._lock:
+            for job_id in job_ids:
+                self._held.pop(job_id, None)
+            self._orphans += job_ids
+
+    # For the heartbeat
+
+    def held(self) -> list[Run]:
+        with self._lock:
+            return list(self._held.values())
+
+    def orphans(self) -> list[str]:
+        """Jobs to give back to the store; the caller :meth:`adopt`\\ s them once that is done."""
+        with self._lock:
+            return list(self._orphans)
+
+    def adopt(self, job_ids: list[str]) -> None:
+        with self._lock:
+            self._orphans = [i for i in self._orphans if i not in set(job_ids)]
+
+    def lose(self, job_ids: list[str]) -> None:
+        """Spend nothing more on jobs that were cancelled, or are another's by now."""
+        with self._lock:
+            runs = [self._held[i] for i in job_ids if i in self._held]
+        for run in runs:
+            run.abandon()
+
+    def abandon(self) -> None:
+        """Give back everything that is held."""
+        runs = self.held()
+        for run in runs:
+            run.abandon()
+        self._give_back([run.job.id for run in runs])
+
+
+def die(error: BaseException) -> NoReturn:
+    """End the process at once: what it holds is put back in line when its lease runs out."""
+    log.critical("worker ends: %s: %s", type(error).__name__, error)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(70)
+

@@ -1,0 +1,60 @@
+"""Threads that decode: interactive pictures before background ones."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from shared.job import Lane
+
+log = logging.getLogger(__name__)
+
+_LAST = 9  # ranks behind every lane: what ends a thread
+
+
+class DecodePool:
+    """Pillow releases the GIL, so threads scale with cores. How much may wait is the engine's to bound.
+
+    ``fatal`` is called if a thread dies; a task that raises is a bug, so it counts as that.
+    """
+
+    def __init__(self, threads: int, fatal: Callable[[BaseException], None]) -> None:
+        self._tasks: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
+        self._order = itertools.count()
+        self._fatal = fatal
+        self._threads = [
+            threading.Thread(target=self._run, name=f"decode-{i}", daemon=True) for i in range(threads)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, lane: Lane, task: Callable[[], None]) -> None:
+        self._tasks.put((0 if lane is Lane.INTERACTIVE else 1, next(self._order), task))
+
+    def stop(self, timeout: float) -> None:
+        """End once all that was submitted is done."""
+        for _ in self._threads:
+            self._tasks.put((_LAST, next(self._order), _end))
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            _, _, task = self._tasks.get()
+            if task is _end:
+                return
+            try:
+                task()
+            except BaseException as error:
+                log.critical("a decoding thread died", exc_info=True)
+                self._fatal(error)
+                return
+
+
+def _end() -> None:
+    """Marks the end of a thread's work."""
