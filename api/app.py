@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import clip, compat, faults, health
+from api import clip, compat, faults, health, jobs
 from api.door import Door
 from shared import __version__
 from shared.broker import celery_app
@@ -17,6 +17,7 @@ from shared.settings import Settings, get_settings
 
 DESCRIPTION = """
 CLIP embeddings as a service. The `/clip` routes are those of Roboflow Inference: point its SDK here.
+`/jobs` takes the same work for later: submit, go away, poll.
 
 Every answer names its model and the fingerprint of the weights in `X-Clip-Queue-Model` and
 `X-Clip-Queue-Fingerprint`, and tells where the time went in `Server-Timing`.
@@ -40,7 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="clip-queue", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     faults.install(app)
-    for module in (clip, health, compat):
+    for module in (clip, jobs, health, compat):
         app.include_router(module.router)
     return app
 

@@ -46,7 +46,7 @@ class ErrorResponse(BaseModel):
     index: int | None = None
 
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
+COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "An input cannot be used; the message says why, `index` which."},
     401: {"model": ErrorResponse, "description": "No accepted API key came with the request."},
     404: {"model": ErrorResponse, "description": "The model is not known here."},
@@ -76,7 +76,7 @@ _HEART = {"type": "base64", "value": HEART}
 @router.post(
     "/embed_image",
     response_model=EmbedResponse,
-    responses=_ERRORS,
+    responses=COMMON_ERRORS,
     openapi_extra=documented(EmbedImage, {"one picture": {"image": _HEART}, "several": {"image": [_HEART, _HEART]}}),
 )
 async def embed_image(request: Request) -> Response:
@@ -88,7 +88,7 @@ async def embed_image(request: Request) -> Response:
 @router.post(
     "/embed_text",
     response_model=EmbedResponse,
-    responses=_ERRORS,
+    responses=COMMON_ERRORS,
     openapi_extra=documented(EmbedText, {"one text": {"text": "red heart"}, "several": {"text": ["cat", "dog face"]}}),
 )
 async def embed_text(request: Request) -> Response:
@@ -100,7 +100,7 @@ async def embed_text(request: Request) -> Response:
 @router.post(
     "/compare",
     response_model=CompareResponse,
-    responses=_ERRORS,
+    responses=COMMON_ERRORS,
     openapi_extra=documented(
         Compare,
         {

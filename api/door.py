@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from celery import Celery
 
 from api.fetch import Fetcher
 from api.outbox import Outbox
+from api.reconciler import Reconciler
 from api.registry import Registry
 from api.replies import Replies, Waiter
 from shared import ops
@@ -33,12 +35,15 @@ class Door:
         self.replies = Replies(settings)
         self.registry = Registry(self.store, settings)
         self.fetcher = Fetcher(settings)
+        self.reconciler = Reconciler(self.store, self.registry, self.outbox, settings)
 
     def start(self) -> None:
         self.replies.start()
         self.registry.start()
+        self.reconciler.start()
 
     async def close(self) -> None:
+        await self.reconciler.close()
         await self.outbox.close()
         await self.replies.close()
         await self.registry.close()
@@ -49,9 +54,8 @@ class Door:
         """Put a job in the queue.
 
         Raises:
-            UnknownModel, Unavailable, QueueFull, KeyReused.
+            Unavailable, QueueFull, KeyReused.
         """
-        self.registry.check(submission.job.model)
         try:
             return await self.outbox.submit(submission)
         except QueueFull as error:
@@ -74,6 +78,7 @@ class Door:
         Raises:
             ClipError: what refused or ended the job; :class:`Late` past the deadline.
         """
+        self.registry.check(model)
         timeout = timeout or self.settings.request_timeout
         job = Job(
             kind=kind,
@@ -94,6 +99,13 @@ class Door:
             finally:
                 if watcher:
                     watcher.cancel()
+
+    @asynccontextmanager
+    async def watching(self, job_id: str) -> AsyncIterator[Waiter]:
+        """Hear of each change of a job, from any door, as long as the context lasts."""
+        with self.replies.waiting(job_id) as waiter:
+            await self.store.run(ops.watch(job_id, self.replies.address))
+            yield waiter
 
     async def _hang_up(self, job: Job, gone: Callable[[], Awaitable[None]]) -> None:
         """A request that its caller gave up costs no forward pass if it has not started."""

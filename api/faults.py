@@ -28,7 +28,7 @@ def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> R
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
 
 
-async def _clip_error(request: Request, error: Exception) -> Response:
+async def _clip_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ClipError)
     content: dict[str, Any] = {"message": error.message}
     if error.index is not None:
@@ -37,18 +37,18 @@ async def _clip_error(request: Request, error: Exception) -> Response:
     return _json(error.status, content, headers)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     # The input can hold the API key or a megabyte of base64; a key of its own can hold anything.
     detail = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
     return _json(422, {"detail": detail})
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _json(error.status_code, {"message": error.detail}, dict(error.headers or {}))
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
+async def _unexpected(_: Request, __: Exception) -> Response:
     # The framework logs the traceback; the caller is told nothing of the inside.
     return _json(500, {"message": "Internal error; the server's log has the details."})

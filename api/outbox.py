@@ -97,7 +97,8 @@ class Outbox:
         except Unavailable as error:
             # It may have been written all the same, and the reply lost.
             await self._forget([p.submission.job.id for p in parcels])
-            return _refuse(parcels, error)
+            _refuse(parcels, error)
+            return
         fresh: list[tuple[_Parcel, ops.Accepted]] = []
         for parcel, result in zip(parcels, results, strict=True):
             if isinstance(result, ClipError):
@@ -110,14 +111,19 @@ class Outbox:
             return
         ids = [accepted.job_id for _, accepted in fresh]
         try:
-            await asyncio.get_running_loop().run_in_executor(self._publishers, self._publish, lane, ids)
+            await self.publish(lane, ids)
         except Exception as error:  # whatever the broker's client raises
             log.warning("could not enqueue %d job(s): %s", len(ids), type(error).__name__)
             await self._forget(ids)
             refusal = Unavailable("The queue cannot be reached; try again.", retry_after=1)
-            return _refuse([parcel for parcel, _ in fresh], refusal)
+            _refuse([parcel for parcel, _ in fresh], refusal)
+            return
         for parcel, accepted in fresh:
             _deliver(parcel, accepted)
+
+    async def publish(self, lane: tuple[str, Lane], ids: list[str]) -> None:
+        """Send references to jobs that stand in the store. Raises what the broker's client raises."""
+        await asyncio.get_running_loop().run_in_executor(self._publishers, self._publish, lane, ids)
 
     def _publish(self, lane: tuple[str, Lane], ids: list[str]) -> None:
         self._app.send_task(TASK, (*lane, ids), queue=queue_name(*lane), retry=False)

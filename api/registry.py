@@ -7,6 +7,7 @@ import logging
 import math
 import time
 
+from api.tasks import Owned
 from shared.errors import Unavailable
 from shared.models import check_known, parse_models
 from shared.settings import Settings
@@ -23,23 +24,21 @@ class Registry:
 
     def __init__(self, store: AsyncStore, settings: Settings) -> None:
         self._store = store
-        self._task: asyncio.Task[None] | None = None
+        self._task = Owned("registry")
         self.configured = parse_models(settings.models)
         self.default = next(iter(self.configured))
         self.workers: list[WorkerInfo] = []
         self._seen = 0.0
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._look(), name="registry")
+        self._task.start(self._look())
 
     @property
     def alive(self) -> bool:
-        return self._task is not None and not self._task.done()
+        return self._task.alive
 
     async def close(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=5)
+        await self._task.close()
 
     async def refresh(self) -> None:
         """Look now. Raises :class:`Unavailable`."""
@@ -51,10 +50,13 @@ class Registry:
         """What is served, by name."""
         return {model.name: model for worker in self.workers for model in worker.models}
 
-    def check(self, model: str) -> None:
-        """Raises :class:`UnknownModel`, or :class:`Unavailable` where no live worker serves it."""
+    def check(self, model: str, *, later: bool = False) -> None:
+        """Raises :class:`UnknownModel`, or :class:`Unavailable` where no live worker serves it.
+
+        ``later``: a configured model is enough: its workers will be back before the caller is.
+        """
         served = self.models
-        if model in served:
+        if model in served or (later and model in self.configured):
             return
         check_known(model, self.configured)
         now = ", ".join(sorted(served)) or "none"

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from api.tasks import Owned
 from shared.settings import Settings
 from shared.wire import unpack_note
 
@@ -47,17 +48,17 @@ class Replies:
             settings.redis_url.get_secret_value(),
             socket_timeout=BLOCK + settings.redis_timeout,
             socket_connect_timeout=settings.redis_timeout,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[arg-type]
+            retry=Retry(NoBackoff(), 0),
         )
         self._waiters: dict[str, set[Waiter]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._task = Owned("replies")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._read(), name="replies")
+        self._task.start(self._read())
 
     @property
     def alive(self) -> bool:
-        return self._task is not None and not self._task.done()
+        return self._task.alive
 
     @contextmanager
     def waiting(self, job_id: str) -> Iterator[Waiter]:
@@ -73,9 +74,7 @@ class Replies:
                 self._waiters.pop(job_id, None)
 
     async def close(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=5)
+        await self._task.close()
         await self._client.aclose()
 
     async def _read(self) -> None:
@@ -96,7 +95,8 @@ class Replies:
                 for group in self._waiters.values():
                     for waiter in group:
                         waiter.tell(b"")
-            for data in popped[1] if popped else ():
+            notes: list[bytes] = popped[1] if popped else []  # type: ignore[assignment]
+            for data in notes:
                 job_id, note = unpack_note(data)
                 for waiter in self._waiters.get(job_id, ()):
                     waiter.tell(note)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, WithJsonSchema
 
 from shared.errors import BadInput, TextTooLong
-from shared.job import Inputs, Kind
+from shared.job import Inputs, Kind, Lane, OnError
 from shared.settings import Settings
 
 # A red heart, 32 × 32, so that the examples at /docs run as they stand.
@@ -73,6 +73,11 @@ class Limits(BaseModel):
     def of_request(cls, settings: Settings) -> Limits:
         return cls(items=settings.max_items, texts=settings.max_texts, text_chars=settings.max_text_chars)
 
+    @classmethod
+    def of_job(cls, settings: Settings) -> Limits:
+        most = settings.max_job_items
+        return cls(items=most, texts=most, text_chars=settings.max_text_chars)
+
 
 class EmbedImage(ClipRequest):
     kind = Kind.EMBED_IMAGE
@@ -88,7 +93,7 @@ class EmbedText(ClipRequest):
     kind = Kind.EMBED_TEXT
     text: StrictStr | list[StrictStr]
 
-    async def inputs(self, limits: Limits, load: LoadImages) -> Inputs:
+    async def inputs(self, limits: Limits, load: LoadImages) -> Inputs:  # noqa: ARG002
         values: list[object] = list(self.text) if isinstance(self.text, list) else [self.text]
         count("text", values, limits.texts)
         return Inputs(list(texts("text", values, limits)))
@@ -154,3 +159,28 @@ def json_type(value: object) -> str:
         return "null"
     kinds = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number", str: "text"}
     return kinds.get(type(value), "something else")
+
+
+class JobOptions(BaseModel):
+    """What a job may ask for beyond the synchronous request of its kind."""
+
+    on_error: OnError = Field(
+        OnError.FAIL, description="`fail`: one bad item fails the job; `skip`: the good ones are answered all the same."
+    )
+    priority: Lane = Field(Lane.BACKGROUND, description="`interactive` only where the server's settings allow it.")
+    deadline_s: float | None = Field(None, gt=0, le=30 * 86400, description="Seconds until the job expires unfinished.")
+
+
+class EmbedImageJob(JobOptions, EmbedImage):
+    task: Literal["embed_image"]
+
+
+class EmbedTextJob(JobOptions, EmbedText):
+    task: Literal["embed_text"]
+
+
+class CompareJob(JobOptions, Compare):
+    task: Literal["compare"]
+
+
+JobRequest = Annotated[EmbedImageJob | EmbedTextJob | CompareJob, Field(discriminator="task")]

@@ -57,7 +57,8 @@ def parse_model(text: str) -> ModelSpec:
         if name in CATALOGUE:
             return CATALOGUE[name]
         known = ", ".join(CATALOGUE)
-        raise ValueError(f"unknown model {name!r}: use one of {known}, or NAME=SOURCE (ViT-B-32=ViT-B-32/laion2b_s34b_b79k)")
+        example = "my-b32=ViT-B-32/laion2b_s34b_b79k"
+        raise ValueError(f"unknown model {name!r}: use one of {known}, or NAME=SOURCE, as in {example}")
     if not name or any(c.isspace() or c in ",/:" for c in name):
         raise ValueError(f"model name {name!r} in {text!r} must be a word without '/', ':' or ','")
     if not source.startswith(("hf-hub:", "local-dir:")) and "/" not in source:

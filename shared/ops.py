@@ -10,7 +10,7 @@ from typing import Any
 from shared.errors import ClipError, KeyReused, QueueFull, UnknownJob
 from shared.job import Answer, Inputs, Job, Kind, Lane, OnError, State
 from shared.store import Op, call
-from shared.wire import pack_answer, pack_inputs, unpack_answer, unpack_inputs
+from shared.wire import ID_LENGTH, pack_answer, pack_inputs, unpack_answer, unpack_inputs
 
 INLINE = 64 * 1024  # inputs up to this size come back with the claim, bytes
 
@@ -61,8 +61,26 @@ def _accepted(reply: list[Any], s: Submission) -> Accepted | ClipError:
     if word == b"same":
         return Accepted(value.decode(), 0, again=True)
     if word == b"reused":
-        return KeyReused("This Idempotency-Key was used before with another body; use a new key.")
+        return _reused()
     return QueueFull(f"{int(value)} items of {s.job.model!r} are waiting (limit {s.limit}); try again later.")
+
+
+def seen(owner: str, idempotency: str, digest: str) -> Op[str | None]:
+    """The job that an idempotency key stands for already, if it does. Raises :class:`KeyReused`."""
+
+    def parse(replies: list[Any]) -> str | None:
+        if not replies[0]:
+            return None
+        known = replies[0].decode()
+        if known[ID_LENGTH:] != digest:
+            raise _reused()
+        return str(known[:ID_LENGTH])
+
+    return Op([("GET", f"cq:idem:{owner}:{idempotency}")], parse)
+
+
+def _reused() -> KeyReused:
+    return KeyReused("This Idempotency-Key was used before with another body; use a new key.")
 
 
 def forget(job_ids: Iterable[str]) -> Op[None]:
@@ -121,18 +139,18 @@ def release(job_ids: Iterable[str], worker: str) -> Op[None]:
     return Op([call("release", i, worker) for i in job_ids], lambda replies: None)
 
 
-def cancel(job_id: str, owner: str) -> Op[State]:
-    """Cancel; the state the job is in afterwards (not ``cancelled`` if it had ended otherwise).
+def cancel(job_id: str, owner: str) -> Op[tuple[State, bool]]:
+    """Cancel; the state the job is in now, and whether it was this call that ended it.
 
     Raises:
         UnknownJob: no such job of this owner.
     """
 
-    def parse(replies: list[Any]) -> State:
-        word = replies[0][0].decode()
-        if word == "gone":
+    def parse(replies: list[Any]) -> tuple[State, bool]:
+        if not replies[0]:
             raise unknown(job_id)
-        return State(word)
+        state, ours = replies[0]
+        return State(state.decode()), ours == 1
 
     return Op([call("cancel", job_id, owner)], parse)
 
@@ -142,7 +160,10 @@ def unknown(job_id: str) -> UnknownJob:
 
 
 def beat(worker: str, info: bytes, lease: float, held: Iterable[tuple[str, int, int]]) -> Op[list[str]]:
-    """Renew the lease for ``lease`` seconds; ``held`` are (id, items done, items failed); returns ids held no longer."""
+    """Renew the lease for ``lease`` seconds; ``held`` are (id, items done, items failed).
+
+    Returns the ids of those that it holds no longer.
+    """
     flat = [value for triple in held for value in triple]
     return Op([call("beat", worker, info, int(lease * 1000), *flat)], lambda r: [i.decode() for i in r[0]])
 

@@ -41,7 +41,10 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(0, ge=0, le=4096, description="Most items in a forward pass; 0: 256 on CUDA, 32 on a CPU.")
     background_batch_size: int = Field(
-        0, ge=0, le=4096, description="The same for the background lane: what an interactive request may wait for; "
+        0,
+        ge=0,
+        le=4096,
+        description="The same for the background lane: what an interactive request may wait for; "
         "0: as `batch_size` on CUDA, 8 on a CPU.",
     )
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
@@ -53,7 +56,8 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
     max_items: int = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
-    max_texts: int = Field(128, ge=1, description="Most texts in an embed_text request.")
+    max_texts: int = Field(256, ge=1, description="Most texts in an embed_text request.")
+    max_job_items: int = Field(1024, ge=1, description="Most images, texts or prompts in a job (`POST /jobs`).")
     max_text_chars: int = Field(2_000, ge=1, description="Longest text, characters, before it is tokenised.")
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest encoded image, bytes.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Largest image, pixels, read from its header.")
@@ -75,6 +79,7 @@ class Settings(BaseSettings):
 
     # Time
     request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
+    max_wait: float = Field(60.0, ge=0, description="Longest `GET /jobs/{id}?wait=…`, seconds; a longer one is cut.")
     redis_timeout: float = Field(1.5, gt=0, description="Longest wait for Redis before a 503, seconds.")
     sync_ttl: float = Field(120.0, gt=0, description="How long the record of a synchronous request is kept, seconds.")
     result_ttl: float = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
@@ -86,14 +91,17 @@ class Settings(BaseSettings):
 
     # Queue
     max_queued_items: int = Field(
-        4096, ge=1, description="Unfinished items of a model (images, texts) before new ones get 429."
+        4096, ge=1, description="Unfinished items (images, texts) in a model's lane before new ones get 429."
     )
+    interactive_jobs: bool = Field(False, description='Whether a job may ask for `"priority": "interactive"`.')
     max_attempts: int = Field(3, ge=1, description="Workers that one job may take down before it is failed.")
     worker_threads: int = Field(16, ge=2, description="Messages a worker handles at once.")
 
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
 
-    @field_validator("models", "fetch_allow_hosts", "fetch_deny_hosts", "fetch_allow_networks", "api_keys", mode="before")
+    @field_validator(
+        "models", "fetch_allow_hosts", "fetch_deny_hosts", "fetch_allow_networks", "api_keys", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         """Lists are comma-separated in the environment: no JSON to quote in a shell or a compose file."""

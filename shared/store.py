@@ -64,7 +64,7 @@ def script(name: str) -> Script:
             (LUA / f"{name}.lua").read_text(),
         )
     )
-    return Script(source, hashlib.sha1(source.encode()).hexdigest())
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
 def call(name: str, *args: Any) -> Command:

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from shared.broker import TASK, celery_app, queue_name
 from shared.job import Lane

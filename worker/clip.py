@@ -19,7 +19,7 @@ from PIL import Image
 from shared.models import RANDOM, SHIPPED, ModelSpec
 from shared.settings import Settings
 from shared.workers import ModelInfo
-from worker.text import Tokenizer, TextTower
+from worker.text import TextTower, Tokenizer
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -37,7 +37,7 @@ class Pending:
         if features.is_cuda:
             self._host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
             self._host.copy_(features.float(), non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
         else:
             self._host = features.float().cpu()

@@ -44,7 +44,7 @@ def decode(
         try:
             # Thin strips resize to a huge other side: cropping them after the fact would need that memory.
             if max(width, height) > 100 * min(width, height):
-                raise BadImage.because(f"Image of {width} × {height} pixels is too narrow: a side is over 100 times the other.")
+                raise BadImage.because(f"Image of {width} × {height} pixels is too narrow: over 100 to 1.")
             rgb = _rgb(ImageOps.exif_transpose(image))
             return np.asarray(crop(rgb))
         except BadImage:

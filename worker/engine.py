@@ -185,7 +185,7 @@ class Engine:
         room = self._room[run.job.lane]
         limits = self.settings
 
-        def leave(row: Row | None) -> None:
+        def leave(_: Row | None) -> None:
             room.release()
 
         def task() -> None:
@@ -277,4 +277,3 @@ def die(error: BaseException) -> NoReturn:
     logging.shutdown()
     sys.stderr.flush()
     os._exit(70)
-

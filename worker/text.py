@@ -52,7 +52,7 @@ class Tokenizer:
 
     def _encode_other(self, text: str) -> list[int]:
         """A Hugging Face tokenizer: asked for one token more than fits, so that too long shows."""
-        ids = self._tokenizer(text, context_length=self.context_length + 1)[0].tolist()
+        ids: list[int] = self._tokenizer(text, context_length=self.context_length + 1)[0].tolist()
         while len(ids) > 1 and ids[-1] == self.pad:
             ids.pop()
         return ids
@@ -97,6 +97,7 @@ class TextTower:
         eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
         x = text_global_pool(x, tokens, self._pool, eos_token_id=eos)
         projection = tower.text_projection
-        if projection is None:
-            return x
-        return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        if projection is not None:
+            x = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        features: torch.Tensor = x
+        return features
