@@ -37,7 +37,7 @@ class Pending:
         if features.is_cuda:
             self._host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
             self._host.copy_(features.float(), non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event = torch.cuda.Event()
             self._event.record()
         else:
             self._host = features.float().cpu()
