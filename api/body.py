@@ -44,17 +44,20 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
 async def read_bytes(request: Request, limit: int) -> bytes:
     """Raises :class:`TooLarge`, before reading where the length was announced."""
     announced = request.headers.get("content-length", "")
-    refusal = TooLarge(f"The request body is larger than {limit} bytes (setting max_body_bytes).")
     if announced.isdigit() and int(announced) > limit:
-        raise refusal
+        raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise refusal
+            raise _too_large(limit)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request body is larger than {limit} bytes (setting max_body_bytes).")
 
 
 def invalid(error: ValidationError) -> RequestValidationError:

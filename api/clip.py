@@ -14,7 +14,6 @@ from pydantic import BaseModel, TypeAdapter
 
 from api import body
 from api.door import Door
-from api.images import load_images
 from api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
 from shared.job import Answer
 from shared.models import NOTICES
@@ -139,10 +138,7 @@ async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[Answer, dict
     model = sent.clip_version_id or door.registry.default
     door.registry.check(model)  # before anything is fetched for it
 
-    async def load(values: list[object]) -> list[bytes]:
-        return await load_images(values, door.fetcher, door.settings)
-
-    inputs = await sent.inputs(Limits.of_request(door.settings), load)
+    inputs = await door.inputs(sent, Limits.of_request(door.settings))
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

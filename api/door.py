@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from celery import Celery
 
 from api.fetch import Fetcher
+from api.images import load_images
 from api.outbox import Outbox
 from api.reconciler import Reconciler
 from api.registry import Registry
 from api.replies import Replies, Waiter
+from api.requests import ClipRequest, Limits
 from shared import ops
 from shared.errors import ClipError, Late, QueueFull, Unavailable
 from shared.job import FINAL, Answer, Inputs, Job, Kind, Lane
@@ -49,6 +51,23 @@ class Door:
         await self.registry.close()
         await self.fetcher.aclose()
         await self.store.close()
+
+    async def inputs(self, sent: ClipRequest, limits: Limits) -> Inputs:
+        """A request's items, its pictures fetched.
+
+        Raises:
+            BadInput: one of them cannot be used.
+            Late: fetching took as long as a whole request may.
+        """
+
+        async def load(values: list[object], field: str) -> list[bytes]:
+            return await load_images(values, self.fetcher, self.settings, field)
+
+        try:
+            async with asyncio.timeout(self.settings.request_timeout):
+                return await sent.inputs(limits, load)
+        except TimeoutError:
+            raise Late(f"The images could not be fetched within {self.settings.request_timeout:g} s.") from None
 
     async def submit(self, submission: ops.Submission) -> ops.Accepted:
         """Put a job in the queue.

@@ -19,7 +19,6 @@ from api import body, events
 from api.clip import COMMON_ERRORS, ErrorResponse, about, documented, respond
 from api.document import JobDocument, JobPage, array, document, ended, result
 from api.door import Door
-from api.images import load_images
 from api.keys import owner
 from api.requests import HEART, JobRequest, Limits
 from shared import ops
@@ -75,10 +74,7 @@ async def submit(
     if sent.priority is Lane.INTERACTIVE and not door.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
 
-    async def load(values: list[object]) -> list[bytes]:
-        return await load_images(values, door.fetcher, door.settings)
-
-    inputs = await sent.inputs(Limits.of_job(door.settings), load)
+    inputs = await door.inputs(sent, Limits.of_job(door.settings))
     job = Job(
         kind=sent.kind,
         model=model,

@@ -22,7 +22,7 @@ HEART = (
     "M8IfPrdmBvECmgEAAAAASUVORK5CYII="
 )
 
-LoadImages = Callable[[list[object]], Awaitable[list[bytes]]]
+LoadImages = Callable[[list[object], str], Awaitable[list[bytes]]]  # values and the field they stand in
 
 _ONE = {
     "anyOf": [
@@ -86,7 +86,7 @@ class EmbedImage(ClipRequest):
     async def inputs(self, limits: Limits, load: LoadImages) -> Inputs:
         values = self.image if isinstance(self.image, list) else [self.image]
         count("image", values, limits.items)
-        return Inputs(list(await load(values)))
+        return Inputs(list(await load(values, "image")))
 
 
 class EmbedText(ClipRequest):
@@ -115,10 +115,10 @@ class Compare(ClipRequest):
         if self.subject_type == "text":
             subject += texts("subject", [self.subject], limits)
         else:
-            subject += await load([self.subject])
+            subject += await load([self.subject], "subject")
         if self.prompt_type == "text":
             return Inputs([*subject, *texts("prompt", values, limits)], names)
-        return Inputs([*subject, *await load(values)], names)
+        return Inputs([*subject, *await load(values, "prompt")], names)
 
     def _prompts(self) -> tuple[list[str] | None, list[object]]:
         prompt = self.prompt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -48,6 +50,7 @@ def load_settings(**given: Any) -> Settings:
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Say which version this is.", is_eager=True)] = False,
 ) -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwinds, as Ctrl-C does
     if version:
         console.print(f"clip-queue {__version__}", highlight=False)
         raise typer.Exit

@@ -25,7 +25,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker. ``rate`` is items per second while it computes; ``batch_mean`` items a forward pass."""
+    """A worker. ``rate`` is items per second while it computes; ``items`` and ``batches`` count since its start."""
 
     id: str
     host: str
@@ -34,7 +34,8 @@ class WorkerInfo:
     started: float
     models: list[ModelInfo] = field(default_factory=list)
     rate: float = 0.0
-    batch_mean: float = 0.0
+    items: int = 0
+    batches: int = 0
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(asdict(self))

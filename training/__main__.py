@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--no-compile", action="store_true", help="slower steps, for machines without a C++ compiler")
     parser.add_argument("--work-dir", type=Path, default=Path(".cache/training"), help="packages, pixels, interim model")
     parser.add_argument("--output", type=Path, default=ROOT / "worker/checkpoints/emoji-mini")
     parser.add_argument("--measure-only", action="store_true", help="figures of the model in --output, no training")
@@ -27,7 +28,7 @@ def main() -> None:
     if not options.measure_only:
         pictures = training_pictures(concepts, folders, options.work_dir / "pictures.npz")
         print(f"{len(pictures.pixels)} drawings", flush=True)
-        recipe = Recipe(steps=options.steps, seed=options.seed)
+        recipe = Recipe(steps=options.steps, seed=options.seed, compile=not options.no_compile)
         train(pictures, concepts, recipe, options.output, options.work_dir / "interim")
 
     from training.measure import measure

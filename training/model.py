@@ -1,7 +1,7 @@
 """The model's configuration, its text tower over trimmed texts, and its export to open_clip's form."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,10 @@ def new_model(words: int) -> open_clip.CLIP:
     return open_clip.CLIP(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": words}})
 
 
-def encode_images(model: open_clip.CLIP, pixels: Tensor) -> Tensor:
+def encode_images(tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """Normalised pixels [B, 3, 64, 64] → unit vectors float32 [B, D]; convolutions in bf16."""
     with torch.autocast("cpu", torch.bfloat16):
-        features = model.visual(pixels.contiguous(memory_format=torch.channels_last))
+        features = tower(pixels.contiguous(memory_format=torch.channels_last))
     return F.normalize(features.float(), dim=-1)
 
 

@@ -23,7 +23,7 @@ from training.texts import Texts
 class Recipe:
     """The numbers of a run."""
 
-    steps: int = 6000
+    steps: int = 7000
     batch: int = 128  # distinct concepts a step
     rate: float = 2e-3
     warm_up: int = 100  # steps
@@ -31,6 +31,7 @@ class Recipe:
     average: float = 0.998  # share of the averaged weights that stays at each step
     seed: int = 0
     monochrome_share: float = 0.5  # how often a black drawing is taken, against a coloured one
+    compile: bool = True  # the image tower, by torch.compile (needs a C++ compiler)
     save_every: int = 500  # steps between interim exports
 
 
@@ -87,6 +88,7 @@ def train(pictures: Pictures, concepts: list[Concept], recipe: Recipe, output: P
     vocabulary = texts.vocabulary
     model = new_model(len(vocabulary.known))
     model.visual.to(memory_format=torch.channels_last)
+    tower = torch.compile(model.visual) if recipe.compile else model.visual
     prototypes = Prototypes(len(concepts), CONFIG["model_cfg"]["embed_dim"])
     optimizer = _optimizer(model, prototypes, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
@@ -100,7 +102,7 @@ def train(pictures: Pictures, concepts: list[Concept], recipe: Recipe, output: P
         written = encode_texts(model, torch.from_numpy(tokens), torch.from_numpy(ends))
         name, keyword = written.split(len(chosen))
         loss = total_loss(
-            encode_images(model, pixels), name, keyword, torch.from_numpy(chosen), torch.from_numpy(meanings),
+            encode_images(tower, pixels), name, keyword, torch.from_numpy(chosen), torch.from_numpy(meanings),
             model.logit_scale.exp(), prototypes,
         )
         optimizer.zero_grad(set_to_none=True)

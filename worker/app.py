@@ -37,6 +37,10 @@ app.conf.update(
     ],
 )
 
+# Two lines a message are a log of nothing but traffic.
+for noisy in ("celery.worker.strategy", "celery.app.trace"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+
 _engine: Engine | None = None
 _heartbeat: Heartbeat | None = None
 

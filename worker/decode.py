@@ -35,6 +35,8 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:  # Pillow's own guard, at twice the limit
+        raise BadImage.because(f"Image is over the limit of {max_pixels} pixels.") from error
     except Exception as error:
         raise BadImage.because("Data is not image.") from error
     with image:

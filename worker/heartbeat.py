@@ -120,5 +120,6 @@ class Heartbeat:
             started=self._engine.started,
             models=[clip.info for clip in self._engine.clips.values()],
             rate=self._rate,
-            batch_mean=items / batcher.batches if batcher.batches else 0.0,
+            items=items,
+            batches=batcher.batches,
         )

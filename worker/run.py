@@ -59,7 +59,7 @@ class Run:
         """An item's features. The timings of the item that comes last stay: they add up to the job's time."""
         with self._lock:
             self._rows[index] = row
-            self._timings = timings
+            self._timings = {"queue": (self.job.started - self.job.created) / 1000, **timings}
             last = self._end(self.done + self.failed == len(self.inputs.items))
         if last:
             self._on_over(self)
@@ -162,9 +162,7 @@ class RunItem:
 
     def resolve(self, features: Row) -> None:
         now = time.monotonic()
-        job = self._run.job
         timings = {
-            "queue": (job.started - job.created) / 1000,
             "prepare": self._ready - self._began,  # decoding, or tokenising
             "wait": self._started - self._ready,  # for the model to be free
             "forward": now - self._started,

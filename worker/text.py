@@ -43,9 +43,9 @@ class Tokenizer:
             return self._encode_other(text)
         t = self._tokenizer
         if len(t.cache) > WORD_CACHE:
-            t.cache = {}
+            t.cache = {t.decoder[i]: t.decoder[i] for i in t.all_special_ids}  # these are no words to be split
         try:
-            body = t.encode(t.reduction_fn(text) if t.reduction_fn else text)
+            body = t.encode(text)  # a reduction mask says how to shorten; what is too long is refused here
         except KeyError as error:  # a lone surrogate and its like
             raise BadInput("Text input holds characters that cannot be tokenised.") from error
         return [t.sot_token_id, *body, t.eot_token_id]

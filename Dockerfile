@@ -1,0 +1,37 @@
+# Two images from one file: `--target api` (no torch), `--target worker` (torch with its CUDA libraries).
+
+FROM python:3.12-slim AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN useradd --uid 10001 --create-home clip
+WORKDIR /src
+# What the dependencies are read from, and no more: a change of code does not install them again.
+COPY pyproject.toml requirements.lock README.md ./
+COPY shared/__init__.py shared/
+
+FROM base AS api
+RUN pip install --constraint requirements.lock .
+COPY . .
+RUN pip install --no-deps --force-reinstall .
+USER clip
+WORKDIR /home/clip
+EXPOSE 9001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-m", "cli.health", "api"]
+# No access log: an API key may stand in a query string.
+CMD ["uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "9001", "--no-access-log", "--no-server-header", \
+     "--timeout-graceful-shutdown", "20"]
+
+FROM base AS worker
+RUN pip install --constraint requirements.lock ".[worker]"
+COPY . .
+RUN pip install --no-deps --force-reinstall .
+# A named volume mounted here takes this folder's owner.
+RUN mkdir /weights && chown clip:clip /weights
+ENV CLIP_QUEUE_CACHE_DIR=/weights HF_HOME=/weights/hub
+USER clip
+WORKDIR /home/clip
+VOLUME /weights
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=600s CMD ["python", "-m", "cli.health", "worker"]
+CMD ["celery", "-A", "worker.app", "worker", "--pool", "threads", "--without-gossip", "--without-mingle", \
+     "--without-heartbeat", "--loglevel", "INFO"]

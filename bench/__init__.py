@@ -1,0 +1,1 @@
+"""Figures, each as a ratio within one run, rounds alternated, spread given: ``python -m bench``."""

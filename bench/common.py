@@ -1,0 +1,99 @@
+"""What the benchmarks share: pictures, the stack, rounds and how they are told."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from PIL import Image, ImageFilter
+from rich.console import Console
+from rich.table import Table
+
+from cli.stack import EmbeddedStack
+from shared.models import parse_model
+from shared.settings import Settings
+from shared.store import Store
+from shared.workers import WorkerInfo, workers
+from worker.clip import Clip
+
+console = Console()
+ROUNDS = 3
+SECONDS = 8.0  # of each side of a round
+VIT = "ViT-B-32=ViT-B-32-quickgelu/random"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure: its value in each round; ``aim`` as the project set it."""
+
+    name: str
+    values: Sequence[float]
+    unit: str
+    aim: str = ""
+
+    def cells(self) -> tuple[str, str, str, str]:
+        middle = statistics.median(self.values)
+        spread = f"{min(self.values):.4g} to {max(self.values):.4g}"
+        return self.name, f"{middle:.4g} {self.unit}", spread, self.aim
+
+
+def show(title: str, rows: Sequence[Row]) -> None:
+    table = Table(title=title, title_justify="left")
+    for name, right in (("figure", False), ("median", True), ("spread", True), ("aim", True)):
+        table.add_column(name, justify="right" if right else "left")
+    for row in rows:
+        table.add_row(*row.cells())
+    console.print(table)
+
+
+def photo(seed: int, size: tuple[int, int]) -> bytes:
+    """A JPEG with the detail of a photograph, about: noise at several scales, quality 85."""
+    random = np.random.default_rng(seed)
+    layers = [
+        np.asarray(Image.fromarray(random.integers(0, 255, (side, side, 3), dtype=np.uint8)).resize(size), np.float32)
+        for side in (4, 16, 64)
+    ]
+    image = Image.fromarray(np.average(layers, axis=0, weights=(4, 2, 1)).astype(np.uint8))
+    out = io.BytesIO()
+    image.filter(ImageFilter.SMOOTH).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def image_bodies(size: tuple[int, int], count: int = 64) -> Iterator[bytes]:
+    """Bodies of ``embed_image`` with one picture each, round and round."""
+    images = (base64.b64encode(photo(seed, size)).decode() for seed in range(count))
+    return itertools.cycle([orjson.dumps({"image": {"type": "base64", "value": image}}) for image in images])
+
+
+def text_bodies() -> Iterator[bytes]:
+    """Bodies of ``embed_text`` with one text each, none of which comes twice: no cache answers."""
+    for number in itertools.count():
+        yield orjson.dumps({"text": f"a photo of thing {number} on a table"})
+
+
+@contextmanager
+def served(model: str, **settings: object) -> Iterator[EmbeddedStack]:
+    update = {"models": [model], "max_queued_items": 100_000, **settings}
+    with EmbeddedStack(Settings().model_copy(update=update)) as stack:
+        yield stack
+
+
+def worker_of(stack: EmbeddedStack) -> WorkerInfo:
+    """What the worker says of itself: at most a second old."""
+    store = Store.connect(stack.settings)
+    try:
+        return store.run(workers())[0]
+    finally:
+        store.close()
+
+
+def bare(model: str) -> Clip:
+    """The model in this process, as a worker loads it."""
+    return Clip(parse_model(model), Settings())

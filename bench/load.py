@@ -1,0 +1,91 @@
+"""A load of requests: a small HTTP/1.1 client that costs the machine little, since it shares its cores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Load:
+    """What came of a load. ``latencies`` in seconds, one an answer."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    failures: int = 0
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Connection:
+    """One connection kept alive; one request at a time."""
+
+    def __init__(self, url: str) -> None:
+        split = urlsplit(url)
+        self._host, self._port = split.hostname or "", split.port or 80
+
+    async def open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body."""
+        head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        return await self._ask(head.encode() + body)
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        return await self._ask(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode())
+
+    async def _ask(self, data: bytes) -> tuple[int, bytes]:
+        self._writer.write(data)
+        header = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 120)
+        at = header.lower().index(b"content-length:") + 15
+        length = int(header[at : header.index(b"\r", at)])
+        return int(header[9:12]), await self._reader.readexactly(length)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def _run(url: str, path: str, bodies: Iterator[bytes], at_once: int, seconds: float) -> Load:
+    load = Load()
+    connections = [Connection(url) for _ in range(at_once)]
+    await asyncio.gather(*(c.open() for c in connections))
+    began = time.perf_counter()
+    until = began + seconds
+
+    async def work(connection: Connection) -> None:
+        while (sent := time.perf_counter()) < until:
+            status, _ = await connection.post(path, next(bodies))
+            if status == 200:
+                load.latencies.append(time.perf_counter() - sent)
+            else:
+                load.failures += 1
+
+    await asyncio.gather(*(work(c) for c in connections))
+    load.seconds = time.perf_counter() - began
+    for connection in connections:
+        connection.close()
+    return load
+
+
+def run(url: str, path: str, bodies: Iterator[bytes], *, at_once: int, seconds: float) -> Load:
+    """POST ``bodies`` over ``at_once`` connections for so many seconds."""
+    return asyncio.run(_run(url, path, bodies, at_once, seconds))
+
+
+def rate_of(work: Callable[[], int], seconds: float) -> float:
+    """Items a second of a function that returns how many it did."""
+    work()
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        done += work()
+    return done / (time.perf_counter() - began)

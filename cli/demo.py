@@ -1,0 +1,150 @@
+"""``clip-queue demo``: sample pictures and words through the whole service, and what they mean to the model."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cli.machine import StackError
+from cli.stack import EmbeddedStack
+from shared.models import NOTICES
+from shared.settings import Settings
+
+MODEL = "emoji-mini"
+REQUEST_TIMEOUT = 60.0  # seconds
+AGREE = 0.02  # largest difference of a cosine between two doors; bf16 rounds by the batch it is in
+ENOUGH = 0.75  # share of pictures that must find their own word; by chance it would be one in as many as there are
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of this package and the word for it."""
+
+    name: str
+    png: bytes
+
+    @property
+    def image(self) -> dict[str, str]:
+        return {"type": "base64", "value": base64.b64encode(self.png).decode()}
+
+
+def load_samples() -> list[Sample]:
+    folder = importlib.resources.files("cli") / "samples"
+    listed = json.loads((folder / "samples.json").read_text())
+    return [Sample(entry["name"], (folder / entry["file"]).read_bytes()) for entry in listed]
+
+
+def demo(console: Console) -> None:
+    """Run it.
+
+    Raises:
+        StackError: the service did not start, did not answer, or its answers mean nothing.
+    """
+    samples = load_samples()
+    words = [sample.name for sample in samples]
+    settings = Settings(models=[MODEL], api_keys=[])
+    stack = EmbeddedStack(settings)
+    try:
+        with step(console, "started Valkey, a Celery worker and the API"):
+            stack.start()
+        with httpx.Client(base_url=stack.api_url, timeout=REQUEST_TIMEOUT, trust_env=False) as client:
+            size = settings.max_items
+            with step(console, f"embedded {len(samples)} pictures"):
+                images = embed(client, "image", [sample.image for sample in samples], size)
+            with step(console, f"embedded {len(words)} words"):
+                texts = embed(client, "text", words, size)
+            with step(console, f"compared {len(samples)} pictures with {len(words)} words"):
+                cosines = np.array([compare(client, sample, words, size) for sample in samples], dtype=np.float32)
+        with step(console, "stopped them all"):
+            stack.stop()
+    except httpx.HTTPError as error:
+        raise StackError(f"the service did not answer as it should: {error}") from error
+    finally:
+        stack.stop()
+    console.print(picture(samples, cosines))
+    judge(console, cosines, apart=float(np.abs(cosines - cosine(images, texts)).max()), dimension=images.shape[1])
+
+
+@contextmanager
+def step(console: Console, what: str) -> Iterator[None]:
+    """A line with the time that a step took."""
+    begin = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - begin
+    took = f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+    console.print(f"[green]✓[/] {what} [dim]in {took}[/]", highlight=False)
+
+
+def embed(client: httpx.Client, kind: str, items: Sequence[Any], size: int) -> Matrix:
+    """Raw features (n, dimension) of ``items``, ``size`` a request."""
+    rows: list[list[float]] = []
+    for part in parts(items, size):
+        answer = client.post(f"/clip/embed_{kind}", json={kind: part}).raise_for_status().json()
+        rows += answer["embeddings"]
+    return np.array(rows, dtype=np.float32)
+
+
+def compare(client: httpx.Client, sample: Sample, words: Sequence[str], size: int) -> list[float]:
+    """Cosines of a picture with each word."""
+    out: list[float] = []
+    for part in parts(words, size):
+        answer = client.post("/clip/compare", json={"subject": sample.image, "prompt": part}).raise_for_status().json()
+        out += answer["similarity"]
+    return out
+
+
+def parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    return (list(items[i : i + size]) for i in range(0, len(items), size))
+
+
+def cosine(a: Matrix, b: Matrix) -> Matrix:
+    """Cosines (n, m) of the rows of ``a`` (n, d) with those of ``b`` (m, d)."""
+    a = a / np.linalg.norm(a, axis=1, keepdims=True)
+    b = b / np.linalg.norm(b, axis=1, keepdims=True)
+    product: Matrix = a @ b.T
+    return product
+
+
+def picture(samples: Sequence[Sample], cosines: Matrix) -> Table:
+    """Pictures × words, the best word of each picture marked."""
+    table = Table(box=box.SIMPLE_HEAD, title="cosine of each picture (rows) with each word (columns)", pad_edge=False)
+    table.add_column("")
+    for sample in samples:
+        table.add_column(sample.name, justify="right", overflow="fold")
+    for sample, row in zip(samples, cosines, strict=True):
+        best = int(row.argmax())
+        cells = [f"[bold green]{c:.2f} ◂[/]" if n == best else f"[dim]{c:.2f}  [/]" for n, c in enumerate(row)]
+        table.add_row(f"[bold]{sample.name}[/]", *cells)
+    return table
+
+
+def judge(console: Console, cosines: Matrix, *, apart: float, dimension: int) -> None:
+    """Say what this has shown. Raises :class:`StackError` where it has shown too little."""
+    count = len(cosines)
+    right = int((cosines.argmax(axis=1) == np.arange(count)).sum())
+    if right < ENOUGH * count:
+        raise StackError(f"only {right} of {count} pictures are nearest to their own word")
+    if apart > AGREE:
+        raise StackError(f"/clip/compare and the cosines of the embeddings differ by {apart:.3f}")
+    console.print(
+        f"{right} of {count} pictures are nearest to their own word. Everything went over HTTP, through Valkey and\n"
+        f"Celery to {MODEL} and back: {dimension} numbers a picture or word; /clip/compare agrees with the cosines of\n"
+        f"the embeddings within {apart:.0e}.\n[yellow]{NOTICES[MODEL]}[/]",
+        highlight=False,
+        soft_wrap=True,
+    )

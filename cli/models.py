@@ -1,0 +1,114 @@
+"""``clip-queue models``: what can be served, read from configuration files alone (torch is not loaded)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from shared.models import CATALOGUE, RANDOM, SHIPPED, ModelSpec, parse_models
+from shared.settings import Settings
+
+# Where open_clip finds OpenAI's weights on the hub (a test compares this with open_clip's own list).
+OPENAI_REPOS = {
+    "RN50": "timm/resnet50_clip.openai",
+    "RN101": "timm/resnet101_clip.openai",
+    "RN50x4": "timm/resnet50x4_clip.openai",
+    "RN50x16": "timm/resnet50x16_clip.openai",
+    "RN50x64": "timm/resnet50x64_clip.openai",
+    "ViT-B-16": "timm/vit_base_patch16_clip_224.openai",
+    "ViT-B-32": "timm/vit_base_patch32_clip_224.openai",
+    "ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
+    "ViT-L-14-336": "timm/vit_large_patch14_clip_336.openai",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model without loading it; None: not known. ``local``: its weights are on this machine."""
+
+    local: bool | None = None
+    dimension: int | None = None
+    context_length: int | None = None
+    image_size: int | None = None
+
+
+def table(settings: Settings) -> Table:
+    """All names that can be served, the configured ones first."""
+    configured, cache = parse_models(settings.models), hub_cache(settings)
+    out = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, caption="* configured. Any other: NAME=SOURCE.", caption_justify="left"
+    )
+    out.add_column("model")
+    out.add_column("source", overflow="fold")
+    out.add_column("local")
+    for number in ("dim", "tokens", "pixels"):
+        out.add_column(number, justify="right")
+    others = [spec for name, spec in CATALOGUE.items() if name not in configured]
+    for spec in [*configured.values(), *others]:
+        facts = facts_of(spec, cache)
+        local = {True: "[green]yes[/]", False: "no", None: "?"}[facts.local]
+        numbers = ("?" if n is None else str(n) for n in (facts.dimension, facts.context_length, facts.image_size))
+        name = f"[bold]{spec.name} *[/]" if spec.name in configured else spec.name
+        out.add_row(name, spec.source, local, *numbers)
+    return out
+
+
+def facts_of(spec: ModelSpec, cache: Path) -> Facts:
+    """What configuration files say of a model."""
+    if spec.source.startswith(SHIPPED):
+        return _of_folder(_folder_of("worker") / "checkpoints" / spec.source.removeprefix(SHIPPED))
+    if spec.source.startswith("local-dir:"):
+        return _of_folder(Path(spec.source.removeprefix("local-dir:")).expanduser())
+    if spec.source.startswith("hf-hub:"):
+        found = snapshots(cache, spec.source.removeprefix("hf-hub:"))
+        return _of_folder(found[-1]) if found else Facts(local=False)
+    architecture, _, tag = spec.source.partition("/")
+    repo = OPENAI_REPOS.get(architecture.removesuffix("-quickgelu")) if tag == "openai" else None
+    local = True if tag == RANDOM else bool(snapshots(cache, repo)) if repo else None
+    file = _folder_of("open_clip") / "model_configs" / f"{architecture}.json"
+    return _read(file, local)
+
+
+def hub_cache(settings: Settings) -> Path:
+    """Where the model hub's client keeps what it downloaded."""
+    if settings.cache_dir:
+        return settings.cache_dir
+    caches = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    home = Path(os.environ.get("HF_HOME", caches / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def snapshots(cache: Path, repo: str) -> list[Path]:
+    """Downloaded versions of a hub repository that hold weights, oldest first."""
+    folder = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
+    weights = [f for f in folder.glob("*/open_clip_*") if f.suffix in (".safetensors", ".bin") and f.exists()]
+    return sorted({f.parent for f in weights}, key=lambda f: f.stat().st_mtime)
+
+
+def _of_folder(folder: Path) -> Facts:
+    local = any((folder / f"open_clip_{kind}").is_file() for kind in ("model.safetensors", "pytorch_model.bin"))
+    return _read(folder / "open_clip_config.json", local)
+
+
+def _read(file: Path, local: bool | None) -> Facts:
+    try:
+        config: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return Facts(local)
+    config = config.get("model_cfg", config)
+    text, vision = config.get("text_cfg", {}), config.get("vision_cfg", {})
+    return Facts(local, config.get("embed_dim"), text.get("context_length", 77), vision.get("image_size", 224))
+
+
+def _folder_of(package: str) -> Path:
+    """A package's folder, without importing it; a folder that is not there where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    return Path(places[0]) if places else Path(os.devnull)

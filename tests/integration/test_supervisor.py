@@ -1,0 +1,171 @@
+"""The supervisor with stand-in children: small Python programs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli import supervisor as module
+from cli.supervisor import Spec, Supervisor
+
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+POLITE = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('up', flush=True);"
+    "time.sleep(60)"
+)
+
+
+def spec(name: str, code: str, **more: object) -> Spec:
+    return Spec(name, [sys.executable, "-c", code], **more)  # type: ignore[arg-type]
+
+
+def until(true: Callable[[], bool], within: float = 10) -> None:
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def sup(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
+    it = Supervisor(tmp_path, say=said.append, max_delay=0.5)
+    it.start()
+    yield it
+    it.hurry()
+    it.stop()
+    assert all(child.pid is None for child in it.children)
+
+
+def test_what_dies_is_started_again_and_said(sup: Supervisor, said: list[str]) -> None:
+    child = sup.add(spec("one", POLITE))
+    until(lambda: "up" in child.tail())
+    sup.keep_alive()
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    until(lambda: child.pid not in (None, first))
+    assert said == ["one ended (killed by SIGKILL); starting it again in 0.25 s"]
+
+
+def test_restarts_slow_down_and_the_console_stays_short(sup: Supervisor, said: list[str]) -> None:
+    sup.keep_alive()
+    child = sup.add(spec("bad", "raise SystemExit(3)"))
+    until(lambda: child.deaths >= 6)
+    assert "exit code 3" in said[0]
+    assert "0.25 s" in said[0]
+    assert "in 0.5 s" in said[1]
+    assert "in 0.5 s" in said[2], "no longer than max_delay"
+    assert len(said) == 4, "the fifth and sixth death in a row go unsaid"
+
+
+def test_before_keep_alive_a_death_is_final(sup: Supervisor, said: list[str]) -> None:
+    child = sup.add(spec("bad", "print('the reason'); raise SystemExit(3)"))
+    until(lambda: sup.ended == [child])
+    time.sleep(0.5)
+    assert child.pid is None
+    assert child.deaths == 0
+    assert child.ended == "exit code 3"
+    assert child.tail() == "the reason"
+    assert said == []
+
+
+def test_a_command_that_is_not_there_ends_like_any_other(sup: Supervisor) -> None:
+    child = sup.add(Spec("none", ["no-such-command"]))
+    until(lambda: bool(sup.ended))
+    assert child.ended == "exit code 1"
+    assert child.tail() == "no-such-command: No such file or directory"
+
+
+def test_children_stop_by_rank_each_within_its_grace(tmp_path: Path, said: list[str]) -> None:
+    sup = Supervisor(tmp_path, say=said.append)
+    sup.start()
+    order = tmp_path / "order"
+    note = (
+        "import signal, sys, time\ndef end(*_):\n  time.sleep(0.2); open({path!r}, 'a').write({name!r}); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end); print('up', flush=True); time.sleep(60)"
+    )
+    for rank, name in enumerate("abc"):
+        sup.add(spec(name, note.format(path=str(order), name=name), rank=rank))
+    stubborn = sup.add(spec("stubborn", STUBBORN, rank=1, grace=0.5))
+    until(lambda: all("up" in child.tail() for child in sup.children))
+    begin = time.monotonic()
+    sup.stop()
+    assert time.monotonic() - begin < 5
+    assert order.read_text() == "cba"
+    assert stubborn.process is not None
+    assert stubborn.process.returncode == -signal.SIGKILL
+    assert said == ["stubborn did not stop within 0.5 s; killing it"]
+
+
+def test_hurry_kills_at_once(tmp_path: Path) -> None:
+    sup = Supervisor(tmp_path)
+    sup.start()
+    child = sup.add(spec("stubborn", STUBBORN, grace=60))
+    until(lambda: "up" in child.tail())
+    begin = time.monotonic()
+    sup.hurry()
+    sup.stop()
+    assert time.monotonic() - begin < 3
+    assert child.pid is None
+
+
+def test_grandchildren_do_not_stay_behind(sup: Supervisor) -> None:
+    code = (
+        f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {STUBBORN!r}])\n"
+        "print(p.pid, flush=True); p.wait()"
+    )
+    child = sup.add(spec("parent", code))
+    until(lambda: "up" in child.tail())
+    sup.keep_alive()
+    grandchild = psutil.Process(int(child.tail().splitlines()[0]))
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_secret_reaches_the_child_by_environment(sup: Supervisor) -> None:
+    child = sup.add(spec("one", "import os; print(os.environ['KEY'])", env={"KEY": "secret"}))
+    until(lambda: "secret" in child.tail())
+    assert "secret" not in " ".join(child.spec.command)
+
+
+def test_a_log_is_set_aside_at_start_and_when_it_grows(sup: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOG_LIMIT", 10_000)
+    log = sup._logs / "one.log"
+    log.write_text("of the last time")
+    code = "import time\nfor n in range(10**6): print(n, 'x' * 100, flush=True); time.sleep(0.001)"
+    child = sup.add(spec("one", code))
+    until(lambda: child.pid is not None)
+    until(lambda: log.with_suffix(".log.1").stat().st_size > 10_000)
+    until(lambda: 0 < log.stat().st_size < 200_000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
+def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import time; from pathlib import Path; from cli.supervisor import Spec, Supervisor\n"
+        f"sup = Supervisor(Path({str(tmp_path)!r})); sup.start()\n"
+        f"child = sup.add(Spec('one', [{sys.executable!r}, '-c', {POLITE!r}]))\n"
+        "while 'up' not in child.tail(): time.sleep(0.02)\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait(timeout=5)
+    parent.stdout.close()
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

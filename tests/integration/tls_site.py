@@ -1,0 +1,127 @@
+"""A TLS server on the loopback address, with an authority and names of its own, and fetchers that know them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+import trustme
+
+from api.fetch import Fetcher
+from shared.errors import BadImage
+from shared.settings import Settings
+
+IMAGE = b"\x89PNG, as far as the fetch knows"
+LIMIT = 64 * 1024
+CAUSE = "Could not load input image. Cause: "
+NOT_ALLOWED = CAUSE + "URL points to a network destination that is not allowed."
+UNREACHABLE = CAUSE + "Data pointed by URL could not be decoded into image."
+TOO_LARGE = "larger than 65536 bytes"
+PRIVATE = "10.11.12.13"
+
+Handler = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Names = dict[str, list[str]]
+
+
+def answer(body: bytes = IMAGE, status: str = "200 OK", length: int | None = None, **headers: str) -> Handler:
+    """A whole answer; ``length`` is what is announced where it is not the truth."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+
+    async def handle(writer: asyncio.StreamWriter) -> None:
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        await writer.drain()
+
+    return handle
+
+
+def redirect(to: str, status: str = "302 Found") -> Handler:
+    return answer(b"moved", status, Location=to)
+
+
+class Site:
+    """A server of ``routes``; keeps each request's head, and whether connections were closed by the client."""
+
+    def __init__(self, routes: dict[str, Handler]) -> None:
+        self.routes = routes
+        self.heads: list[str] = []
+        self.connections = 0
+        self.left = asyncio.Event()
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
+                self.heads.append(head)
+                await self.routes[head.split()[1].partition("?")[0]](writer)
+        self.left.set()
+        writer.close()
+
+    def url(self, path: str, host: str = "images.test") -> str:
+        return f"https://{host}:{self.port}{path}"
+
+    def paths(self) -> list[str]:
+        return [head.split()[1] for head in self.heads]
+
+
+class Resolver:
+    """Answers from a table; keeps what it was asked."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        self.asked.append(host)
+        if host not in self.names:
+            raise OSError("no such name")
+        return self.names[host]
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def site(authority: trustme.CA) -> AsyncIterator[Site]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("images.test", "other.test", "xn--bcher-kva.test", "127.0.0.1").configure_cert(context)
+    site = Site({"/a.png": answer()})
+    server = await asyncio.start_server(site.serve, "127.0.0.1", 0, ssl=context)
+    site.port = server.sockets[0].getsockname()[1]
+    yield site
+    server.close()
+
+
+Make = Callable[..., Fetcher]
+
+
+@pytest.fixture
+async def make(authority: trustme.CA) -> AsyncIterator[Make]:
+    """Fetchers that trust the authority, know the test's names and may go to 127.0.0.1."""
+    made: list[Fetcher] = []
+
+    def make(names: Names | None = None, *, resolve: Resolver | None = None, **settings: object) -> Fetcher:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        known = {"images.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "private.test": [PRIVATE], **(names or {})}
+        chosen = {"fetch_allow_networks": ["127.0.0.1/32"], "max_image_bytes": LIMIT, "fetch_timeout": 10, **settings}
+        made.append(Fetcher(Settings.model_validate(chosen), ssl_context=context, resolve=resolve or Resolver(known)))
+        return made[-1]
+
+    yield make
+    for fetcher in made:
+        await fetcher.aclose()
+
+
+async def refusal(fetcher: Fetcher, url: str) -> str:
+    with pytest.raises(BadImage) as caught:
+        await fetcher.get(url)
+    assert caught.value.status == 400
+    assert caught.value.message.startswith(CAUSE)
+    return caught.value.message

@@ -1,0 +1,122 @@
+"""The compose file and the Dockerfile, as text: what they promise, without an engine to run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+OURS = ("api", "worker-gpu", "worker-cpu")
+
+
+def seconds(text: str) -> int:
+    match = re.fullmatch(r"(\d+)s", text)
+    assert match, text
+    return int(match[1])
+
+
+def stages() -> dict[str, str]:
+    """The Dockerfile's stages by name."""
+    parts = re.split(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_the_services() -> None:
+    assert set(SERVICES) == {"redis", *OURS}
+    assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+    assert SERVICES["worker-cpu"]["profiles"] == ["cpu"]
+    assert all(service["restart"] == "unless-stopped" for service in SERVICES.values())
+
+
+def test_redis_keeps_what_it_accepted() -> None:
+    redis = SERVICES["redis"]
+    assert "--appendonly yes" in redis["command"]
+    assert "--maxmemory-policy noeviction" in redis["command"]
+    assert redis["volumes"] == ["queue:/data"]
+    assert "ports" not in redis, "it has no password: only the services reach it"
+    assert redis["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_wait_for_redis_and_hold_no_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert service["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    assert service["cap_drop"] == ["ALL"]
+    assert service["build"]["target"] in stages()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_no_secret_is_written_down(name: str) -> None:
+    service = SERVICES[name]
+    assert service["env_file"] == [{"path": ".env", "required": False}]
+    assert not any("KEY" in variable for variable in service["environment"])
+    assert ".env" not in re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_setting_named_exists(name: str) -> None:
+    named = {v for v in SERVICES[name]["environment"] if v.startswith("CLIP_QUEUE_")}
+    named |= set(re.findall(r"(CLIP_QUEUE_\w+)=", DOCKERFILE))
+    assert named <= {f"CLIP_QUEUE_{field.upper()}" for field in Settings.model_fields}
+
+
+def test_the_api_is_open_to_this_machine_alone_unless_told() -> None:
+    assert SERVICES["api"]["ports"] == ["${CLIP_QUEUE_PUBLISH:-127.0.0.1}:9001:9001"]
+
+
+def test_stopping_leaves_time_to_finish() -> None:
+    drain = Settings.model_fields["drain_timeout"].default
+    for name in ("worker-gpu", "worker-cpu"):
+        assert seconds(SERVICES[name]["stop_grace_period"]) > drain
+    match = re.search(r"--timeout-graceful-shutdown (\d+)", SERVICES["api"]["command"])
+    assert match
+    assert seconds(SERVICES["api"]["stop_grace_period"]) > int(match[1])
+
+
+def test_the_gpu_worker_reserves_a_gpu_and_keeps_its_weights() -> None:
+    (device,) = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}
+    assert SERVICES["worker-gpu"]["volumes"] == ["weights:/weights"]
+    assert "CLIP_QUEUE_CACHE_DIR=/weights" in stages()["worker"]
+
+
+@pytest.mark.parametrize("target", ["api", "worker"])
+def test_images_run_as_a_user_and_check_their_health(target: str) -> None:
+    stage = stages()[target]
+    assert re.search(r"^USER clip$", stage, re.MULTILINE)
+    assert f'"cli.health", "{target}"]' in stage
+    assert "--constraint requirements.lock" in stage
+
+
+def test_the_api_image_has_no_torch() -> None:
+    assert "[worker]" not in stages()["api"]
+    assert "[worker]" in stages()["worker"]
+
+
+@pytest.mark.parametrize(("service", "target"), [("api", "api"), ("worker-cpu", "worker"), ("worker-gpu", "worker")])
+def test_compose_and_image_start_the_same_command(service: str, target: str) -> None:
+    match = re.search(r"^CMD (\[.*?\])", stages()[target].replace("\\\n", ""), re.MULTILINE)
+    assert match
+    assert SERVICES[service]["command"].split() == json.loads(match[1])
+
+
+def test_docker_itself_reads_it() -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, timeout=30).returncode:
+        pytest.skip("docker compose is not installed")
+    command = [docker, "compose", "--profile", "gpu", "--profile", "cpu", "config", "--quiet"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, env=os.environ)
+    assert checked.returncode == 0, checked.stderr
