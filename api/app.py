@@ -30,7 +30,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        door = Door(settings, celery_app(settings))
+        door = Door(settings, celery_app(settings, publisher=True))
         app.state.door = door
         app.state.readiness = health.Readiness(door)
         door.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -38,6 +39,12 @@ class Door:
         self.registry = Registry(self.store, settings)
         self.fetcher = Fetcher(settings)
         self.reconciler = Reconciler(self.store, self.registry, self.outbox, settings)
+
+        self._computed: dict[str, float] = {}
+
+    def computed(self, model: str) -> float:
+        """When a model last computed an answer of this process's, on the monotonic clock; -inf: never."""
+        return self._computed.get(model, -math.inf)
 
     def start(self) -> None:
         self.replies.start()
@@ -149,6 +156,8 @@ class Door:
             if answer is not None:
                 if answer.error:
                     raise ClipError.from_wire(answer.error)
+                if answer.timings.get("forward"):  # not from a cache
+                    self._computed[job.model] = time.monotonic()
                 return answer
 
     async def _look(self, job: Job, late: bool, timeout: float) -> Answer | None:

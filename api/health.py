@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import secrets
 import time
 
@@ -11,17 +12,23 @@ from fastapi.responses import Response
 
 from api.clip import respond
 from api.door import Door
+from api.requests import HEART
 from shared.errors import ClipError
 from shared.job import Inputs, Kind
 
 router = APIRouter(tags=["Health"])
 
+PICTURE = base64.b64decode(HEART)
 FRESH = 3.0  # seconds that a proof holds
 PATIENCE = 4.0  # seconds that a proof may take
 
 
 class Readiness:
-    """Embeds a text that nobody has seen before, through the queue, with each configured model."""
+    """Each configured model has computed something within the last seconds: for a request, or else for a probe.
+
+    The probe compares a picture with a text that nobody has seen before, through the queue: decoding and both towers
+    take part, and no cache answers.
+    """
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -42,16 +49,15 @@ class Readiness:
             return "a task of the API has ended"
         try:
             await self._door.registry.refresh()
-            proofs = [self._embed(model) for model in self._door.registry.configured]
-            await asyncio.gather(*proofs)
+            quiet = [m for m in self._door.registry.configured if time.monotonic() - self._door.computed(m) > FRESH]
+            await asyncio.gather(*(self._probe(model) for model in quiet))
         except ClipError as error:
             return error.message
         return None
 
-    async def _embed(self, model: str) -> None:
-        # Random, so that no cache answers for the model.
-        inputs = Inputs([f"ready {secrets.token_hex(4)}"])
-        await self._door.call(Kind.EMBED_TEXT, model, inputs, owner="probe", timeout=PATIENCE)
+    async def _probe(self, model: str) -> None:
+        inputs = Inputs([PICTURE, f"ready {secrets.token_hex(4)}"])
+        await self._door.call(Kind.COMPARE, model, inputs, owner="probe", timeout=PATIENCE)
 
 
 @router.get("/healthz")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from celery import Celery
 
@@ -59,9 +61,7 @@ class Outbox:
         waiting = self._waiting.get(lane)
         if waiting is None:
             self._waiting[lane] = deque([parcel])
-            task = asyncio.create_task(self._drain(lane), name=f"outbox {queue_name(*lane)}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._own(self._drain(lane), f"outbox {queue_name(*lane)}")
         elif len(waiting) >= WAITING:
             raise Unavailable("Too many requests wait for the queue; try again.", retry_after=1)
         else:
@@ -72,6 +72,11 @@ class Outbox:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         self._publishers.shutdown(wait=False, cancel_futures=True)
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _drain(self, lane: tuple[str, Lane]) -> None:
         """Send until nothing waits; what arrives meanwhile goes with the next message."""
@@ -84,21 +89,25 @@ class Outbox:
                 size += parcels[-1].size
             try:
                 await self._send(lane, [p for p in parcels if not p.done.done()])
+            except Unavailable as error:
+                # Who waited behind would only wait as long again.
+                _refuse([*parcels, *waiting], error)
+                waiting.clear()
             except Exception as error:
                 log.exception("sending failed")
                 _refuse(parcels, Unavailable(f"The job could not be queued ({type(error).__name__}).", retry_after=1))
         del self._waiting[lane]
 
     async def _send(self, lane: tuple[str, Lane], parcels: list[_Parcel]) -> None:
+        """Raises :class:`Unavailable`, for all that are not told yet."""
         if not parcels:
             return
         try:
             results = await self._store.run(ops.accept([p.submission for p in parcels]))
-        except Unavailable as error:
+        except Unavailable:
             # It may have been written all the same, and the reply lost.
-            await self._forget([p.submission.job.id for p in parcels])
-            _refuse(parcels, error)
-            return
+            self._own(self._forget([p.submission.job.id for p in parcels]), "forget")
+            raise
         fresh: list[tuple[_Parcel, ops.Accepted]] = []
         for parcel, result in zip(parcels, results, strict=True):
             if isinstance(result, ClipError):
@@ -114,10 +123,8 @@ class Outbox:
             await self.publish(lane, ids)
         except Exception as error:  # whatever the broker's client raises
             log.warning("could not enqueue %d job(s): %s", len(ids), type(error).__name__)
-            await self._forget(ids)
-            refusal = Unavailable("The queue cannot be reached; try again.", retry_after=1)
-            _refuse([parcel for parcel, _ in fresh], refusal)
-            return
+            self._own(self._forget(ids), "forget")
+            raise Unavailable("The queue cannot be reached; try again.", retry_after=1) from error
         for parcel, accepted in fresh:
             _deliver(parcel, accepted)
 

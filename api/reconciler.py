@@ -8,8 +8,9 @@ import logging
 from api.outbox import Outbox
 from api.registry import Registry
 from api.tasks import Owned
+from shared.broker import queue_name
 from shared.errors import Unavailable
-from shared.reconciler import PERIOD, Patience, Round, take_turn
+from shared.reconciler import PERIOD, Patience, Round, resend_level, take_turn
 from shared.settings import Settings
 from shared.store import AsyncStore
 
@@ -49,7 +50,7 @@ class Reconciler:
         while (op := turn.op) is not None:
             turn.turn(await self._store.run(op))
         for model, lane, ids in turn.resend:
-            log.warning("sending %d job(s) of %s again (%s)", len(ids), model, lane)
+            log.log(resend_level(lane), "sending %d job(s) of %s again", len(ids), queue_name(model, lane))
             try:
                 await self._outbox.publish((model, lane), ids)
             except Exception as error:  # whatever the broker's client raises; the next round sends them again

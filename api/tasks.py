@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -11,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Owned:
-    """One task. Its end before :meth:`close` is a bug: it is logged, and :attr:`alive` turns false."""
+    """One task. Its end before :meth:`close` is a bug, and ends the process: its supervisor starts another."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -32,4 +34,5 @@ class Owned:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            log.critical("the task %r has ended", self._name, exc_info=task.exception())
+            log.critical("the task %r has ended; so does this process", self._name, exc_info=task.exception())
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -76,7 +76,7 @@ def demo(console: Console) -> None:
         raise StackError(f"the service did not answer as it should: {error}") from error
     finally:
         stack.stop()
-    console.print(picture(samples, cosines))
+    console.print(picture(samples, cosines, console.width))
     judge(console, cosines, apart=float(np.abs(cosines - cosine(images, texts)).max()), dimension=images.shape[1])
 
 
@@ -120,15 +120,20 @@ def cosine(a: Matrix, b: Matrix) -> Matrix:
     return product
 
 
-def picture(samples: Sequence[Sample], cosines: Matrix) -> Table:
-    """Pictures × words, the best word of each picture marked."""
-    table = Table(box=box.SIMPLE_HEAD, title="cosine of each picture (rows) with each word (columns)", pad_edge=False)
-    table.add_column("")
-    for sample in samples:
-        table.add_column(sample.name, justify="right", overflow="fold")
-    for sample, row in zip(samples, cosines, strict=True):
+def picture(samples: Sequence[Sample], cosines: Matrix, width: int) -> Table:
+    """Pictures × words, the best word of each picture marked: as many of the first as fit in ``width`` characters."""
+    columns = np.cumsum([max(len(sample.name), 5) + 2 for sample in samples])
+    margin = max(len(sample.name) for sample in samples) + 4
+    shown = max(2, int((columns + margin <= width).sum()))
+    left_out = f"; {shown} of {len(samples)} fit here" if shown < len(samples) else ""
+    title = f"cosine of each picture (row) with each word (column){left_out}"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True, min_width=margin - 4)
+    for sample in samples[:shown]:
+        table.add_column(sample.name, justify="right", no_wrap=True)
+    for sample, row in zip(samples[:shown], cosines[:, :shown], strict=False):
         best = int(row.argmax())
-        cells = [f"[bold green]{c:.2f} ◂[/]" if n == best else f"[dim]{c:.2f}  [/]" for n, c in enumerate(row)]
+        cells = [f"[bold green]▸{c:.2f}[/]" if n == best else f"[dim]{c:.2f}[/]" for n, c in enumerate(row)]
         table.add_row(f"[bold]{sample.name}[/]", *cells)
     return table
 
@@ -142,9 +147,9 @@ def judge(console: Console, cosines: Matrix, *, apart: float, dimension: int) ->
     if apart > AGREE:
         raise StackError(f"/clip/compare and the cosines of the embeddings differ by {apart:.3f}")
     console.print(
-        f"{right} of {count} pictures are nearest to their own word. Everything went over HTTP, through Valkey and\n"
-        f"Celery to {MODEL} and back: {dimension} numbers a picture or word; /clip/compare agrees with the cosines of\n"
-        f"the embeddings within {apart:.0e}.\n[yellow]{NOTICES[MODEL]}[/]",
+        f"[green]✓[/] {right} of {count} pictures are nearest to their own word: over HTTP, through Valkey and Celery "
+        f"to {MODEL} and back, {dimension} numbers each; /clip/compare says the same as the cosines of the embeddings "
+        f"(within {apart:.0e})",
         highlight=False,
-        soft_wrap=True,
     )
+    console.print(f"[yellow]{NOTICES[MODEL]}[/]", highlight=False)

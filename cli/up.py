@@ -80,8 +80,10 @@ def introduce(say: Say, stack: EmbeddedStack, seconds: float) -> None:
     else:
         rows.append(("redis", "the one given", ""))
     served = ", ".join(parse_models(settings.models))
-    names = [f"worker-{n}" for n in range(1, stack.workers + 1)]
-    rows += [(name, f"serves {served}{stack.place(name)}", name) for name in names]
+    for number in range(1, stack.workers + 1):
+        gpu = stack.gpu(number)
+        place = "" if gpu is None else f" on GPU {gpu}"
+        rows.append((f"worker-{number}", f"serves {served}{place}", f"worker-{number}"))
     rows.append(("api", url, "api"))
     for name, text, process in rows:
         pid = f" [dim]pid {pids[process]}[/]" if process in pids else ""

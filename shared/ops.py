@@ -10,7 +10,7 @@ from typing import Any
 from shared.errors import ClipError, KeyReused, QueueFull, UnknownJob
 from shared.job import Answer, Inputs, Job, Kind, Lane, OnError, State
 from shared.store import Op, call
-from shared.wire import ID_LENGTH, pack_answer, pack_inputs, unpack_answer, unpack_inputs
+from shared.wire import pack_answer, pack_inputs, unpack_answer, unpack_inputs
 
 INLINE = 64 * 1024  # inputs up to this size come back with the claim, bytes
 
@@ -71,12 +71,12 @@ def seen(owner: str, idempotency: str, digest: str) -> Op[str | None]:
     def parse(replies: list[Any]) -> str | None:
         if not replies[0]:
             return None
-        known = replies[0].decode()
-        if known[ID_LENGTH:] != digest:
+        word, first = replies[0]
+        if word == b"reused":
             raise _reused()
-        return str(known[:ID_LENGTH])
+        return str(first.decode())
 
-    return Op([("GET", f"cq:idem:{owner}:{idempotency}")], parse)
+    return Op([call("seen", owner, idempotency, digest)], parse)
 
 
 def _reused() -> KeyReused:
@@ -84,7 +84,7 @@ def _reused() -> KeyReused:
 
 
 def forget(job_ids: Iterable[str]) -> Op[None]:
-    """Undo the acceptance of jobs that could not be enqueued."""
+    """Undo the acceptance of jobs that could not be enqueued, as far as nobody works on them or was promised them."""
     return Op([call("forget", i) for i in job_ids], lambda replies: None)
 
 
@@ -97,14 +97,18 @@ class Claimed:
     inputs: Inputs | None = None  # None: too large to come along, see :func:`inputs`
 
 
-def claim(job_ids: Sequence[str], worker: str, max_attempts: int) -> Op[list[Claimed]]:
+def claim(job_ids: Sequence[str], worker: str, max_attempts: int, *, alone: bool = False) -> Op[list[Claimed]]:
+    """Take jobs. One whose last attempt this would be, after others that lost their workers, is left for ``alone``
+    (reason ``alone``): the caller then runs it beside no other such job."""
+
     def parse_one(reply: list[Any]) -> Claimed:
         if reply[0] != b"yours":
             return Claimed(reply[0].decode())
         return Claimed("yours", record(reply[1]), unpack_inputs(reply[2]) if reply[2] else None)
 
     return Op(
-        [call("claim", i, worker, max_attempts, INLINE) for i in job_ids], lambda replies: [*map(parse_one, replies)]
+        [call("claim", i, worker, max_attempts, INLINE, int(alone)) for i in job_ids],
+        lambda replies: [*map(parse_one, replies)],
     )
 
 

@@ -6,6 +6,7 @@ Redis waits for a whole lease first: after a restart of Redis every lease looks 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -40,6 +41,11 @@ def take_turn(who: str) -> Op[bool]:
     return Op([("SET", "cq:reconciler", who, "NX", "PX", int(PERIOD * 950))], lambda replies: replies[0] is not None)
 
 
+def resend_level(lane: Lane) -> int:
+    """How to log it. A background job that waits is rung for every few seconds; an interactive one lost its message."""
+    return logging.INFO if lane is Lane.BACKGROUND else logging.WARNING
+
+
 Resend = tuple[str, Lane, list[str]]
 
 
@@ -61,6 +67,9 @@ class Round:
     def turn(self, page: ops.Page) -> None:
         model = self._models[0]
         for lane, ids in page.resend.items():
+            if lane is Lane.BACKGROUND:
+                # Messages of this lane are doorbells, the line itself is in the store: one rings for all of a page.
+                ids = ids[:MESSAGE]
             self.resend += [(model, lane, part) for part in batched(ids, MESSAGE)]
         self._offset = page.offset
         if page.offset < 0:

@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from shared.errors import Cancelled, ClipError, Late, Unavailable, WorkerLost
-from shared.job import TRANSITIONS
+from shared.job import TRANSITIONS, Lane
 from shared.settings import Settings
 
 T = TypeVar("T")
@@ -60,6 +60,7 @@ def script(name: str) -> Script:
         (
             f"local NEXT = {_lua(table)}",
             f"local ERRORS = {_lua(errors)}",
+            f"local LANES = {_lua(list(Lane))}",
             (LUA / "prelude.lua").read_text(),
             (LUA / f"{name}.lua").read_text(),
         )
@@ -75,6 +76,8 @@ def call(name: str, *args: Any) -> Command:
 def _lua(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"[{_lua(k)}]={_lua(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "{" + ",".join(map(_lua, value)) + "}"
     return str(value) if isinstance(value, int) else "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -18,6 +18,7 @@ SOURCE = f"local-dir:{CHECKPOINTS / 'emoji-mini'}"
 
 class Reference:
     def __init__(self, source: str = SOURCE) -> None:
+        torch.set_num_threads(1)  # on a busy machine several wait for each other
         self.model, _, self.transform = open_clip.create_model_and_transforms(source)
         self.model.eval()
         self.tokenizer = open_clip.get_tokenizer(source)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from training import packages
 from training.concepts import read_concepts
+from training.recipe import Recipe
 from training.render import held_out_folder, held_out_pictures, training_pictures
-from training.train import Recipe, train
+from training.train import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,9 +16,13 @@ ROOT = Path(__file__).parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="end by then, with fewer steps if need be")
+    parser.add_argument("--threads", type=int, help="torch's threads (default: all cores)")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--no-compile", action="store_true", help="slower steps, for machines without a C++ compiler")
-    parser.add_argument("--work-dir", type=Path, default=Path(".cache/training"), help="packages, pixels, interim model")
+    parser.add_argument(
+        "--work-dir", type=Path, default=Path(".cache/training"), help="packages, pixels, interim model"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "worker/checkpoints/emoji-mini")
     parser.add_argument("--measure-only", action="store_true", help="figures of the model in --output, no training")
     options = parser.parse_args()
@@ -28,7 +33,13 @@ def main() -> None:
     if not options.measure_only:
         pictures = training_pictures(concepts, folders, options.work_dir / "pictures.npz")
         print(f"{len(pictures.pixels)} drawings", flush=True)
-        recipe = Recipe(steps=options.steps, seed=options.seed, compile=not options.no_compile)
+        recipe = Recipe(
+            steps=options.steps,
+            seed=options.seed,
+            minutes=options.minutes,
+            threads=options.threads,
+            compile=not options.no_compile,
+        )
         train(pictures, concepts, recipe, options.output, options.work_dir / "interim")
 
     from training.measure import measure

@@ -3,8 +3,8 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -22,7 +22,13 @@ def augment(rgba: Tensor, mirrors: Tensor, monochrome: Tensor, size: int, draw: 
 
 
 def _paint(
-    rgba: Tensor, affine: Tensor, tint: Tensor, first: Tensor, second: Tensor, direction: Tensor, colours: Tensor,
+    rgba: Tensor,
+    affine: Tensor,
+    tint: Tensor,
+    first: Tensor,
+    second: Tensor,
+    direction: Tensor,
+    colours: Tensor,
     size: int,
 ) -> Tensor:
     """Move drawings by `affine` [B, 2, 3], add `tint` [B, 3], lay them on a gradient from `first` to `second`
@@ -31,8 +37,8 @@ def _paint(
     pixels = rgba.permute(0, 3, 1, 2).float() / 255
     alpha = pixels[:, 3:]
     layers = torch.cat([(pixels[:, :3] + tint[:, :, None, None]) * alpha, alpha], 1)
-    grid = F.affine_grid(affine, [len(rgba), 4, size, size], align_corners=False)
-    moved = F.grid_sample(layers, grid, mode="bilinear", align_corners=False)
+    grid = functional.affine_grid(affine, [len(rgba), 4, size, size], align_corners=False)
+    moved = functional.grid_sample(layers, grid, mode="bilinear", align_corners=False)
     line = torch.linspace(0, 1, size)
     ramp = (direction[:, None, None] * line[None, :, None] + (1 - direction[:, None, None]) * line)[:, None]
     ground = first[:, :, None, None] + (second - first)[:, :, None, None] * ramp
@@ -82,6 +88,6 @@ def _coarse(picture: Tensor, draw: torch.Generator) -> Tensor:
     small = int(torch.randint(20, 48, (), generator=draw))
     chosen = torch.randperm(len(picture), generator=draw)[:few]
     size = picture.shape[-1]
-    coarse = F.interpolate(picture[chosen], (small, small), mode="bilinear", antialias=True)
-    picture[chosen] = F.interpolate(coarse, (size, size), mode="bilinear")
+    coarse = functional.interpolate(picture[chosen], (small, small), mode="bilinear", antialias=True)
+    picture[chosen] = functional.interpolate(coarse, (size, size), mode="bilinear")
     return picture

@@ -10,10 +10,38 @@ from pathlib import Path
 LEFT_OUT_GROUPS = (None, 2, 9)  # regional letters, components, flags
 SHORTCODES = ("cldr", "emojibase", "github", "iamcal", "joypixels")
 # Drawings that mean something else in the mirror.
-CHIRAL_SUBGROUPS = {"time", "arrow", "keycap", "alphanum", "av-symbol", "math", "punctuation", "currency",
-                    "transport-sign", "hand-single-finger", "zodiac", "other-symbol"}
-CHIRAL_WORDS = {"left", "leftwards", "right", "rightwards", "east", "west", "first", "last", "waxing", "waning",
-                "slice", "button", "mark", "book", "calendar", "sign"}
+CHIRAL_SUBGROUPS = {
+    "time",
+    "arrow",
+    "keycap",
+    "alphanum",
+    "av-symbol",
+    "math",
+    "punctuation",
+    "currency",
+    "transport-sign",
+    "hand-single-finger",
+    "zodiac",
+    "other-symbol",
+}
+CHIRAL_WORDS = {
+    "left",
+    "leftwards",
+    "right",
+    "rightwards",
+    "east",
+    "west",
+    "first",
+    "last",
+    "waxing",
+    "waning",
+    "slice",
+    "button",
+    "mark",
+    "book",
+    "calendar",
+    "sign",
+}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What a step minimises."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 SMOOTHING = 0.05
 KEYWORD_WEIGHT = 0.7
@@ -22,14 +22,14 @@ class Prototypes(nn.Module):
 
     def forward(self, features: Tensor, scale: Tensor) -> Tensor:
         """Unit vectors [B, D] → logits [B, concepts]."""
-        return scale * features @ F.normalize(self.table, dim=-1).T
+        return scale * features @ functional.normalize(self.table, dim=-1).T
 
 
 def name_loss(logits: Tensor) -> Tensor:
     """Symmetric InfoNCE of image × name logits [B, B], the partners on the diagonal."""
     own = torch.arange(len(logits))
-    rows = F.cross_entropy(logits, own, label_smoothing=SMOOTHING)
-    return (rows + F.cross_entropy(logits.T, own, label_smoothing=SMOOTHING)) / 2
+    rows = functional.cross_entropy(logits, own, label_smoothing=SMOOTHING)
+    return (rows + functional.cross_entropy(logits.T, own, label_smoothing=SMOOTHING)) / 2
 
 
 def keyword_loss(logits: Tensor, fits: Tensor) -> Tensor:
@@ -40,11 +40,16 @@ def keyword_loss(logits: Tensor, fits: Tensor) -> Tensor:
 def spread_entropy(logits: Tensor, fits: Tensor) -> Tensor:
     """Cross-entropy to the even spread over what fits: both [B, N]."""
     wanted = fits / fits.sum(1, keepdim=True).clamp_min(1)
-    return -(wanted * F.log_softmax(logits, dim=1)).sum(1).mean()
+    return -(wanted * functional.log_softmax(logits, dim=1)).sum(1).mean()
 
 
 def total_loss(
-    image: Tensor, name: Tensor, keyword: Tensor, concepts: Tensor, meanings: Tensor, scale: Tensor,
+    image: Tensor,
+    name: Tensor,
+    keyword: Tensor,
+    concepts: Tensor,
+    meanings: Tensor,
+    scale: Tensor,
     prototypes: Prototypes,
 ) -> Tensor:
     """The whole loss of a step.
@@ -56,7 +61,7 @@ def total_loss(
     loss = loss + KEYWORD_WEIGHT * keyword_loss(scale * image @ keyword.T, meanings[:, concepts].T)
     to_image, to_name, to_keyword = (prototypes(features, scale) for features in (image, name, keyword))
     return loss + PROTOTYPE_WEIGHT * (
-        F.cross_entropy(to_image, concepts, label_smoothing=SMOOTHING)
-        + F.cross_entropy(to_name, concepts, label_smoothing=SMOOTHING)
+        functional.cross_entropy(to_image, concepts, label_smoothing=SMOOTHING)
+        + functional.cross_entropy(to_name, concepts, label_smoothing=SMOOTHING)
         + KEYWORD_WEIGHT * spread_entropy(to_keyword, meanings)
     )

@@ -26,8 +26,10 @@ class Loaded:
     @torch.inference_mode()
     def images(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 RGB [N, H, W, 3] → float32 [N, D]."""
-        batches = [torch.stack([self._preprocess(Image.fromarray(p)) for p in pixels[i : i + BATCH]])
-                   for i in range(0, len(pixels), BATCH)]
+        batches = [
+            torch.stack([self._preprocess(Image.fromarray(p)) for p in pixels[i : i + BATCH]])
+            for i in range(0, len(pixels), BATCH)
+        ]
         return np.concatenate([self._model.encode_image(batch).numpy() for batch in batches])
 
     @torch.inference_mode()
@@ -72,8 +74,10 @@ def free_form(model: Loaded, images: np.ndarray, shown: list[str]) -> dict:
     scores = cosines(model.texts([prompt for prompt, _ in FREE_FORM]), images)
     found = [shown[best] for best in scores.argmax(axis=1)]
     right = [name in answers for name, (_, answers) in zip(found, FREE_FORM, strict=True)]
-    answers = {prompt: f"{name}{'' if good else ' (wrong)'}"
-               for (prompt, _), name, good in zip(FREE_FORM, found, right, strict=True)}
+    answers = {
+        prompt: f"{name}{'' if good else ' (wrong)'}"
+        for (prompt, _), name, good in zip(FREE_FORM, found, right, strict=True)
+    }
     return {"prompts": len(right), "right": sum(right), "found": answers}
 
 

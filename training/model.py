@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 from training.augment import MEAN, STD
 from training.texts import CONTEXT_LENGTH
@@ -20,7 +20,11 @@ CONFIG = {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 20, "head_width": 32},
         "text_cfg": {
-            "context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY_SIZE, "width": 96, "heads": 3, "layers": 2,
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": VOCABULARY_SIZE,
+            "width": 96,
+            "heads": 3,
+            "layers": 2,
         },
     },
     "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"},
@@ -38,15 +42,26 @@ def encode_images(tower: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """Normalised pixels [B, 3, 64, 64] → unit vectors float32 [B, D]; convolutions in bf16."""
     with torch.autocast("cpu", torch.bfloat16):
         features = tower(pixels.contiguous(memory_format=torch.channels_last))
-    return F.normalize(features.float(), dim=-1)
+    return functional.normalize(features.float(), dim=-1)
 
 
 def encode_texts(model: open_clip.CLIP, tokens: Tensor, ends: Tensor) -> Tensor:
-    """Token numbers [B, L] with L ≤ CONTEXT_LENGTH, ends [B] → unit vectors [B, D]."""
+    """Token numbers [B, L] with L ≤ CONTEXT_LENGTH, ends [B] → unit vectors [B, D].
+
+    The tower is causal, so what follows a text's end does not matter: the shorter half goes apart, trimmed.
+    """
+    order = ends.argsort()
+    parts = [_trimmed(model, tokens[part], ends[part]) for part in order.tensor_split(2)]
+    return functional.normalize(torch.cat(parts)[order.argsort()] @ model.text_projection, dim=-1)
+
+
+def _trimmed(model: open_clip.CLIP, tokens: Tensor, ends: Tensor) -> Tensor:
+    """The tower's state at each text's end: [B, width]."""
+    tokens = tokens[:, : int(ends.max()) + 1]
     length = tokens.shape[1]
     hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
     hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
-    return F.normalize(hidden[torch.arange(len(tokens)), ends] @ model.text_projection, dim=-1)
+    return hidden[torch.arange(len(tokens)), ends]
 
 
 def export(state: Mapping[str, Tensor], known: np.ndarray, folder: Path) -> None:

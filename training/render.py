@@ -33,8 +33,11 @@ class Pictures:
 def training_pictures(concepts: list[Concept], folders: dict[str, Path], cache: Path) -> Pictures:
     """All drawings to train on; read from `cache` when it is there."""
     if not cache.exists():
-        jobs = [job for style, package in enumerate(ICONIFY)
-                for job in _iconify_jobs(style, folders[package.folder], concepts, _code_tables(folders))]
+        jobs = [
+            job
+            for style, package in enumerate(ICONIFY)
+            for job in _iconify_jobs(style, folders[package.folder], concepts, _code_tables(folders))
+        ]
         jobs += _fluent_3d_jobs(len(ICONIFY), folders[FLUENT_3D.folder], concepts)
         with ProcessPoolExecutor() as pool:
             pixels = np.stack(list(pool.map(_draw, (source for source, _, _ in jobs), chunksize=64)))

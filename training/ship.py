@@ -28,9 +28,18 @@ ATTRIBUTION = (
 )
 # The demonstration's word for a picture → the name of what it shows.
 SAMPLES = {
-    "dog": "dog face", "cat": "cat face", "whale": "spouting whale", "sunflower": "sunflower", "banana": "banana",
-    "pizza": "pizza", "rocket": "rocket", "bicycle": "bicycle", "guitar": "guitar", "umbrella": "umbrella",
-    "ghost": "ghost", "trophy": "trophy",
+    "dog": "dog face",
+    "cat": "cat face",
+    "whale": "spouting whale",
+    "sunflower": "sunflower",
+    "banana": "banana",
+    "pizza": "pizza",
+    "rocket": "rocket",
+    "bicycle": "bicycle",
+    "guitar": "guitar",
+    "umbrella": "umbrella",
+    "ghost": "ghost",
+    "trophy": "trophy",
 }
 
 
@@ -43,16 +52,25 @@ def evaluation_set(concepts: list[Concept], pixels: np.ndarray, shown: np.ndarra
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(tiles.reshape(-1, COLUMNS * TILE, 3)).save(folder / "sheet.png", optimize=True)
     pictures = [
-        {"name": concepts[index].name, "shown": int(index), "keywords": sorted(concepts[index].tags),
-         "column": place % COLUMNS, "row": place // COLUMNS}
+        {
+            "name": concepts[index].name,
+            "shown": int(index),
+            "keywords": sorted(concepts[index].tags),
+            "column": place % COLUMNS,
+            "row": place // COLUMNS,
+        }
         for place, index in enumerate(shown[chosen])
     ]
     write_json(
         folder / "eval.json",
         {
-            "attribution": ATTRIBUTION, "sheet": "sheet.png", "tile": TILE,
+            "attribution": ATTRIBUTION,
+            "sheet": "sheet.png",
+            "tile": TILE,
             "figures": figures_of(folder, [concept.name for concept in concepts], pictures, concepts),
-            "held_out_templates": HELD_OUT, "names": [concept.name for concept in concepts], "pictures": pictures,
+            "held_out_templates": HELD_OUT,
+            "names": [concept.name for concept in concepts],
+            "pictures": pictures,
         },
     )
 
@@ -61,10 +79,14 @@ def figures_of(folder: Path, names: list[str], pictures: list[dict], concepts: l
     """What the committed checkpoint gives on the pictures, read back from the sheet; percentages."""
     model = Loaded(ROOT / "worker/checkpoints/emoji-mini")
     sheet = np.asarray(Image.open(folder / "sheet.png"))
-    images = model.images(np.stack([
-        sheet[p["row"] * TILE : (p["row"] + 1) * TILE, p["column"] * TILE : (p["column"] + 1) * TILE]
-        for p in pictures
-    ]))
+    images = model.images(
+        np.stack(
+            [
+                sheet[p["row"] * TILE : (p["row"] + 1) * TILE, p["column"] * TILE : (p["column"] + 1) * TILE]
+                for p in pictures
+            ]
+        )
+    )
     shown = np.array([p["shown"] for p in pictures])
     bare = model.texts(names)
     keywords, fits = keyword_table(concepts, shown)
@@ -85,13 +107,15 @@ def samples(concepts: list[Concept], pixels: np.ndarray, shown: np.ndarray, fold
     place = {concepts[index].name: i for i, index in enumerate(shown)}
     for word, name in SAMPLES.items():
         Image.fromarray(pixels[place[name]]).save(folder / f"{word}.png", optimize=True)
-    write_json(folder / "samples.json", [
-        {"file": f"{word}.png", "name": word, "prompt": f"a picture of a {word}"} for word in SAMPLES
-    ])
+    write_json(
+        folder / "samples.json",
+        [{"file": f"{word}.png", "name": word, "prompt": f"a picture of a {word}"} for word in SAMPLES],
+    )
     (folder / "ATTRIBUTION.md").write_text(f"{ATTRIBUTION}\n")
     model = Loaded(ROOT / "worker/checkpoints/emoji-mini")
-    scores = cosines(model.images(np.stack([pixels[place[name]] for name in SAMPLES.values()])),
-                     model.texts(list(SAMPLES)))
+    scores = cosines(
+        model.images(np.stack([pixels[place[name]] for name in SAMPLES.values()])), model.texts(list(SAMPLES))
+    )
     right = int((scores.argmax(axis=1) == np.arange(len(SAMPLES))).sum())
     print(f"samples nearest to their own word: {right} of {len(SAMPLES)}")
 

@@ -64,8 +64,10 @@ class Texts:
     def __init__(self, concepts: list[Concept], seed: int) -> None:
         self._concepts = concepts
         self._random = random.Random(seed)
-        self.keywords = sorted({word for concept in concepts for word in concept.keywords + concept.aliases}
-                               | {concept.name for concept in concepts})
+        self.keywords = sorted(
+            {word for concept in concepts for word in concept.keywords + concept.aliases}
+            | {concept.name for concept in concepts}
+        )
         number = {word: i for i, word in enumerate(self.keywords)}
         self._of = [[number[word] for word in {*c.keywords, *c.aliases, c.name}] for c in concepts]
         self.means = np.zeros((len(self.keywords), len(concepts)), dtype=np.float32)  # keyword × concept
@@ -130,6 +132,9 @@ class Texts:
             side = left if draw.random() < 0.6 else right
             side.insert(draw.randint(0, len(side)), word)
         if draw.random() < 0.08:
-            right += [draw.choice(("with", "and", "in", "near", "on", "beside")), draw.choice(("a", "the", "some")),
-                      draw.choice(self._distractors)]
+            right += [
+                draw.choice(("with", "and", "in", "near", "on", "beside")),
+                draw.choice(("a", "the", "some")),
+                draw.choice(self._distractors),
+            ]
         return " ".join([*left, *middle, *right])

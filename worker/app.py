@@ -59,7 +59,7 @@ def _start(**_: Any) -> None:
     try:
         _engine = Engine(settings, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
         _engine.start()
-        _heartbeat = Heartbeat(_engine, app, settings)
+        _heartbeat = Heartbeat(_engine, settings)
         _heartbeat.start()
     except Exception as error:  # Celery logs what a signal handler raises and goes on without an engine
         log.critical("the engine could not start", exc_info=True)

@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from PIL import Image
@@ -61,6 +61,7 @@ class Engine:
         # Items inside the engine, by lane: what bounds decoded pictures in memory.
         self._room = {lane: threading.BoundedSemaphore(self._room_size) for lane in Lane}
         self._background = threading.BoundedSemaphore(BACKGROUND_SLOTS)
+        self._alone = threading.Lock()
         self._cache = TextCache(settings.text_cache_size)
         self._store = Store.connect(settings)
         self._lock = threading.Lock()
@@ -109,20 +110,32 @@ class Engine:
         return self._store.run(ops.waiting(model, Lane.BACKGROUND, BACKGROUND_JOBS, BACKGROUND_ITEMS))
 
     def _serve(self, job_ids: list[str]) -> None:
-        """Claim, embed, answer. Each job is answered when its own items are done, not when all are."""
+        """Work on jobs until each is answered, somebody else's, or given back.
+
+        A job that has lost workers before makes its last attempt beside no other such job: whoever shared a lost
+        worker with the job to blame is not failed with it.
+        """
+        for job_id in self._work(job_ids):
+            with self._alone:
+                if not self.draining.is_set():
+                    self._work([job_id], alone=True)
+
+    def _work(self, job_ids: list[str], *, alone: bool = False) -> list[str]:
+        """Claim, embed, answer; returns the ids left for their turn alone. Each job is answered when its own items
+        are done, not when all are."""
         pending: dict[str, Run] = {}
         over: queue.SimpleQueue[Run] = queue.SimpleQueue()
-        claims = self._store.run(ops.claim(job_ids, self.id, self.settings.max_attempts))
-        jobs = [(claim.job, claim.inputs) for claim in claims if claim.job]
+        unbegun = list(job_ids)  # a claim whose reply is lost leaves jobs that are ours, and that no thread knows of
         try:
-            while jobs:
-                job, inputs = jobs[0]
-                if run := self._begin(job, inputs, over.put):
+            claims = self._store.run(ops.claim(job_ids, self.id, self.settings.max_attempts, alone=alone))
+            jobs = [(claim.job, claim.inputs) for claim in claims if claim.job]
+            unbegun = [job.id for job, _ in jobs]
+            for job, inputs in jobs:
+                run = self._begin(job, inputs, over.put)
+                unbegun.remove(job.id)
+                if run:
                     pending[job.id] = run
-                    del jobs[0]
                     self._feed(run, lambda: self._answer(over, pending, wait=0))
-                else:
-                    del jobs[0]
                 self._answer(over, pending, wait=0)
             while pending:
                 self._answer(over, pending, wait=1.0)
@@ -130,7 +143,8 @@ class Engine:
             # Only an error leaves something here: the heartbeat gives it back.
             for run in pending.values():
                 run.abandon()
-            self._give_back([*pending, *(job.id for job, _ in jobs)])
+            self._give_back(list(pending.values()), unbegun)
+        return [job_id for job_id, claim in zip(job_ids, claims, strict=True) if claim.reason == "alone"]
 
     def _begin(self, job: Job, inputs: Inputs | None, on_over: Callable[[Run], None]) -> Run | None:
         clip = self.clips.get(job.model)
@@ -169,8 +183,11 @@ class Engine:
             return
         try:
             tokens = clip.tokenizer(text)
-        except ClipError as error:
+        except Exception as error:  # a tokenizer's own errors too: they are this item's, not the thread's
             room.release()
+            if not isinstance(error, ClipError):
+                log.exception("a text could not be tokenised")
+                error = ClipError(f"The text could not be tokenised ({type(error).__name__}).")
             run.fail(index, error)
             return
 
@@ -221,8 +238,7 @@ class Engine:
         for run in runs:
             pending.pop(run.job.id, None)
         with self._lock:
-            for run in runs:
-                self._held.pop(run.job.id, None)
+            self._let_go(runs)
 
     def _finish(self, endings: list[ops.Ending]) -> None:
         """Tell the store, however long it is away: what is computed is not computed twice."""
@@ -235,11 +251,17 @@ class Engine:
                 if self.draining.wait(0.5):
                     raise
 
-    def _give_back(self, job_ids: list[str]) -> None:
+    def _give_back(self, runs: list[Run], others: Iterable[str] = ()) -> None:
+        """Leave runs, and ``others`` that no run was begun for, to the heartbeat."""
         with self._lock:
-            for job_id in job_ids:
-                self._held.pop(job_id, None)
-            self._orphans += job_ids
+            self._let_go(runs)
+            self._orphans += [run.job.id for run in runs]
+            self._orphans += [job_id for job_id in others if job_id not in self._held]
+
+    def _let_go(self, runs: list[Run]) -> None:
+        for run in runs:
+            if self._held.get(run.job.id) is run:  # the job may have come back to this worker, as another run
+                del self._held[run.job.id]
 
     # For the heartbeat
 
@@ -268,7 +290,7 @@ class Engine:
         runs = self.held()
         for run in runs:
             run.abandon()
-        self._give_back([run.job.id for run in runs])
+        self._give_back(runs)
 
 
 def die(error: BaseException) -> NoReturn:

@@ -8,12 +8,10 @@ import socket
 import threading
 import time
 
-from celery import Celery
-
 from shared import ops
-from shared.broker import TASK, queue_name
+from shared.broker import TASK, celery_app, queue_name
 from shared.errors import Unavailable
-from shared.reconciler import Patience, Round, take_turn
+from shared.reconciler import Patience, Round, resend_level, take_turn
 from shared.settings import Settings
 from shared.store import Store
 from shared.workers import WorkerInfo
@@ -25,9 +23,9 @@ log = logging.getLogger(__name__)
 class Heartbeat:
     """Beats every second or every quarter of a lease, whichever is shorter."""
 
-    def __init__(self, engine: Engine, app: Celery, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
-        self._app = app
+        self._app = celery_app(settings, publisher=True)
         self._settings = settings
         self._store = Store.connect(settings)
         self._patience = Patience(settings)
@@ -98,7 +96,7 @@ class Heartbeat:
         while (op := turn.op) is not None:
             turn.turn(self._store.run(op))
         for model, lane, ids in turn.resend:
-            log.warning("sending %d job(s) of %s again", len(ids), queue_name(model, lane))
+            log.log(resend_level(lane), "sending %d job(s) of %s again", len(ids), queue_name(model, lane))
             try:
                 self._app.send_task(TASK, (model, lane, ids), queue=queue_name(model, lane), retry=False)
             except Exception as error:  # whatever the broker's client raises; the next round sends them again

@@ -1,18 +1,15 @@
 -- Accept a job, or say why not: {'ok', created} {'full', load} {'same', id} {'reused', id}.
 local id, model, lane, total, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local deadline_in, owner, listed = tonumber(ARGV[6]), ARGV[7], ARGV[8]
-local idempotency, digest, idempotency_ttl, inputs = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local idempotency, digest, ttl, inputs = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 
 if idempotency ~= '' then
-  local seen = redis.call('GET', 'cq:idem:' .. owner .. ':' .. idempotency)
-  if seen then
-    local first = string.sub(seen, 1, 32)
-    if redis.call('EXISTS', job(first)) == 1 then
-      if string.sub(seen, 33) ~= digest then return {'reused', first} end
-      return {'same', first}
-    end
-  end
+  local first = repeated(owner, idempotency, digest)
+  if first then return first end
 end
+
+-- An owner's list is dropped when nothing was added for this long: longer than any deadline, ms.
+local LONGEST = 31 * 86400 * 1000
 
 local place = model .. ':' .. lane
 local load = tonumber(redis.call('HGET', 'cq:load', place) or '0')
@@ -25,15 +22,17 @@ if deadline_in > 0 then
   fields[#fields + 1] = 'deadline'
   fields[#fields + 1] = int(t + deadline_in)
 end
+if idempotency ~= '' then
+  fields[#fields + 1] = 'idem'
+  fields[#fields + 1] = idem(owner, idempotency)
+end
 for i = 13, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', job(id), unpack(fields))
 redis.call('SET', 'cq:in:' .. id, inputs)
 redis.call('ZADD', 'cq:open:' .. model, int(t), id)
 redis.call('ZADD', 'cq:queued:' .. place, int(t), id)
 redis.call('HINCRBY', 'cq:load', place, int(total))
-if idempotency ~= '' then
-  redis.call('SET', 'cq:idem:' .. owner .. ':' .. idempotency, id .. digest, 'PX', idempotency_ttl)
-end
+if idempotency ~= '' then redis.call('SET', idem(owner, idempotency), id .. digest) end
 if listed == '1' then
   local mine = 'cq:jobs:' .. owner
   -- Two looks at the oldest for each new one: the list shrinks as fast as records expire.
@@ -41,5 +40,6 @@ if listed == '1' then
     if redis.call('EXISTS', job(old)) == 0 then redis.call('ZREM', mine, old) end
   end
   redis.call('ZADD', mine, int(t), id)
+  redis.call('PEXPIRE', mine, int(ttl + LONGEST))
 end
 return {'ok', int(t)}

@@ -1,10 +1,12 @@
--- Undo an acceptance that could not be enqueued. A job that some worker holds all the same is left to end.
+-- Undo an acceptance that could not be enqueued. A job that a worker holds, or that a repeated submission was answered
+-- with, is left to end.
 local id = ARGV[1]
-local f = redis.call('HMGET', job(id), 'state', 'model', 'lane', 'total', 'owner')
-if f[1] ~= 'queued' then return 0 end
+local f = redis.call('HMGET', job(id), 'state', 'model', 'lane', 'total', 'owner', 'promised', 'idem')
+if f[1] ~= 'queued' or f[6] then return 0 end
 redis.call('ZREM', 'cq:open:' .. f[2], id)
 redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
 redis.call('ZREM', 'cq:jobs:' .. f[5], id)
 redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -tonumber(f[4]))
-redis.call('DEL', job(id), 'cq:in:' .. id)
+redis.call('DEL', job(id), 'cq:in:' .. id, 'cq:watch:' .. id)
+if f[7] then redis.call('DEL', f[7]) end
 return 1

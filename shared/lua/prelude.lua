@@ -8,7 +8,7 @@
 --   cq:worker:ID         string  what a worker says of itself; its life is the lease on all that worker holds
 --   cq:watch:ID          set     reply lists that want to hear of each change of a job
 --   cq:jobs:OWNER        zset    an owner's jobs by time of arrival
---   cq:idem:OWNER:KEY    string  job id and body digest of an idempotent submission
+--   cq:idem:OWNER:KEY    string  job id and body digest of an idempotent submission; lives as long as its job
 
 local function now()
   local t = redis.call('TIME')
@@ -19,6 +19,8 @@ end
 local function int(n) return string.format('%d', n) end
 
 local function job(id) return 'cq:job:' .. id end
+
+local function idem(owner, key) return 'cq:idem:' .. owner .. ':' .. key end
 
 local function may(from, to) return from and NEXT[from] and NEXT[from][to] end
 
@@ -34,10 +36,23 @@ local function tell_watchers(id)
   end
 end
 
+-- The job that an idempotency key stands for: {'same' or 'reused', id}, or nil. Whoever hears 'same' has been promised
+-- that job: from then on it cannot be forgotten.
+local function repeated(owner, key, digest)
+  local seen = redis.call('GET', idem(owner, key))
+  if not seen then return nil end
+  local id = string.sub(seen, 1, 32)
+  local state = redis.call('HGET', job(id), 'state')
+  if not state then return nil end
+  if string.sub(seen, 33) ~= digest then return {'reused', id} end
+  if state == 'queued' then redis.call('HSET', job(id), 'promised', '1') end
+  return {'same', id}
+end
+
 -- End a job, once: returns 1 if it was this call that ended it.
 local function close(id, state, err, answer, t)
   local k = job(id)
-  local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl')
+  local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem')
   if not may(f[1], state) then return 0 end
   local ttl = tonumber(f[6])
   redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
@@ -47,6 +62,7 @@ local function close(id, state, err, answer, t)
   redis.call('DEL', 'cq:in:' .. id)
   if answer ~= '' then redis.call('SET', 'cq:out:' .. id, answer, 'PX', int(ttl)) end
   redis.call('PEXPIRE', k, int(ttl))
+  if f[7] then redis.call('PEXPIRE', f[7], int(ttl)) end
   tell_watchers(id)
   redis.call('PEXPIRE', 'cq:watch:' .. id, int(ttl))
   if f[5] and f[5] ~= '' then push(f[5], id .. answer) end

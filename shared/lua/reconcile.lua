@@ -6,11 +6,15 @@ local t = now()
 local alive, waiting = {}, {}
 local ids = redis.call('ZRANGE', 'cq:open:' .. model, offset, offset + page - 1)
 local out = {#ids == page and offset + page or -1}
+if offset == 0 and #ids == 0 then -- no job, no load, whatever evicted records have left in the sum
+  for _, lane in ipairs(LANES) do redis.call('HDEL', 'cq:load', model .. ':' .. lane) end
+end
 for _, id in ipairs(ids) do
   local f = redis.call('HMGET', job(id), 'state', 'worker', 'deadline', 'attempts', 'lane', 'created', 'sent')
   local state, worker, deadline, lane, sent = f[1], f[2], tonumber(f[3] or '0'), f[5], tonumber(f[7] or '0')
   if not state then
-    redis.call('ZREM', 'cq:open:' .. model, id)
+    redis.call('ZREM', 'cq:open:' .. model, id) -- its record was evicted
+    for _, lane in ipairs(LANES) do redis.call('ZREM', 'cq:queued:' .. model .. ':' .. lane, id) end
   else
     if state == 'running' then
       if alive[worker] == nil then alive[worker] = redis.call('EXISTS', 'cq:worker:' .. worker) == 1 end

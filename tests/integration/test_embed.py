@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from shared.settings import Settings
 from tests.pictures import base64_image, picture
 from tests.reference import Reference
 from tests.wire import EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors
@@ -158,6 +159,6 @@ def test_a_body_is_json_whatever_its_content_type_says(http: httpx.Client, conte
 
 
 def test_the_most_images_and_texts_that_fit_are_answered(http: httpx.Client) -> None:
-    texts = [f"text {i}" for i in range(128)]
-    assert vectors(embed_texts(http, texts)).shape == (128, 128)
+    texts = [f"text {i}" for i in range(Settings.model_fields["max_texts"].default)]
+    assert vectors(embed_texts(http, texts)).shape == (len(texts), 128)
     assert vectors(http.post("/clip/embed_image", json={"image": [base64_image(p) for p in PICTURES]})).shape == (8, 128)

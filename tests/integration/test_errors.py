@@ -9,11 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.settings import Settings
 from tests.pictures import base64_image, picture
 from tests.wire import embed_images, embed_texts, ok, refused
 
 CAUSE = "Could not load input image. Cause: "
 GOOD = base64_image(picture())
+MOST_TEXTS = Settings.model_fields["max_texts"].default
 
 
 def image(http: httpx.Client, value: object) -> dict[str, Any]:
@@ -35,8 +37,8 @@ def test_more_than_eight_prompts_are_refused_by_the_limit(http: httpx.Client, pr
 
 
 def test_more_texts_than_the_limit_are_refused_by_it(http: httpx.Client) -> None:
-    message = refused(embed_texts(http, ["a"] * 129), 400)["message"]
-    assert message == "Field 'text' holds 129 items; at most 128 fit in a request."
+    message = refused(embed_texts(http, ["a"] * (MOST_TEXTS + 1)), 400)["message"]
+    assert message == f"Field 'text' holds {MOST_TEXTS + 1} items; at most {MOST_TEXTS} fit in a request."
 
 
 # Route, body, status, the field that the answer names

@@ -54,7 +54,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, dict[str, Any]] = {
     "none": {},
     "null": {"body": None},
-    "empty": {"query": "", "header": "Bearer ", "body": ""},
+    "empty": {"query": "", "header": "Bearer", "body": ""},
     "wrong query": {"query": WRONG},
     "wrong header": {"header": f"Bearer {WRONG}"},
     "wrong body": {"body": WRONG},

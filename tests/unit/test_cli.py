@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import health, machine
+from cli import children, health, machine
 from cli.demo import load_samples
 from cli.machine import FolderLock, StackError, bind_problem, free_port, is_loopback, reachable, visible_gpus
 from cli.main import app
@@ -182,7 +182,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_workers_share_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     stack = EmbeddedStack(Settings(), workers=3)
-    given = [stack._worker(n).env["CUDA_VISIBLE_DEVICES"] for n in (1, 2, 3)]
+    given = [stack.worker(n).env["CUDA_VISIBLE_DEVICES"] for n in (1, 2, 3)]
     assert given == ["4", "7", "4"]
     assert EmbeddedStack(Settings(), workers=None).workers == 2
     assert EmbeddedStack(Settings(device="cpu"), workers=None).workers == 1
@@ -191,10 +191,10 @@ def test_workers_share_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_secret_stands_on_a_command_line() -> None:
     settings = Settings(api_keys=["secret-key"], redis_url="redis://:secret-pass@127.0.0.1:1/0")  # type: ignore[arg-type, list-item]
     stack = EmbeddedStack(settings)
-    for spec in (stack._worker(1), stack._uvicorn()):
+    for spec in (stack.worker(1), children.api(stack.settings, stack.host, 1)):
         assert "secret" not in " ".join(spec.command)
         assert spec.env["CLIP_QUEUE_API_KEYS"] == "secret-key"
-    assert "--no-access-log" in stack._uvicorn().command, "a key may stand in a query string"
+    assert "--no-access-log" in children.api(stack.settings, stack.host, 1).command, "a key may stand in a query string"
 
 
 def test_paths_do_not_depend_on_where_the_children_run(tmp_path: Path) -> None:

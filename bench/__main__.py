@@ -1,0 +1,23 @@
+"""``python -m bench [NAME …]``: all benchmarks, or those named. Takes about ten minutes for all."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from bench.common import console
+
+NAMES = ("start", "latency", "texts", "jobs", "lanes", "images")
+
+
+def main(names: list[str]) -> None:
+    if unknown := set(names) - set(NAMES):
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    for name in names or NAMES:
+        module = importlib.import_module(f"bench.{name}")
+        console.rule(f"{name}: {(module.__doc__ or '').strip()}")
+        module.main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

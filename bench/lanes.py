@@ -1,0 +1,89 @@
+"""Interactive requests alone, and while the background lane is full: the promise is one forward pass more."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+
+from bench.common import ROUNDS, VIT, Row, bare, image_bodies, photo, served, show
+from bench.load import run
+from worker.decode import decode
+
+SIZE = (256, 256)
+BACKGROUND_BATCH = 8  # the default on a CPU
+
+
+def main() -> None:
+    for model in ("emoji-mini", VIT):
+        _one(model)
+
+
+def _one(model: str) -> None:
+    clip = bare(model)
+    pixels = [decode(photo(i, SIZE), clip.crop, max_bytes=10**9, max_pixels=10**9) for i in range(BACKGROUND_BATCH)]
+    with served(model) as stack:
+        bodies = image_bodies(SIZE)
+        ask = "/clip/embed_image"
+        run(stack.api_url, ask, bodies, at_once=1, seconds=2)
+        alone, busy, passes, rates = [], [], [], []
+        for _ in range(ROUNDS):
+            alone.append(run(stack.api_url, ask, bodies, at_once=1, seconds=6))
+            began = time.perf_counter()
+            for _ in range(5):
+                clip.embed_images(pixels).result()
+            passes.append((time.perf_counter() - began) / 5)
+            with background(stack.api_url) as rate:
+                time.sleep(2)
+                busy.append(run(stack.api_url, ask, bodies, at_once=1, seconds=10))
+            rates.append(rate[0])
+    rows = [
+        Row("background meanwhile", rates, "images/s"),
+        Row("one background pass", [1000 * p for p in passes], "ms"),
+    ]
+    for share, name in ((0.5, "p50"), (0.99, "p99")):
+        a, b = [load.percentile(share) for load in alone], [load.percentile(share) for load in busy]
+        ratio = [(y - p) / x for x, y, p in zip(a, b, passes, strict=True)]
+        rows += [
+            Row(f"alone {name}", [1000 * x for x in a], "ms"),
+            Row(f"background full {name}", [1000 * x for x in b], "ms"),
+            Row(f"(full − one pass) ÷ alone, {name}", ratio, "", "≤ 2"),
+        ]
+    show(f"one picture at a time, {model}, with the background lane empty and full", rows)
+
+
+@contextlib.contextmanager
+def background(url: str) -> Iterator[list[float]]:
+    """Keeps four jobs of 64 pictures unfinished; puts the rate that they were done at into what it yields."""
+    image = {"type": "base64", "value": base64.b64encode(photo(1, SIZE)).decode()}
+    body = {"task": "embed_image", "image": [image] * 64}
+    stopping, rate, done = threading.Event(), [0.0], [0]
+
+    def keep() -> None:
+        with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
+            jobs = [client.post("/jobs", json=body).json()["id"] for _ in range(4)]
+            while not stopping.is_set():
+                state = client.get(f"/jobs/{jobs[0]}?wait=1").json()["state"]
+                if state not in ("queued", "running"):
+                    done[0] += 64
+                    jobs = [*jobs[1:], client.post("/jobs", json=body).json()["id"]]
+            for job in jobs:
+                client.delete(f"/jobs/{job}")
+
+    thread = threading.Thread(target=keep, name="background-load")
+    began = time.perf_counter()
+    thread.start()
+    try:
+        yield rate
+    finally:
+        rate[0] = done[0] / (time.perf_counter() - began)
+        stopping.set()
+        thread.join(timeout=60)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""A worker application like ``worker.app`` whose forward passes fail as a test says (:mod:`tests.faults`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from worker.clip import Clip, Pending
+
+Embed = Callable[[Clip, Sequence[Any]], Pending]
+
+FOLDER = Path(os.environ["CLIP_QUEUE_TEST_FAULTS"])
+
+
+def once(name: str) -> bool:
+    """Whether a fault that happens once is due: whoever removes its file has it."""
+    try:
+        (FOLDER / name).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def said(name: str) -> str:
+    try:
+        return (FOLDER / name).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def faulty(embed: Embed, words: Callable[[Clip, Sequence[Any]], list[str]]) -> Embed:
+    def wrapped(self: Clip, items: Sequence[Any]) -> Pending:
+        texts = words(self, items)
+        with (FOLDER / "passes").open("a") as log:
+            log.write(json.dumps({"pid": os.getpid(), "items": texts}) + "\n")
+        if said("poison") in texts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if once("die"):
+            raise SystemExit("injected: the batcher's thread ends")
+        if once("hang"):
+            threading.Event().wait()
+        time.sleep(float(said("delay") or 0))
+        return embed(self, items)
+
+    return wrapped
+
+
+def texts_of(self: Clip, items: Sequence[Any]) -> list[str]:
+    plain = self.tokenizer._tokenizer.decode  # type: ignore[attr-defined]
+    return [plain(tokens[1:-1].tolist()).strip() for tokens in items]
+
+
+Clip.embed_texts = faulty(Clip.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
+Clip.embed_images = faulty(Clip.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
+
+from worker.app import app  # noqa: E402
+
+__all__ = ["app"]

@@ -1,0 +1,310 @@
+"""What is accepted is done, exactly, whatever is killed in between."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from shared import ops
+from shared.broker import TASK, celery_app, queue_name
+from shared.job import Inputs, Job, Kind, Lane
+from shared.settings import Settings
+from shared.store import Store
+from tests.door import ended, look, submit_texts, succeeded
+from tests.faults import Faults
+from tests.harness import Api, Service, Stack, stack, wait_for
+from tests.wire import embed_texts, vectors
+from worker.clip import Clip
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+START = 120.0  # seconds that a worker may take to start on a loaded machine
+EXACT = 1e-5
+
+
+@dataclass
+class Team:
+    """Faulty workers and an API around one Valkey."""
+
+    stack: Stack
+    faults: Faults
+    api: Api
+    workers: list[Service]
+    http: httpx.Client
+
+    @classmethod
+    def start(cls, it: Stack, size: int) -> Team:
+        faults = Faults(it.folder / "faults")
+        it.settings["test_faults"] = faults.folder
+        workers, api = [it.worker("tests.faulty") for _ in range(size)], it.api()
+        it.ready(*workers, api, timeout=START)
+        return cls(it, faults, api, workers, api.client())
+
+    def heal(self) -> None:
+        """No faults, and every worker there."""
+        self.faults.clear()
+        self.tend()
+        self.stack.ready(*self.workers, timeout=START)
+
+    def tend(self) -> None:
+        """What a supervisor does."""
+        for worker in self.workers:
+            if not worker.alive:
+                worker.start()
+
+    def pids(self) -> list[int]:
+        return [service.pid for service in (self.api, *self.workers)]
+
+    def at_work_on(self, text: str) -> Service:
+        """The worker that has begun a pass with a text, as soon as one has."""
+        wait_for(lambda: self.faults.computed(text), 30, f"a pass with {text!r}")
+        pid = next(p.pid for p in reversed(self.faults.passes()) if text in p.items)
+        return next(worker for worker in self.workers if worker.pid == pid)
+
+    def store(self) -> Store:
+        return Store.connect(self.settings())
+
+    def settings(self) -> Settings:
+        return Settings(redis_url=self.stack.valkey.url)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def pair_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    with stack(tmp_path_factory.mktemp("pair"), drain_timeout=2) as it:
+        yield Team.start(it, 2)
+
+
+@pytest.fixture(scope="module")
+def solo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    with stack(tmp_path_factory.mktemp("solo"), forward_timeout=5, interactive_jobs=True) as it:
+        yield Team.start(it, 1)
+
+
+@pytest.fixture
+def pair(pair_stack: Team) -> Team:
+    """Two workers."""
+    pair_stack.heal()
+    return pair_stack
+
+
+@pytest.fixture
+def solo(solo_stack: Team) -> Team:
+    """One worker."""
+    solo_stack.heal()
+    return solo_stack
+
+
+def expect(clip: Clip, *texts: str) -> np.ndarray:
+    return clip.embed_texts([clip.tokenizer(t) for t in texts]).result()
+
+
+def test_killed_in_mid_batch_a_worker_costs_nobody_an_answer(
+    tmp_path: Path, clip: Clip, record_property: pytest.RecordProperty
+) -> None:
+    with stack(tmp_path, lease=8) as it, ThreadPoolExecutor(1) as background:
+        team = Team.start(it, 2)
+        team.faults.delay(3)
+        waiting = background.submit(embed_texts, team.http, ["asked and waited for"])
+        worker = team.at_work_on("asked and waited for")
+        job = submit_texts(team.http, "one of a job", "two of a job")
+        other = submit_texts(team.http, "another job")
+        worker.kill()
+        killed = time.monotonic()
+        # Celery's own second net is taken away: the lease and the reconciler do it.
+        team.stack.valkey.client().delete("unacked", "unacked_index")
+        team.faults.clear()
+        got = vectors(waiting.result())
+        record_property("redelivery_s", round(time.monotonic() - killed, 2))
+        assert time.monotonic() - killed < 15
+        np.testing.assert_allclose(got, expect(clip, "asked and waited for"), atol=EXACT)
+        np.testing.assert_allclose(succeeded(team.http, job), expect(clip, "one of a job", "two of a job"), atol=EXACT)
+        np.testing.assert_allclose(succeeded(team.http, other), expect(clip, "another job"), atol=EXACT)
+        assert time.monotonic() - killed < 15
+        assert team.faults.computed("asked and waited for") == 2
+
+
+def test_a_caller_whose_worker_is_gone_for_good_is_told_what_became_of_the_job(solo: Team) -> None:
+    api = solo.stack.api(request_timeout=2)
+    solo.stack.ready(api, timeout=START)
+    solo.faults.delay(5)
+    with api.client() as http:
+        answer = embed_texts(http, ["too slow for its caller"])
+        assert answer.status_code == 504
+        job_id = answer.json()["message"].split("job ")[1].split()[0]
+        assert answer.json()["message"].endswith("was running.")
+        assert ended(http, job_id)["state"] == "expired"
+    api.stop()
+
+
+def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: Team, clip: Clip) -> None:
+    pair.faults.delay(0.5)
+    texts = [f"item {i} of a long job" for i in range(400)]
+    short = submit_texts(pair.http, "a short job")
+    worker = pair.at_work_on("a short job")
+    long = submit_texts(pair.http, *texts)
+    wait_for(lambda: look(pair.http, long)["state"] == "running", 30, "the long job to be running")
+    holder = pair.at_work_on(texts[0])
+    assert holder.stop(timeout=30) == 0
+    taken_up = look(pair.http, long)
+    assert taken_up["state"] in ("queued", "running"), "50 passes of half a second do not fit into a drain of two"
+    pair.faults.clear()
+    np.testing.assert_allclose(succeeded(pair.http, long), expect(clip, *texts), atol=EXACT)
+    assert ended(pair.http, long)["attempts"] == 1, "a job given back has not lost a worker"
+    assert ended(pair.http, short)["state"] == "succeeded"
+    if worker is holder:
+        assert ended(pair.http, short)["attempts"] == 1
+
+
+def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, clip: Clip) -> None:
+    pids = pair.pids()
+    pair.faults.delay(1)
+    names = [f"job {i} of the outage" for i in range(30)]
+    jobs = {submit_texts(pair.http, name): name for name in names}
+    pair.at_work_on(names[0])
+    pair.stack.valkey.stop()
+    began = time.monotonic()
+    while (away := time.monotonic() - began) < 20:
+        asked = time.monotonic()
+        assert embed_texts(pair.http, ["while the store is away"]).status_code == 503
+        assert pair.http.post("/jobs", json={"task": "embed_text", "text": "x"}).status_code == 503
+        assert time.monotonic() - asked < 4, "two answers, each within two seconds"
+        time.sleep(min(1.0, 20 - away))  # the outage itself
+    pair.stack.valkey.start()
+    pair.faults.clear()
+    for job, name in jobs.items():
+        np.testing.assert_allclose(succeeded(pair.http, job), expect(clip, name), atol=EXACT)
+    got = vectors(embed_texts(pair.http, ["after the outage"]))
+    np.testing.assert_allclose(got, expect(clip, "after the outage"), atol=EXACT)
+    assert pair.pids() == pids
+    assert all(service.alive for service in (pair.api, *pair.workers)), "nobody needed a restart"
+
+
+def test_a_store_that_hangs_is_a_503_within_two_seconds(pair: Team) -> None:
+    pair.stack.valkey.signal(signal.SIGSTOP)
+    try:
+        for door in ("/clip/embed_text", "/jobs"):
+            asked = time.monotonic()
+            answer = pair.http.post(door, json={"task": "embed_text", "text": "x"})
+            assert (answer.status_code, time.monotonic() - asked < 2) == (503, True)
+            assert int(answer.headers["retry-after"]) >= 1
+    finally:
+        pair.stack.valkey.signal(signal.SIGCONT)
+    wait_for(lambda: embed_texts(pair.http, ["x"]).status_code == 200, 30, "service to be back")
+
+
+def test_jobs_outlive_the_api_that_took_them(pair: Team, clip: Clip) -> None:
+    other = pair.stack.api()
+    pair.stack.ready(other, timeout=START)
+    pair.faults.delay(1)
+    with other.client() as http:
+        job = submit_texts(http, "from an API that is killed")
+    other.kill()
+    got = succeeded(pair.http, job)
+    np.testing.assert_allclose(got, expect(clip, "from an API that is killed"), atol=EXACT)
+
+
+def test_a_job_that_takes_three_workers_down_is_failed_and_its_neighbours_are_not(pair: Team, clip: Clip) -> None:
+    pair.faults.poison("poison")
+    neighbours = [submit_texts(pair.http, f"neighbour {i} before") for i in range(5)]
+    poison = submit_texts(pair.http, "poison")
+    neighbours += [submit_texts(pair.http, f"neighbour {i} after") for i in range(5)]
+
+    def over() -> bool:
+        pair.tend()
+        return look(pair.http, poison)["state"] == "failed"
+
+    wait_for(over, 180, "the job to be given up")
+    document = look(pair.http, poison)
+    assert document["attempts"] == 3
+    assert document["error"]["code"] == "worker_lost"
+    assert "not tried again" in document["error"]["message"]
+    pair.heal()
+    for i, job in enumerate(neighbours):
+        name = f"neighbour {i % 5} {'before' if i < 5 else 'after'}"
+        np.testing.assert_allclose(succeeded(pair.http, job), expect(clip, name), atol=EXACT)
+    assert pair.faults.computed("poison") == 3
+
+
+@pytest.mark.parametrize("fault", ["hang", "die"])
+def test_an_engine_that_hangs_or_dies_is_not_ready_and_ends_and_its_jobs_finish(
+    solo: Team, clip: Clip, fault: str
+) -> None:
+    worker = solo.workers[0]
+    assert solo.api.ready()
+    (solo.faults.hang if fault == "hang" else solo.faults.die)()
+    text = f"a job to {fault} on"
+    job = submit_texts(solo.http, text)
+    solo.at_work_on(text)
+    broken = time.monotonic()
+    wait_for(lambda: not solo.api.ready(), 10, "readiness to tell")
+    assert time.monotonic() - broken < 10
+    assert worker.process is not None
+    assert worker.process.wait(20) == 70
+    worker.start()
+    np.testing.assert_allclose(succeeded(solo.http, job, START), expect(clip, text), atol=EXACT)
+    assert ended(solo.http, job)["attempts"] == 2
+    wait_for(solo.api.ready, 60, "readiness to be back")
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+def test_a_message_delivered_twice_computes_stores_and_wakes_once(solo: Team, lane: Lane) -> None:
+    store, reply, text = solo.store(), f"cq:reply:test-{lane}", f"twice in the {lane} lane"
+    celery = celery_app(solo.settings(), publisher=True)
+    job = Job(Kind.EMBED_TEXT, "emoji-mini", 1, lane, owner="open", reply=reply, ttl=60_000)
+
+    def deliver() -> None:
+        celery.send_task(TASK, ("emoji-mini", lane, [job.id]), queue=queue_name("emoji-mini", lane), retry=False)
+
+    solo.faults.delay(1)
+    store.run(ops.accept([ops.Submission(job, Inputs([text]), 4096)]))
+    deliver()
+    deliver()
+    solo.at_work_on(text)
+    deliver()
+    first = ended(solo.http, job.id)
+    solo.faults.clear()
+    deliver()
+    # A message behind those in the same lane has been worked on: so have they.
+    after = f"after twice in the {lane} lane"
+    succeeded(solo.http, submit_texts(solo.http, after, priority=lane))
+    assert solo.faults.computed(text) == 1
+    assert store.client.llen(reply) == 1
+    assert ended(solo.http, job.id) == first
+    store.client.delete(reply)
+    store.close()
+
+
+def test_with_every_message_deleted_the_jobs_are_sent_again(solo: Team, clip: Clip) -> None:
+    client, worker = solo.stack.valkey.client(), solo.workers[0]
+    queues = [queue_name("emoji-mini", lane) for lane in Lane]
+    lost: dict[str, str] = {}
+    # A worker that stands still for a moment receives one message at most, the one its open read takes.
+    worker.signal(signal.SIGSTOP)
+    first = submit_texts(solo.http, "received", priority="interactive")
+    for lane in Lane:
+        for i in range(3):
+            text = f"lost {i} in the {lane} lane"
+            lost[submit_texts(solo.http, text, priority=lane)] = text
+    assert client.delete(*queues) == 2
+    worker.signal(signal.SIGCONT)
+    for job, text in {**lost, first: "received"}.items():
+        np.testing.assert_allclose(succeeded(solo.http, job), expect(clip, text), atol=EXACT)
+
+
+def test_with_the_unacknowledged_messages_deleted_a_job_still_ends_once(solo: Team) -> None:
+    solo.faults.delay(1)
+    job = submit_texts(solo.http, "its message is gone", priority="interactive")
+    solo.at_work_on("its message is gone")
+    client = solo.stack.valkey.client()
+    assert client.delete("unacked", "unacked_index") == 2
+    assert succeeded(solo.http, job).shape == (1, 128)
+    assert solo.faults.computed("its message is gone") == 1
+    assert solo.workers[0].alive
