@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import clip, compat, faults, health, jobs
+from api import clip, compat, faults, health, jobs, openapi
 from api.door import Door
 from shared import __version__
 from shared.broker import celery_app
@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     faults.install(app)
     for module in (clip, jobs, health, compat):
         app.include_router(module.router)
+    openapi.complete(app)
     return app
 
 

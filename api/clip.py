@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from api import body
 from api.door import Door
+from api.openapi import documented
 from api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
 from shared.job import Answer
 from shared.models import NOTICES
@@ -54,15 +55,6 @@ COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorResponse, "description": "No live worker serves the model, or the store is away."},
     504: {"model": ErrorResponse, "description": "The result did not come in time."},
 }
-
-
-def documented(model: type[BaseModel] | TypeAdapter[Any], examples: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI of a body that the route reads itself, with examples that run as they stand."""
-    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
-    schema = adapter.json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    named = {name: {"value": value} for name, value in examples.items()}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": named}}}}
 
 
 _EMBED_IMAGE: TypeAdapter[EmbedImage] = TypeAdapter(EmbedImage)

@@ -16,10 +16,11 @@ from fastapi.responses import Response
 from pydantic import TypeAdapter
 
 from api import body, events
-from api.clip import COMMON_ERRORS, ErrorResponse, about, documented, respond
+from api.clip import COMMON_ERRORS, ErrorResponse, about, respond
 from api.document import JobDocument, JobPage, array, document, ended, result
 from api.door import Door
 from api.keys import owner
+from api.openapi import documented
 from api.requests import HEART, JobRequest, Limits
 from shared import ops
 from shared.errors import BadInput, JobFinished

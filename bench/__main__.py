@@ -7,7 +7,7 @@ import sys
 
 from bench.common import console
 
-NAMES = ("start", "latency", "texts", "jobs", "lanes", "images")
+NAMES = ("exactness", "start", "latency", "texts", "jobs", "lanes", "images")
 
 
 def main(names: list[str]) -> None:

@@ -1,0 +1,33 @@
+"""The documentation of bodies that the routes read themselves (:mod:`api.body`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, TypeAdapter
+
+_SCHEMAS: dict[str, Any] = {}  # what the documented bodies refer to
+
+
+def documented(model: type[BaseModel] | TypeAdapter[Any], examples: dict[str, Any]) -> dict[str, Any]:
+    """A route's ``openapi_extra`` for its JSON body, with examples that run as they stand."""
+    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    schema = adapter.json_schema(ref_template="#/components/schemas/{model}")
+    _SCHEMAS.update(schema.pop("$defs", {}))
+    named = {name: {"value": value} for name, value in examples.items()}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": named}}}}
+
+
+def complete(app: FastAPI) -> None:
+    """Put what those bodies refer to among the components of the application's OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        components = document.setdefault("components", {}).setdefault("schemas", {})
+        for name, schema in _SCHEMAS.items():
+            components.setdefault(name, schema)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
