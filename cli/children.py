@@ -37,7 +37,7 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
     celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # leases and heartbeats are our own
     options = ["--concurrency", str(settings.worker_threads), "--loglevel", settings.log_level]
-    return Spec(name, [*celery, *quiet, *options, "--hostname", f"{name}@%h"], settings.drain_timeout + 10, 1, env)
+    return Spec(name, [*celery, *quiet, *options, "--hostname", f"{name}@%h"], settings.drain_timeout + 15, 1, env)
 
 
 def api(settings: Settings, host: str, port: int) -> Spec:

@@ -143,3 +143,22 @@ def get_settings() -> Settings:
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+START, END = "<!-- settings -->", "<!-- /settings -->"
+
+
+def table() -> str:
+    """The README's table of settings, between its markers."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        shown = ",".join(map(str, default)) if isinstance(default, list) else default
+        value = "none" if shown in (None, "") else f"`{shown}`"
+        meaning = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `CLIP_QUEUE_{name.upper()}` | {value} | {meaning} |")
+    return "\n".join([START, "| setting | default | meaning |", "|---|---|---|", *rows, END])
+
+
+if __name__ == "__main__":
+    print(table())  # `python -m shared.settings`: for the README

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -173,6 +174,9 @@ class AsyncStore:
                     replies[place] = reply
             _raise_first(replies)
         except (RedisError, OSError) as error:
+            # Idle connections to a server that went away would each fail once more when it is back.
+            with suppress(RedisError, OSError):
+                await self.client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(error) from error
         return op.parse(replies)
 

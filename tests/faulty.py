@@ -11,7 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from worker.clip import Clip, Pending
+from worker.text import Tokenizer
 
 Embed = Callable[[Clip, Sequence[Any]], Pending]
 
@@ -39,7 +43,7 @@ def faulty(embed: Embed, words: Callable[[Clip, Sequence[Any]], list[str]]) -> E
         texts = words(self, items)
         with (FOLDER / "passes").open("a") as log:
             log.write(json.dumps({"pid": os.getpid(), "items": texts}) + "\n")
-        if said("poison") in texts:
+        if (poison := said("poison")) and poison in texts:
             os.kill(os.getpid(), signal.SIGKILL)
         if once("die"):
             raise SystemExit("injected: the batcher's thread ends")
@@ -51,11 +55,21 @@ def faulty(embed: Embed, words: Callable[[Clip, Sequence[Any]], list[str]]) -> E
     return wrapped
 
 
-def texts_of(self: Clip, items: Sequence[Any]) -> list[str]:
-    plain = self.tokenizer._tokenizer.decode  # type: ignore[attr-defined]
-    return [plain(tokens[1:-1].tolist()).strip() for tokens in items]
+SENT: dict[bytes, str] = {}  # texts by their tokens
+tokenize = Tokenizer.__call__
 
 
+def remembering(self: Tokenizer, text: str) -> NDArray[np.int64]:
+    tokens = tokenize(self, text)
+    SENT[tokens.tobytes()] = text
+    return tokens
+
+
+def texts_of(_: Clip, items: Sequence[Any]) -> list[str]:
+    return [SENT[tokens.tobytes()] for tokens in items]
+
+
+Tokenizer.__call__ = remembering  # type: ignore[method-assign]
 Clip.embed_texts = faulty(Clip.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
 Clip.embed_images = faulty(Clip.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ def base64_image(data: bytes) -> dict[str, str]:
     return {"type": "base64", "value": base64.b64encode(data).decode()}
 
 
+@cache
 def bomb(width: int = 13_300, height: int = 13_300) -> bytes:
     """A PNG of ``width`` × ``height`` black pixels in a few hundred KiB: 177 megapixels by default."""
 

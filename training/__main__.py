@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="end by then, with fewer steps if need be")
+    parser.add_argument("--minutes", type=float, help="end the first stage by then, with fewer steps if need be")
     parser.add_argument("--threads", type=int, help="torch's threads (default: all cores)")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--no-compile", action="store_true", help="slower steps, for machines without a C++ compiler")

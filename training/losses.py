@@ -33,7 +33,7 @@ def name_loss(logits: Tensor) -> Tensor:
 
 
 def keyword_loss(logits: Tensor, fits: Tensor) -> Tensor:
-    """Symmetric InfoNCE of image × keyword logits [B, B] where several texts may fit: fits is 0 or 1, [B, B]."""
+    """Symmetric InfoNCE of image × keyword logits [B, K] where several texts may fit: fits is 0 or 1, [B, K]."""
     return (spread_entropy(logits, fits) + spread_entropy(logits.T, fits.T)) / 2
 
 
@@ -54,7 +54,7 @@ def total_loss(
 ) -> Tensor:
     """The whole loss of a step.
 
-    image, name, keyword: unit vectors [B, D]; concepts: int64 [B]; meanings: 0 or 1, [B, all concepts],
+    image, name: unit vectors [B, D]; keyword: [K, D]; concepts: int64 [B]; meanings: 0 or 1, [K, all concepts],
     what each keyword text fits.
     """
     loss = name_loss(scale * image @ name.T)

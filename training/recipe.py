@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Recipe:
     """What a run is made of; the defaults made the checkpoint."""
 
-    steps: int = 6000
+    steps: int = 5752
     minutes: float | None = None  # when given, the rate falls early enough to end by then; `steps` is the most
     threads: int | None = None  # of torch; on a shared machine one is steadier than all (default: all)
     cooling: float = 0.4  # share of the steps in which the rate falls to nothing
@@ -20,3 +20,6 @@ class Recipe:
     monochrome_share: float = 0.5  # how often a black drawing is taken, against a coloured one
     compile: bool = True  # the image tower, by torch.compile (needs a C++ compiler)
     save_every: int = 500  # steps between interim exports
+    text_steps: int = 1200  # of the text tower alone, after the others
+    text_rate: float = 1e-3
+    text_strays: float = 0.25  # share of known words among the words beside a name, there

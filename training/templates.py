@@ -1,7 +1,7 @@
 """Sentences around a name: those of training, and those held out for measuring.
 
-The words that only the held-out sentences use stand nowhere in training: they show what an unknown
-word does to a known one.
+The held-out sentences stand nowhere in training, and most of their words neither; some are words that
+belong to other concepts ("one", "frame", "grandmother"), as in what people write.
 """
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -158,7 +158,7 @@ FREE_FORM = (
     ("huge whale jumping above waves", ("whale", "spouting whale")),
     ("colourful umbrella during heavy rain", ("umbrella", "umbrella with rain drops", "closed umbrella")),
     ("a steaming mug with hot coffee", ("hot beverage",)),
-    ("adorable kitten", ("cat", "cat face", "grinning cat", "black cat")),
+    ("adorable kitten", ("cat", "cat face", "grinning cat", "black cat", "smiling cat with heart-eyes", "kissing cat")),
     ("tropical island holiday with palm trees", ("palm tree", "desert island", "beach with umbrella")),
     ("a really scary ghost haunting some castle", ("ghost", "castle", "japanese castle")),
     (

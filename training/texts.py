@@ -12,6 +12,7 @@ from training.templates import FILLERS, TRAINING
 CONTEXT_LENGTH = 32
 # Stands for every word that no name, keyword, sentence or filler of ours uses. Its embedding is copied
 # to all those words' tokens when the model is exported, so any word a person types is one that was met.
+# With a number behind it, it stands for the token of that dense number.
 UNKNOWN = "\0"
 
 
@@ -50,7 +51,11 @@ class Vocabulary:
         for text in texts:
             row = [self._dense[self.start]]
             for word in text.split():
-                row += [0] if word == UNKNOWN else [self._dense.get(token, 0) for token in self._bpe(word)]
+                row += (
+                    [int(word[1:] or 0)]
+                    if word.startswith(UNKNOWN)
+                    else [self._dense.get(token, 0) for token in self._bpe(word)]
+                )
             rows.append([*row[: CONTEXT_LENGTH - 1], self._dense[self.end]])
         tokens = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for place, row in zip(tokens, rows, strict=True):
@@ -59,9 +64,14 @@ class Vocabulary:
 
 
 class Texts:
-    """Draws the texts of a step."""
+    """Draws the texts of a step.
 
-    def __init__(self, concepts: list[Concept], seed: int) -> None:
+    strays: share of the words beside a name that are any token we know, such as part of another's name.
+    rare_first: draw a keyword the more often, the fewer concepts share it.
+    """
+
+    def __init__(self, concepts: list[Concept], seed: int, strays: float = 0.0, rare_first: bool = False) -> None:
+        self._strays, self._rare_first = strays, rare_first
         self._concepts = concepts
         self._random = random.Random(seed)
         self.keywords = sorted(
@@ -73,6 +83,7 @@ class Texts:
         self.means = np.zeros((len(self.keywords), len(concepts)), dtype=np.float32)  # keyword × concept
         for index, words in enumerate(self._of):
             self.means[words, index] = 1
+        self._rarity = self.means.sum(axis=1) ** -0.5
         texts = [*self.keywords, *map(plural, self.keywords), *FILLERS, *self._sentences()]
         self.vocabulary = Vocabulary(texts)
         self._distractors = [word for word in self.keywords if " " not in word and word.isalpha()]
@@ -102,9 +113,11 @@ class Texts:
         draw = self._random
         texts, meanings = [], []
         for index in concepts:
-            words = draw.sample(self._of[index], min(len(self._of[index]), 2 if draw.random() < 0.2 else 1))
+            own = self._of[index]
+            count = min(len(own), 2 if draw.random() < 0.2 else 1)
+            words = draw.choices(own, self._rarity[own], k=count) if self._rare_first else draw.sample(own, count)
             meanings.append(self.means[words].prod(axis=0))
-            texts.append(self.dress(" ".join(self.keywords[word] for word in words)))
+            texts.append(self.dress(" ".join(self.keywords[word] for word in dict.fromkeys(words))))
         return texts, np.stack(meanings)
 
     def dress(self, name: str) -> str:
@@ -129,6 +142,8 @@ class Texts:
         middle = name.split() if found else []
         for _ in range(1 + min(int(draw.expovariate(0.3)), 14)):
             word = UNKNOWN if draw.random() < 0.65 else draw.choice(FILLERS)
+            if self._strays and draw.random() < self._strays:
+                word = f"{UNKNOWN}{draw.randint(1, len(self.vocabulary.known) - 3)}"  # the last two: start and end
             side = left if draw.random() < 0.6 else right
             side.insert(draw.randint(0, len(side)), word)
         if draw.random() < 0.08:

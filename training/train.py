@@ -8,31 +8,15 @@ import open_clip
 import torch
 from torch import nn
 
+from training.average import Average
 from training.batches import Batches, prefetched
 from training.concepts import Concept
 from training.losses import Prototypes, total_loss
 from training.model import CONFIG, encode_images, encode_texts, export, new_model
 from training.recipe import Recipe
+from training.refine import refine_texts
 from training.render import Pictures
 from training.texts import Texts
-
-
-class Average:
-    """The moving average of a model's weights and running statistics; it is what is exported."""
-
-    def __init__(self, model: nn.Module, keep: float) -> None:
-        self._keep, self._step = keep, 0
-        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self._step += 1
-        keep = min(self._keep, (1 + self._step) / (10 + self._step))
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - keep)
-            else:
-                self.state[key].copy_(value)
 
 
 class Schedule:
@@ -97,7 +81,8 @@ def train(pictures: Pictures, concepts: list[Concept], recipe: Recipe, output: P
             break
         if step % recipe.save_every == 0:
             export(average.state, vocabulary.known, interim)
-    export(average.state, vocabulary.known, output)
+    model.load_state_dict(average.state)
+    export(refine_texts(model, pictures, concepts, recipe), vocabulary.known, output)
 
 
 def _optimizer(model: open_clip.CLIP, prototypes: Prototypes, recipe: Recipe) -> torch.optim.Optimizer:

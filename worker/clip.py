@@ -63,7 +63,7 @@ class Clip:
         config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         # The model's own validation transform up to 8-bit pixels; the rest is done on the device.
         self.crop: Callable[[Image.Image], Image.Image] = _without_tensor(image_transform_v2(config, is_train=False))
-        self.fingerprint = fingerprint(model, config, self.precision)
+        self.fingerprint = fingerprint(model, architecture(name), config, self.precision)
         self._model.to(device=self.device, dtype=self._dtype)
         channels_last = self.device.type == "cpu" or self._dtype != torch.float32
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -143,10 +143,15 @@ def context_length(model: Any) -> int:
     return int(getattr(model, "context_length", None) or model.text.context_length)
 
 
-def fingerprint(model: Any, config: PreprocessCfg, precision: str) -> str:
-    """Sixteen hex digits of what makes a vector: weights as loaded, preprocessing, precision."""
+def architecture(name: str) -> Any:
+    """What the weights do not tell: heads, activation, mask, pooling. (A hub's repository holds one of each.)"""
+    return name if name.startswith("hf-hub:") else open_clip.get_model_config(name)
+
+
+def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, precision: str) -> str:
+    """Sixteen hex digits of what makes a vector: architecture, weights as loaded, preprocessing, precision."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps([asdict(config), precision], sort_keys=True, default=str).encode())
+    digest.update(json.dumps([architecture, asdict(config), precision], sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())

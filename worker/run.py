@@ -38,7 +38,6 @@ class Run:
         self._lock = threading.Lock()
         self._rows: dict[int, Row] = {}
         self._errors: dict[int, ClipError] = {}
-        self._late: Late | None = None
         self._timings: dict[str, float] = {}
         left = (job.deadline - job.started) / 1000  # both on the store's clock
         self._deadline = time.monotonic() + left if job.deadline else float("inf")
@@ -76,9 +75,8 @@ class Run:
             self._on_over(self)
 
     def expire(self) -> None:
-        """The deadline passed."""
+        """The deadline passed: end, and let :meth:`ending` say so."""
         with self._lock:
-            self._late = Late("The job's deadline passed before it was done.")
             last = self._end(True)
         if last:
             self._on_over(self)
@@ -109,8 +107,9 @@ class Run:
         errors = [self._errors[i] for i in sorted(self._errors)]
         answer = Answer(fingerprint=self.clip.fingerprint, timings=self._timings, names=self.inputs.names)
         state = State.SUCCEEDED
-        if self._late:
-            state, answer.error = State.EXPIRED, self._late.to_wire()
+        if self.late:
+            late = Late("The job's deadline passed before it was done.")
+            state, answer.error = State.EXPIRED, late.to_wire()
         elif errors and (self.job.on_error is OnError.FAIL or self.job.kind is Kind.COMPARE or not self._rows):
             state, answer.error = State.FAILED, errors[0].to_wire()
         else:

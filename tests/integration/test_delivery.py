@@ -6,74 +6,23 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
 from shared import ops
 from shared.broker import TASK, celery_app, queue_name
 from shared.job import Inputs, Job, Kind, Lane
-from shared.settings import Settings
-from shared.store import Store
 from tests.door import ended, look, submit_texts, succeeded
-from tests.faults import Faults
-from tests.harness import Api, Service, Stack, stack, wait_for
+from tests.harness import stack, wait_for
+from tests.team import START, Team
 from tests.wire import embed_texts, vectors
 from worker.clip import Clip
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-START = 120.0  # seconds that a worker may take to start on a loaded machine
 EXACT = 1e-5
-
-
-@dataclass
-class Team:
-    """Faulty workers and an API around one Valkey."""
-
-    stack: Stack
-    faults: Faults
-    api: Api
-    workers: list[Service]
-    http: httpx.Client
-
-    @classmethod
-    def start(cls, it: Stack, size: int) -> Team:
-        faults = Faults(it.folder / "faults")
-        it.settings["test_faults"] = faults.folder
-        workers, api = [it.worker("tests.faulty") for _ in range(size)], it.api()
-        it.ready(*workers, api, timeout=START)
-        return cls(it, faults, api, workers, api.client())
-
-    def heal(self) -> None:
-        """No faults, and every worker there."""
-        self.faults.clear()
-        self.tend()
-        self.stack.ready(*self.workers, timeout=START)
-
-    def tend(self) -> None:
-        """What a supervisor does."""
-        for worker in self.workers:
-            if not worker.alive:
-                worker.start()
-
-    def pids(self) -> list[int]:
-        return [service.pid for service in (self.api, *self.workers)]
-
-    def at_work_on(self, text: str) -> Service:
-        """The worker that has begun a pass with a text, as soon as one has."""
-        wait_for(lambda: self.faults.computed(text), 30, f"a pass with {text!r}")
-        pid = next(p.pid for p in reversed(self.faults.passes()) if text in p.items)
-        return next(worker for worker in self.workers if worker.pid == pid)
-
-    def store(self) -> Store:
-        return Store.connect(self.settings())
-
-    def settings(self) -> Settings:
-        return Settings(redis_url=self.stack.valkey.url)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -82,24 +31,11 @@ def pair_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         yield Team.start(it, 2)
 
 
-@pytest.fixture(scope="module")
-def solo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    with stack(tmp_path_factory.mktemp("solo"), forward_timeout=5, interactive_jobs=True) as it:
-        yield Team.start(it, 1)
-
-
 @pytest.fixture
 def pair(pair_stack: Team) -> Team:
     """Two workers."""
     pair_stack.heal()
     return pair_stack
-
-
-@pytest.fixture
-def solo(solo_stack: Team) -> Team:
-    """One worker."""
-    solo_stack.heal()
-    return solo_stack
 
 
 def expect(clip: Clip, *texts: str) -> np.ndarray:
@@ -132,8 +68,7 @@ def test_killed_in_mid_batch_a_worker_costs_nobody_an_answer(
 
 
 def test_a_caller_whose_worker_is_gone_for_good_is_told_what_became_of_the_job(solo: Team) -> None:
-    api = solo.stack.api(request_timeout=2)
-    solo.stack.ready(api, timeout=START)
+    api = solo.another_api(request_timeout=2)
     solo.faults.delay(5)
     with api.client() as http:
         answer = embed_texts(http, ["too slow for its caller"])
@@ -164,7 +99,8 @@ def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: 
 
 
 def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, clip: Clip) -> None:
-    pids = pair.pids()
+    everyone = [pair.api, *pair.workers]
+    pids = [service.pid for service in everyone]
     pair.faults.delay(1)
     names = [f"job {i} of the outage" for i in range(30)]
     jobs = {submit_texts(pair.http, name): name for name in names}
@@ -183,8 +119,7 @@ def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, c
         np.testing.assert_allclose(succeeded(pair.http, job), expect(clip, name), atol=EXACT)
     got = vectors(embed_texts(pair.http, ["after the outage"]))
     np.testing.assert_allclose(got, expect(clip, "after the outage"), atol=EXACT)
-    assert pair.pids() == pids
-    assert all(service.alive for service in (pair.api, *pair.workers)), "nobody needed a restart"
+    assert [service.pid for service in everyone if service.alive] == pids, "nobody needed a restart"
 
 
 def test_a_store_that_hangs_is_a_503_within_two_seconds(pair: Team) -> None:
@@ -201,8 +136,7 @@ def test_a_store_that_hangs_is_a_503_within_two_seconds(pair: Team) -> None:
 
 
 def test_jobs_outlive_the_api_that_took_them(pair: Team, clip: Clip) -> None:
-    other = pair.stack.api()
-    pair.stack.ready(other, timeout=START)
+    other = pair.another_api()
     pair.faults.delay(1)
     with other.client() as http:
         job = submit_texts(http, "from an API that is killed")

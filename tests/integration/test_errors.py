@@ -203,7 +203,7 @@ def test_an_unknown_model_is_404(http: httpx.Client, route: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", "RN50 RN101 RN50x4 RN50x16 RN50x64 ViT-B-16 ViT-B-32 ViT-L-14 ViT-L-14-336px".split()
+    "model", ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-16", "ViT-B-32", "ViT-L-14", "ViT-L-14-336px"]
 )
 def test_a_known_model_that_no_worker_serves_is_503_and_says_when_to_retry(http: httpx.Client, model: str) -> None:
     response = embed_texts(http, ["a"], clip_version_id=model)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.harness import Api, Stack
-from tests.pictures import base64_image, bomb, picture
+from tests.pictures import bomb, picture
 from tests.wire import embed_images, embed_texts, refused, same, vectors
 
 CAUSE = "Could not load input image. Cause: "

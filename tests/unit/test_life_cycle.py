@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from shared.store import Store
 from tests.store_machine import StoreMachine
 
-RUNS = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+RUNS = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class OnFakeRedis(StoreMachine):
