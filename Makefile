@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/uv pip install --quiet --python
 SDK := inference-sdk==1.8.3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test unit lint bench bench-bulk chaos lock clean
+.PHONY: help install demo serve test unit lint bench chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -36,9 +36,6 @@ lint: .venv/.done  ## ruff, mypy, and the import rule of the floors
 
 bench: .venv/.done  ## the figures, each as a ratio within one run
 	@$(BIN)/python -m bench $(ARGS)
-
-bench-bulk: .venv/.done  ## datasets against the bare ceilings and clip-retrieval
-	@$(BIN)/python -m bench.bulk $(ARGS)
 
 chaos: .venv/.done  ## a storm of kills, MINUTES long
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)

@@ -45,7 +45,7 @@ class Readiness:
             return self._problem
 
     async def _prove(self) -> str | None:
-        if not (self._door.replies.alive and self._door.registry.alive):
+        if not (self._door.replies.alive and self._door.registry.alive and self._door.reconciler.alive):
             return "a task of the API has ended"
         try:
             await self._door.registry.refresh()

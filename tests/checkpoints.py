@@ -18,7 +18,7 @@ def tiny_checkpoint(folder: Path, *, text: dict[str, Any] | None = None, **model
     """A model of 32 dimensions in ``folder``; ``text`` and ``model`` are put over its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": {**TEXT, **(text or {})}, **model}
-    preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic"}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     torch.manual_seed(7)
     built = open_clip.create_model(f"local-dir:{folder}", load_weights=False)

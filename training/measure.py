@@ -65,20 +65,23 @@ def measure(folder: Path, concepts: list[Concept], pixels: np.ndarray, shown: np
         "top-1, held-out templates, mean": percent(float(np.mean(held_out))),
         "top-1, held-out templates, worst": percent(min(held_out)),
         "held-out templates": {t: percent(share) for t, share in zip(HELD_OUT, held_out, strict=True)},
-        "free-form": free_form(model, images, [labels[index] for index in shown]),
+        "free-form": free_form(model, images, [labels[index] for index in shown], names, labels),
     }
 
 
-def free_form(model: Loaded, images: np.ndarray, shown: list[str]) -> dict:
-    """Prompts as a person types them → the picture found first among all, and the share that is right."""
-    scores = cosines(model.texts([prompt for prompt, _ in FREE_FORM]), images)
+def free_form(model: Loaded, images: np.ndarray, shown: list[str], names: np.ndarray, labels: list[str]) -> dict:
+    """Prompts as a person types them → the picture found first; how many are right, and how many by nearest name."""
+    prompts = model.texts([prompt for prompt, _ in FREE_FORM])
+    scores = cosines(prompts, images)
+    nearest = [labels[best] for best in cosines(prompts, names).argmax(axis=1)]
+    by_name = sum(name in answers for name, (_, answers) in zip(nearest, FREE_FORM, strict=True))
     found = [shown[best] for best in scores.argmax(axis=1)]
     right = [name in answers for name, (_, answers) in zip(found, FREE_FORM, strict=True)]
     answers = {
         prompt: f"{name}{'' if good else ' (wrong)'}"
         for (prompt, _), name, good in zip(FREE_FORM, found, right, strict=True)
     }
-    return {"prompts": len(right), "right": sum(right), "found": answers}
+    return {"prompts": len(right), "right": sum(right), "right by nearest name": by_name, "found": answers}
 
 
 def percent(share: float) -> float:

@@ -23,3 +23,4 @@ class Recipe:
     text_steps: int = 1200  # of the text tower alone, after the others
     text_rate: float = 1e-3
     text_strays: float = 0.25  # share of known words among the words beside a name, there
+    text_share: float = 0.5  # of what that second stage learnt; the rest stays as the first stage had it

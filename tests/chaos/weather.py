@@ -14,6 +14,7 @@ import redis
 from tests.harness import Service, Stack, wait_for
 
 PERIOD = 0.1  # seconds between the supervisor's looks
+KINDS = 8  # of misfortune
 
 
 class Weather:
@@ -33,7 +34,7 @@ class Weather:
     def rage(self, until: float, pause: tuple[float, float]) -> None:
         """One misfortune after the other, at least one of each, until ``until`` (monotonic)."""
         for act in self._acts():
-            if time.monotonic() > until and len(self.done) == len(self._all()):
+            if time.monotonic() > until and len(self.done) == KINDS:
                 return
             act()
             time.sleep(self._rng.uniform(*pause))
@@ -62,13 +63,12 @@ class Weather:
             yield from acts
 
     def _all(self) -> list[Callable[[], None]]:
-        return [self._kill_worker, self._terminate_worker, self._pause_worker, self._kill_api, self._stop_valkey,
+        return [self._kill_worker, self._kill_worker, self._terminate_worker, self._pause_worker, self._kill_api, self._stop_valkey,
                 self._kill_valkey, self._pause_valkey, self._pause_api]  # fmt: skip
 
     def _kill_worker(self) -> None:
-        worker = self._rng.choice(self._workers)
         self._note("kill a worker")
-        held = self._held(worker)
+        worker, held = max(((w, self._held(w)) for w in self._workers), key=lambda pair: len(pair[1]))  # the busier
         worker.signal(signal.SIGKILL)
         now = time.monotonic()
         for job, holder in held.items():

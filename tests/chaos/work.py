@@ -104,7 +104,7 @@ class Client(threading.Thread):
         items, fate = self._items(20), Fate.GOOD
         if isinstance(items[0], str) and self._rng.random() < 0.15:
             items[-1], fate = TOO_LONG, Fate.BAD
-        cancel = self._rng.random() < 0.1
+        cancel = fate is Fate.GOOD and self._rng.random() < 0.1
         sent = {"task": task(items), **body(items)}
         key = {"Idempotency-Key": f"{self.name}-{self._count}"}
         while (response := self._send("POST", "/jobs", sent, key)) is None or response.status_code in (429, 503):

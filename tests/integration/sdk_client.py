@@ -19,10 +19,11 @@ from inference_sdk import InferenceConfiguration, InferenceHTTPClient
 from PIL import Image
 
 
-def outcome(call: Callable[[], Any]) -> Any:
+def outcome(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What a call returns, or what it raises, with its status and the server's message."""
     try:
-        return call()
+        result = method(*args, **kwargs)
+        return asyncio.run(result) if asyncio.iscoroutine(result) else result
     except Exception as error:
         status, message = getattr(error, "status_code", None), getattr(error, "api_message", None)
         return {"raised": type(error).__name__, "status": status, "message": message}
@@ -59,16 +60,15 @@ def main(url: str, folder: Path, key: str, wrong_key: str) -> dict[str, Any]:
     }
     seen: dict[str, Any] = {}
     for name, (method, args, kwargs) in calls.items():
-        plain, coroutine = getattr(client, method), getattr(client, f"{method}_async")
-        seen[name] = outcome(lambda: plain(*args, **kwargs))
-        seen[f"{name}, async"] = outcome(lambda: asyncio.run(coroutine(*args, **kwargs)))
+        seen[name] = outcome(getattr(client, method), *args, **kwargs)
+        seen[f"{name}, async"] = outcome(getattr(client, f"{method}_async"), *args, **kwargs)
     for who, other in (("wrong key", wrong), ("no key", none)):
-        seen[f"{who}: image"] = outcome(lambda: other.get_clip_image_embeddings(a))
-        seen[f"{who}: text"] = outcome(lambda: other.get_clip_text_embeddings(words))
-        seen[f"{who}: compare"] = outcome(lambda: other.clip_compare(a, words))
-        seen[f"{who}: text, async"] = outcome(lambda: asyncio.run(other.get_clip_text_embeddings_async(words)))
+        seen[f"{who}: image"] = outcome(other.get_clip_image_embeddings, a)
+        seen[f"{who}: text"] = outcome(other.get_clip_text_embeddings, words)
+        seen[f"{who}: compare"] = outcome(other.clip_compare, a, words)
+        seen[f"{who}: text, async"] = outcome(other.get_clip_text_embeddings_async, words)
     client.configure(InferenceConfiguration(max_batch_size=3))  # by default each picture is a request of its own
-    seen["three in one request"] = outcome(lambda: client.get_clip_image_embeddings([a, b, a]))
+    seen["three in one request"] = outcome(client.get_clip_image_embeddings, [a, b, a])
     return {"version": version("inference-sdk"), **seen}
 
 

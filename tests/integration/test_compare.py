@@ -76,7 +76,8 @@ def test_an_object_with_type_and_value_is_one_image_not_two_names(
 
 
 def test_an_object_with_only_one_of_type_and_value_is_names(http: httpx.Client) -> None:
-    assert list(compare(http, subject=SENT["image"][0], prompt={"type": "a cat", "other": "pizza"})) == ["type", "other"]
+    names = {"type": "a cat", "other": "pizza"}
+    assert list(compare(http, subject=SENT["image"][0], prompt=names)) == ["type", "other"]
 
 
 @pytest.mark.parametrize("prompt", ["a cat", {"one": "a cat"}], ids=["list", "object"])
@@ -94,9 +95,8 @@ def test_a_compare_answer_has_exactly_the_promised_keys(http: httpx.Client, prom
 def test_a_broken_prompt_is_named_by_its_place_and_a_broken_subject_has_none(http: httpx.Client) -> None:
     broken = base64_image(b"no picture")
     prompts = [SENT["image"][0], broken, SENT["image"][1]]
-    answer = refused(
-        http.post("/clip/compare", json={"subject": "a", "subject_type": "text", "prompt": prompts, "prompt_type": "image"}), 400
-    )
+    body = {"subject": "a", "subject_type": "text", "prompt": prompts, "prompt_type": "image"}
+    answer = refused(http.post("/clip/compare", json=body), 400)
     assert answer == {"message": "Could not load input image. Cause: Data is not image.", "index": 1}
     answer = refused(http.post("/clip/compare", json={"subject": broken, "prompt": ["a", "b"]}), 400)
     assert answer == {"message": "Could not load input image. Cause: Data is not image."}

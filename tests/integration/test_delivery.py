@@ -17,12 +17,10 @@ from shared.job import Inputs, Job, Kind, Lane
 from tests.door import ended, look, submit_texts, succeeded
 from tests.harness import stack, wait_for
 from tests.team import START, Team
-from tests.wire import embed_texts, vectors
+from tests.wire import embed_texts, same, vectors
 from worker.clip import Clip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-EXACT = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +58,9 @@ def test_killed_in_mid_batch_a_worker_costs_nobody_an_answer(
         got = vectors(waiting.result())
         record_property("redelivery_s", round(time.monotonic() - killed, 2))
         assert time.monotonic() - killed < 15
-        np.testing.assert_allclose(got, expect(clip, "asked and waited for"), atol=EXACT)
-        np.testing.assert_allclose(succeeded(team.http, job), expect(clip, "one of a job", "two of a job"), atol=EXACT)
-        np.testing.assert_allclose(succeeded(team.http, other), expect(clip, "another job"), atol=EXACT)
+        same(got, expect(clip, "asked and waited for"))
+        same(succeeded(team.http, job), expect(clip, "one of a job", "two of a job"))
+        same(succeeded(team.http, other), expect(clip, "another job"))
         assert time.monotonic() - killed < 15
         assert team.faults.computed("asked and waited for") == 2
 
@@ -91,7 +89,7 @@ def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: 
     taken_up = look(pair.http, long)
     assert taken_up["state"] in ("queued", "running"), "50 passes of half a second do not fit into a drain of two"
     pair.faults.clear()
-    np.testing.assert_allclose(succeeded(pair.http, long), expect(clip, *texts), atol=EXACT)
+    same(succeeded(pair.http, long), expect(clip, *texts))
     assert ended(pair.http, long)["attempts"] == 1, "a job given back has not lost a worker"
     assert ended(pair.http, short)["state"] == "succeeded"
     if worker is holder:
@@ -116,9 +114,9 @@ def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, c
     pair.stack.valkey.start()
     pair.faults.clear()
     for job, name in jobs.items():
-        np.testing.assert_allclose(succeeded(pair.http, job), expect(clip, name), atol=EXACT)
+        same(succeeded(pair.http, job), expect(clip, name))
     got = vectors(embed_texts(pair.http, ["after the outage"]))
-    np.testing.assert_allclose(got, expect(clip, "after the outage"), atol=EXACT)
+    same(got, expect(clip, "after the outage"))
     assert [service.pid for service in everyone if service.alive] == pids, "nobody needed a restart"
 
 
@@ -142,7 +140,7 @@ def test_jobs_outlive_the_api_that_took_them(pair: Team, clip: Clip) -> None:
         job = submit_texts(http, "from an API that is killed")
     other.kill()
     got = succeeded(pair.http, job)
-    np.testing.assert_allclose(got, expect(clip, "from an API that is killed"), atol=EXACT)
+    same(got, expect(clip, "from an API that is killed"))
 
 
 def test_a_job_that_takes_three_workers_down_is_failed_and_its_neighbours_are_not(pair: Team, clip: Clip) -> None:
@@ -163,7 +161,7 @@ def test_a_job_that_takes_three_workers_down_is_failed_and_its_neighbours_are_no
     pair.heal()
     for i, job in enumerate(neighbours):
         name = f"neighbour {i % 5} {'before' if i < 5 else 'after'}"
-        np.testing.assert_allclose(succeeded(pair.http, job), expect(clip, name), atol=EXACT)
+        same(succeeded(pair.http, job), expect(clip, name))
     assert pair.faults.computed("poison") == 3
 
 
@@ -183,7 +181,7 @@ def test_an_engine_that_hangs_or_dies_is_not_ready_and_ends_and_its_jobs_finish(
     assert worker.process is not None
     assert worker.process.wait(20) == 70
     worker.start()
-    np.testing.assert_allclose(succeeded(solo.http, job, START), expect(clip, text), atol=EXACT)
+    same(succeeded(solo.http, job, START), expect(clip, text))
     assert ended(solo.http, job)["attempts"] == 2
     wait_for(solo.api.ready, 60, "readiness to be back")
 
@@ -230,7 +228,7 @@ def test_with_every_message_deleted_the_jobs_are_sent_again(solo: Team, clip: Cl
     assert client.delete(*queues) == 2
     worker.signal(signal.SIGCONT)
     for job, text in {**lost, first: "received"}.items():
-        np.testing.assert_allclose(succeeded(solo.http, job), expect(clip, text), atol=EXACT)
+        same(succeeded(solo.http, job), expect(clip, text))
 
 
 def test_with_the_unacknowledged_messages_deleted_a_job_still_ends_once(solo: Team) -> None:

@@ -1,4 +1,4 @@
-"""Health that tells the truth, and refusals in time: a worker that stops, a queue that is full, a Redis that is away."""
+"""Health that tells the truth, and refusals in time: a worker that stops, a full queue, a Redis that is away."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tests.harness import Api, Service, Stack, stack, wait_for
 from tests.pictures import picture
 from tests.reference import Reference
 from tests.wire import embed_images, embed_texts, ok, refused, same, vectors
+
+pytestmark = pytest.mark.timeout(240)  # the first test waits for two processes that import torch
 
 TIMEOUT = 2.0  # seconds, the API's deadline for a request
 FULL = 4  # items that may wait
@@ -60,7 +62,7 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
     }
     with stack(folder, **settings) as it:
         worker, api = it.worker(), it.api()
-        it.ready(worker, api)
+        it.ready(worker, api, timeout=180)
         yield Breakable(it, worker, api, f"local-dir:{tiny}")
 
 
@@ -163,7 +165,7 @@ def test_with_a_redis_that_hangs_requests_are_503_within_two_seconds(breakable: 
 def test_an_api_started_before_any_worker_is_healthy_but_not_ready(breakable: Breakable) -> None:
     """And it learns of models from workers, not from its own settings."""
     api = breakable.stack.api(models="ViT-B-32")
-    wait_for(api.answers, 20, "the API is there")
+    wait_for(api.answers, 90, "the API is there")
     with api.client() as http:
         response = http.get("/readiness")
         assert response.status_code == 503

@@ -17,11 +17,11 @@ from tests.door import ended, look, post, submit, submit_texts, succeeded
 from tests.harness import wait_for
 from tests.pictures import base64_image, picture
 from tests.team import Team
-from tests.wire import COMPARE_KEYS, EMBED_KEYS, embed_images, embed_texts, ok, refused, vectors
+from tests.wire import COMPARE_KEYS, EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors
 
 pytestmark = pytest.mark.timeout(400)
 
-SAME = 1e-6
+SAME = 1e-6  # of a vector's length
 PICTURES = [picture(seed) for seed in range(3)]
 IMAGES = [base64_image(data) for data in PICTURES]
 BROKEN = {"type": "base64", "value": "bm8gcGljdHVyZQ=="}
@@ -84,9 +84,9 @@ def test_a_job_is_accepted_at_once_and_its_document_tells_its_life(solo: Team) -
 def test_both_doors_give_the_same_vectors(solo: Team) -> None:
     texts = ["a red heart", "pizza", ""]
     job = submit_texts(solo.http, *texts)
-    np.testing.assert_allclose(succeeded(solo.http, job), vectors(embed_texts(solo.http, texts)), atol=SAME)
+    same(succeeded(solo.http, job), vectors(embed_texts(solo.http, texts)), SAME)
     job = submit(solo.http, task="embed_image", image=IMAGES)["id"]
-    np.testing.assert_allclose(succeeded(solo.http, job), vectors(embed_images(solo.http, PICTURES)), atol=SAME)
+    same(succeeded(solo.http, job), vectors(embed_images(solo.http, PICTURES)), SAME)
 
 
 @pytest.mark.parametrize("prompt", [["heart", "pizza"], {"h": "heart", "p": "pizza"}, "heart"])
@@ -135,7 +135,7 @@ def test_a_job_may_hold_more_items_than_a_request(solo: Team) -> None:
     texts = [f"one of a thousand, {i}" for i in range(1000)]
     refused(embed_texts(solo.http, texts), 400)
     got = succeeded(solo.http, submit_texts(solo.http, *texts))
-    np.testing.assert_allclose(got[-3:], vectors(embed_texts(solo.http, texts[-3:])), atol=SAME)
+    same(got[-3:], vectors(embed_texts(solo.http, texts[-3:])), SAME)
 
 
 @pytest.mark.parametrize(
@@ -243,11 +243,11 @@ def test_where_asked_bad_items_are_skipped_and_named_beside_the_good_ones(solo: 
     assert result["embeddings"][1] is None
     assert [(e["code"], e["index"]) for e in result["errors"]] == [("text_too_long", 1)]
     expected = vectors(embed_texts(solo.http, ["good", "good too"]))
-    np.testing.assert_allclose([result["embeddings"][0], result["embeddings"][2]], expected, atol=SAME)
+    same(np.array([result["embeddings"][0], result["embeddings"][2]], np.float32), expected, SAME)
     packed = solo.http.get(f"/jobs/{job}/result", headers={"Accept": "application/x-npy"})
     array = np.load(io.BytesIO(packed.content), allow_pickle=False)
     assert np.isnan(array[1]).all()
-    np.testing.assert_allclose(array[[0, 2]], expected, atol=SAME)
+    same(array[[0, 2]], expected, SAME)
 
 
 def test_a_job_without_one_good_item_fails_although_it_skips(solo: Team) -> None:

@@ -85,7 +85,8 @@ def fetched(http: httpx.Client, url: str) -> dict[str, Any]:
 
 def test_an_image_by_url_has_the_vector_of_its_bytes(limited: httpx.Client, site: str) -> None:
     inline = vectors(embed_images(limited, [PICTURE]))
-    for sent in (f"{site}/picture", {"type": "url", "value": f"{site}/picture"}, {"type": "URL", "value": f" {site}/moved "}):
+    url, moved = f"{site}/picture", f" {site}/moved "
+    for sent in (url, {"type": "url", "value": url}, {"type": "URL", "value": moved}):
         same(vectors(limited.post("/clip/embed_image", json={"image": sent})), inline)
 
 

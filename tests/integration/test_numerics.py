@@ -68,9 +68,8 @@ def test_a_picture_of_any_mode_becomes_8_bit_rgb(http: httpx.Client, reference: 
 
 
 def test_alpha_is_dropped_not_blended(http: httpx.Client) -> None:
-    opaque, veiled, invisible = vectors(
-        embed_images(http, [encoded(with_alpha(RGB, alpha)) for alpha in (VEIL.point(lambda _: 255), VEIL, VEIL.point(lambda _: 0))])
-    )
+    alphas = [VEIL.point(lambda _: 255), VEIL, VEIL.point(lambda _: 0)]
+    opaque, veiled, invisible = vectors(embed_images(http, [encoded(with_alpha(RGB, alpha)) for alpha in alphas]))
     same(np.stack([veiled, invisible]), np.stack([opaque, opaque]))
 
 

@@ -56,7 +56,7 @@ def test_a_source_may_be_served_under_a_name_of_its_own(text: str, source: str) 
     ],
 )
 def test_a_wrong_setting_says_what_to_write_instead(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match="must|use") as error:
+    with pytest.raises(ValueError, match=r"must|use") as error:
         parse_model(text)
     assert says in str(error.value)
 

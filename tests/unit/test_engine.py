@@ -1,0 +1,166 @@
+"""The engine between store and batcher, with a model that computes nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import fakeredis
+import numpy as np
+import pytest
+
+import worker.engine
+from shared import ops
+from shared.errors import Unavailable
+from shared.job import Inputs, Job, Kind, Lane, State
+from shared.settings import Settings
+from shared.store import Op, Store
+from tests.harness import wait_for
+from worker.engine import Engine
+
+MODEL = "emoji-mini"
+
+
+class Model:
+    """In place of :class:`worker.clip.Clip`: a text's vector is its length."""
+
+    fingerprint, precision, crop = "f", "fp32", None
+    info = SimpleNamespace(name=MODEL, source="none")
+
+    def __init__(self, *_: object) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[list[int]] = []
+
+    def tokenizer(self, text: str) -> list[str]:
+        if text == "choke":
+            raise LookupError(text)
+        return list(text)
+
+    def embed_texts(self, texts: Any) -> Any:
+        self.batches.append([len(t) for t in texts])
+        self.gate.wait(10)
+        return SimpleNamespace(result=lambda: np.array([[len(t)] for t in texts], dtype=np.float32))
+
+
+class Losing(Store):
+    """A store whose connection breaks after the next operation was carried out, and before its reply came."""
+
+    losing = False
+
+    def run(self, op: Op[Any]) -> Any:
+        out = super().run(op)
+        if self.losing:
+            self.losing = False
+            raise Unavailable("lost")
+        return out
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr(worker.engine, "Clip", Model)
+    it = Engine(Settings(device="cpu"), "w")
+    it._store = Losing(fakeredis.FakeRedis())
+    it.start()
+    yield it
+    model(it).gate.set()
+    it.stop()
+
+
+def model(engine: Engine) -> Model:
+    return engine.clips[MODEL]  # type: ignore[return-value]
+
+
+def accept(engine: Engine, *texts: str, lane: Lane = Lane.INTERACTIVE) -> str:
+    job = Job(Kind.EMBED_TEXT, MODEL, len(texts), lane, ttl=60_000)
+    engine._store.run(ops.accept([ops.Submission(job, Inputs([*texts]), 1000)]))
+    return job.id
+
+
+def look(engine: Engine, job_id: str) -> Job:
+    return engine._store.run(ops.view(job_id)).job
+
+
+def test_jobs_whose_claim_was_not_heard_of_are_given_back(engine: Engine) -> None:
+    job = accept(engine, "a")
+    engine._store.losing = True  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable):
+        engine.deliver(MODEL, Lane.INTERACTIVE, [job])
+    assert look(engine, job).state is State.RUNNING, "ours, and no thread knows"
+    engine._store.run(ops.release(engine.orphans(), engine.id))
+    assert (look(engine, job).state, look(engine, job).attempts) == (State.QUEUED, 0)
+    engine.deliver(MODEL, Lane.INTERACTIVE, [job])
+    assert look(engine, job).state is State.SUCCEEDED
+
+
+def test_an_ending_whose_reply_was_lost_is_told_again_and_counts_once(engine: Engine) -> None:
+    job = accept(engine, "a")
+    model(engine).gate.clear()
+    thread = threading.Thread(target=engine.deliver, args=(MODEL, Lane.INTERACTIVE, [job]))
+    thread.start()
+    wait_for(lambda: model(engine).batches, 5)
+    engine._store.losing = True  # type: ignore[attr-defined]
+    model(engine).gate.set()
+    thread.join(10)
+    assert look(engine, job).state is State.SUCCEEDED
+    assert engine.held() == []
+
+
+def test_a_text_that_a_tokenizer_chokes_on_fails_alone(engine: Engine) -> None:
+    good, bad, skipping = accept(engine, "a"), accept(engine, "a", "choke"), accept(engine, "b")
+    engine.deliver(MODEL, Lane.INTERACTIVE, [good, bad, skipping])
+    assert [look(engine, job).state for job in (good, bad, skipping)] == [
+        State.SUCCEEDED,
+        State.FAILED,
+        State.SUCCEEDED,
+    ]
+    error = look(engine, bad).error
+    assert error is not None
+    assert (error["code"], error["index"]) == ("internal", 1)
+    assert engine.orphans() == []
+
+
+def test_jobs_on_their_last_attempt_run_one_at_a_time(engine: Engine) -> None:
+    suspects = [accept(engine, "x" * n) for n in (1, 2, 3)]
+    fresh = [accept(engine, "x" * n) for n in (4, 5, 6)]
+    for job in suspects:
+        engine._store.client.hset(f"cq:job:{job}", "attempts", 2)
+    model(engine).gate.clear()
+    threads = [
+        threading.Thread(target=engine.deliver, args=(MODEL, Lane.INTERACTIVE, jobs))
+        for jobs in ([suspects[0], *fresh], suspects[1:])
+    ]
+    for thread in threads:
+        thread.start()
+    most = 0
+
+    def over() -> bool:
+        nonlocal most
+        running = [job for job in suspects if look(engine, job).state is State.RUNNING]
+        most = max(most, len(running))
+        model(engine).gate.set()
+        return all(look(engine, job).state is State.SUCCEEDED for job in suspects + fresh)
+
+    wait_for(over, 20)
+    for thread in threads:
+        thread.join(5)
+    suspected = [batch for batch in model(engine).batches if set(batch) & {1, 2, 3}]
+    assert all(len(batch) == 1 for batch in suspected), suspected
+    assert most == 1
+    assert [look(engine, job).attempts for job in suspects] == [3, 3, 3]
+
+
+def test_background_messages_beyond_the_slots_return_at_once_and_the_line_is_worked_off(engine: Engine) -> None:
+    jobs = [accept(engine, "x" * n, lane=Lane.BACKGROUND) for n in range(1, 200)]
+    model(engine).gate.clear()
+    slots = [threading.Thread(target=engine.deliver, args=(MODEL, Lane.BACKGROUND, jobs[:1])) for _ in range(2)]
+    for slot in slots:
+        slot.start()
+    wait_for(lambda: not engine._background.acquire(blocking=False) or engine._background.release(), 5)
+    engine.deliver(MODEL, Lane.BACKGROUND, jobs[-1:])  # a third message: does not wait for the gate
+    model(engine).gate.set()
+    for slot in slots:
+        slot.join(20)
+    assert {look(engine, job).state for job in jobs} == {State.SUCCEEDED}
