@@ -1,5 +1,6 @@
 """What a step minimises."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,14 @@ class Prototypes(nn.Module):
     def __init__(self, concepts: int, dimension: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(concepts, dimension) * dimension**-0.5)
+
+    @classmethod
+    def of(cls, bank: Tensor, concept: np.ndarray, concepts: int) -> "Prototypes":
+        """A table at the mean of each concept's pictures: bank, unit vectors [variants, N, D]; concept [N]."""
+        table = cls(concepts, bank.shape[-1])
+        means = [bank[:, np.flatnonzero(concept == index)].mean((0, 1)) for index in range(concepts)]
+        table.table.data = functional.normalize(torch.stack(means), dim=-1)
+        return table
 
     def forward(self, features: Tensor, scale: Tensor) -> Tensor:
         """Unit vectors [B, D] → logits [B, concepts]."""

@@ -10,6 +10,8 @@ class Recipe:
     steps: int = 5752
     minutes: float | None = None  # when given, the rate falls early enough to end by then; `steps` is the most
     threads: int | None = None  # of torch; on a shared machine one is steadier than all (default: all)
+    again_steps: int = 3000  # of the second round of both towers, from the average of the first
+    again_rate: float = 1e-3
     cooling: float = 0.4  # share of the steps in which the rate falls to nothing
     batch: int = 128  # distinct concepts a step
     rate: float = 2e-3

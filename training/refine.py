@@ -1,4 +1,4 @@
-"""The second stage: the text tower alone, against pictures embedded once, among words that mislead.
+"""The last stage: the text tower alone, against pictures embedded once, among words that mislead.
 
 A step without the image tower costs a third, so the text tower can meet many more sentences: here the words
 beside a name are often known ones, parts of other names, so it learns which of them to go by.
@@ -39,8 +39,7 @@ def refine_texts(
     texts = Texts(concepts, recipe.seed + 1, recipe.text_strays, rare_first=True)
     draw = np.random.default_rng(recipe.seed + 1)
     drawings = [np.flatnonzero(pictures.concept == index) for index in range(len(concepts))]
-    prototypes = Prototypes(len(concepts), bank.shape[-1])
-    prototypes.table.data = torch.stack([functional.normalize(bank[:, own].mean((0, 1)), dim=0) for own in drawings])
+    prototypes = Prototypes.of(bank, pictures.concept, len(concepts))
 
     model.requires_grad_(False)
     tower = [parameter for name, parameter in model.named_parameters() if not name.startswith(("visual.", "logit"))]

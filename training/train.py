@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -14,28 +15,28 @@ from training.concepts import Concept
 from training.losses import Prototypes, total_loss
 from training.model import CONFIG, encode_images, encode_texts, export, new_model
 from training.recipe import Recipe
-from training.refine import refine_texts
+from training.refine import embed_bank, refine_texts
 from training.render import Pictures
 from training.texts import Texts
 
 
 class Schedule:
-    """The rate's share at each step: a linear warm-up, a plain, a linear fall over the last steps.
+    """The rate's share at each step of a round: a linear warm-up, a plain, a linear fall over the last steps.
 
-    With `minutes`, the fall begins when the time that is left is the time that it will take; the run is then
-    the very run of that many steps.
+    With `minutes`, the fall begins when the time that is left is the time that it will take; the round is then
+    the very round of that many steps.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe, self._began = recipe, time.monotonic()
-        self.steps = recipe.steps
+    def __init__(self, recipe: Recipe, steps: int, minutes: float | None = None) -> None:
+        self._recipe, self._minutes, self._began = recipe, minutes, time.monotonic()
+        self.steps = steps
 
     def share(self, step: int) -> float:
         recipe = self._recipe
         plain = self.steps * (1 - recipe.cooling)
-        if step < plain and recipe.minutes and step > recipe.warm_up:
+        if step < plain and self._minutes and step > recipe.warm_up:
             elapsed = time.monotonic() - self._began
-            if elapsed > 60 * recipe.minutes * (1 - recipe.cooling):
+            if elapsed > 60 * self._minutes * (1 - recipe.cooling):
                 self.steps = round(step / (1 - recipe.cooling))
         if step < recipe.warm_up:
             return step / recipe.warm_up
@@ -43,25 +44,52 @@ class Schedule:
 
 
 def train(pictures: Pictures, concepts: list[Concept], recipe: Recipe, output: Path, interim: Path) -> None:
-    """Train from random weights and export the averaged model to `output`, to `interim` on the way."""
+    """Train from random weights and export the model to `output`, to `interim` on the way.
+
+    Both towers, both towers again from the average of the first round, then the text tower alone.
+    """
     torch.manual_seed(recipe.seed)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    texts = Texts(concepts, recipe.seed)
-    vocabulary = texts.vocabulary
+    vocabulary = Texts(concepts, recipe.seed).vocabulary
     model = new_model(len(vocabulary.known))
     model.visual.to(memory_format=torch.channels_last)
-    tower = torch.compile(model.visual) if recipe.compile else model.visual
-    prototypes = Prototypes(len(concepts), CONFIG["model_cfg"]["embed_dim"])
-    optimizer = _optimizer(model, prototypes, recipe)
-    schedule = Schedule(recipe)
-    average = Average(model, recipe.average)
+    table = Prototypes(len(concepts), CONFIG["model_cfg"]["embed_dim"])
+    first = Schedule(recipe, recipe.steps, recipe.minutes)
+    train_both(model, table, pictures, concepts, recipe, first, recipe.rate, interim)
+    train_again(model, pictures, concepts, recipe, interim)
+    export(refine_texts(model, pictures, concepts, recipe), vocabulary.known, output)
 
+
+def train_again(
+    model: open_clip.CLIP, pictures: Pictures, concepts: list[Concept], recipe: Recipe, interim: Path
+) -> None:
+    """The second round: other draws, a lower rate, and a table that stands where the pictures are."""
+    again = replace(recipe, seed=recipe.seed + 2)
+    table = Prototypes.of(embed_bank(model, pictures, concepts, again.seed), pictures.concept, len(concepts))
+    train_both(model, table, pictures, concepts, again, Schedule(again, again.again_steps), again.again_rate, interim)
+
+
+def train_both(
+    model: open_clip.CLIP,
+    prototypes: Prototypes,
+    pictures: Pictures,
+    concepts: list[Concept],
+    recipe: Recipe,
+    schedule: Schedule,
+    rate: float,
+    interim: Path,
+) -> None:
+    """A round of both towers from the model's weights; it leaves the average of the round in the model."""
+    texts = Texts(concepts, recipe.seed)
+    tower = torch.compile(model.visual) if recipe.compile else model.visual
+    optimizer = _optimizer(model, prototypes, recipe)
+    average = Average(model, recipe.average)
     model.train()
     began = time.monotonic()
     for step, work in enumerate(prefetched(Batches(pictures, concepts, texts, recipe)), start=1):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * schedule.share(step)
+            group["lr"] = rate * schedule.share(step)
         name, keyword = encode_texts(model, work.tokens, work.ends).split(len(work.concepts))
         image = encode_images(tower, work.pixels)
         scale = model.logit_scale.exp()
@@ -80,9 +108,8 @@ def train(pictures: Pictures, concepts: list[Concept], recipe: Recipe, output: P
         if step >= schedule.steps:
             break
         if step % recipe.save_every == 0:
-            export(average.state, vocabulary.known, interim)
+            export(average.state, texts.vocabulary.known, interim)
     model.load_state_dict(average.state)
-    export(refine_texts(model, pictures, concepts, recipe), vocabulary.known, output)
 
 
 def _optimizer(model: open_clip.CLIP, prototypes: Prototypes, recipe: Recipe) -> torch.optim.Optimizer:

@@ -63,8 +63,9 @@ class Weather:
             yield from acts
 
     def _all(self) -> list[Callable[[], None]]:
-        return [self._kill_worker, self._kill_worker, self._terminate_worker, self._pause_worker, self._kill_api, self._stop_valkey,
-                self._kill_valkey, self._pause_valkey, self._pause_api]  # fmt: skip
+        to_workers = [self._kill_worker, self._kill_worker, self._terminate_worker, self._pause_worker]
+        to_valkey = [self._stop_valkey, self._kill_valkey, self._pause_valkey]
+        return [*to_workers, *to_valkey, self._kill_api, self._pause_api]
 
     def _kill_worker(self) -> None:
         self._note("kill a worker")
