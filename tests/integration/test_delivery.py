@@ -115,7 +115,9 @@ def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, c
     pair.faults.clear()
     for job, name in jobs.items():
         same(succeeded(pair.http, job), expect(clip, name))
-    got = vectors(embed_texts(pair.http, ["after the outage"]))
+    # The API sees the workers again within a beat or two of theirs.
+    answer = wait_for(lambda: (r := embed_texts(pair.http, ["after the outage"])).status_code == 200 and r, 5)
+    got = vectors(answer)
     same(got, expect(clip, "after the outage"))
     assert [service.pid for service in everyone if service.alive] == pids, "nobody needed a restart"
 
