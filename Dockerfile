@@ -22,7 +22,7 @@ CMD ["uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "9001", "--no-acce
      "--timeout-graceful-shutdown", "20"]
 
 FROM base AS worker
-RUN pip install --constraint requirements.lock ".[worker]"
+RUN pip install --constraint requirements.lock ".[worker,bulk]"
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 # A named volume mounted here takes this folder's owner.

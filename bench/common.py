@@ -16,11 +16,11 @@ from PIL import Image, ImageFilter
 from rich.console import Console
 from rich.table import Table
 
-from cli.stack import EmbeddedStack
 from shared.models import parse_model
 from shared.settings import Settings
 from shared.store import Store
 from shared.workers import WorkerInfo, workers
+from stack.embedded import EmbeddedStack
 from worker.clip import Clip
 
 console = Console()

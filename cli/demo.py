@@ -18,10 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cli.machine import StackError
-from cli.stack import EmbeddedStack
 from shared.models import NOTICES
 from shared.settings import Settings
+from stack.embedded import EmbeddedStack
+from stack.machine import StackError
 
 MODEL = "emoji-mini"
 REQUEST_TIMEOUT = 60.0  # seconds

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from cli.machine import StackError
 from shared import __version__
 from shared.models import parse_models
 from shared.settings import Settings
+from stack.machine import StackError
 
 app = typer.Typer(
     help="CLIP embeddings through a queue: serve them, look at what can be served, see it work.",

@@ -13,11 +13,11 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from cli.machine import StackError, is_loopback
-from cli.stack import EmbeddedStack
 from shared import __version__
 from shared.models import NOTICES, parse_models
 from shared.settings import Settings
+from stack.embedded import EmbeddedStack
+from stack.machine import StackError, is_loopback
 
 START_TIMEOUT = 3600.0  # seconds; a first start may download gigabytes of weights
 LOOK = 0.1  # seconds between looks whether to stop

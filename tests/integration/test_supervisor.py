@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli import supervisor as module
-from cli.supervisor import Spec, Supervisor
+from stack import supervisor as module
+from stack.supervisor import Spec, Supervisor
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 POLITE = (
@@ -156,7 +156,7 @@ def test_a_log_is_set_aside_at_start_and_when_it_grows(sup: Supervisor, monkeypa
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
 def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import time; from pathlib import Path; from cli.supervisor import Spec, Supervisor\n"
+        "import time; from pathlib import Path; from stack.supervisor import Spec, Supervisor\n"
         f"sup = Supervisor(Path({str(tmp_path)!r})); sup.start()\n"
         f"child = sup.add(Spec('one', [{sys.executable!r}, '-c', {POLITE!r}]))\n"
         "while 'up' not in child.tail(): time.sleep(0.02)\n"

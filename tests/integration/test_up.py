@@ -16,9 +16,9 @@ import httpx
 import psutil
 import pytest
 
-from cli.machine import StackError, free_port
-from cli.stack import EmbeddedStack
 from shared.settings import Settings
+from stack.embedded import EmbeddedStack
+from stack.machine import StackError, free_port
 
 READY = 120.0  # seconds; a loaded machine imports torch slowly
 ENDED = 45.0  # seconds

@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import children, health, machine
+from cli import health
 from cli.demo import load_samples
-from cli.machine import FolderLock, StackError, bind_problem, free_port, is_loopback, reachable, visible_gpus
 from cli.main import app
 from cli.models import OPENAI_REPOS, facts_of, hub_cache, table
-from cli.stack import EmbeddedStack, absolute
 from cli.up import first_request
 from shared import __version__
 from shared.models import CATALOGUE, ModelSpec
 from shared.settings import Settings
+from stack import children, machine
+from stack.embedded import EmbeddedStack, absolute
+from stack.machine import FolderLock, StackError, bind_problem, free_port, is_loopback, reachable, visible_gpus
 
 run = CliRunner().invoke
 

@@ -16,14 +16,14 @@ import httpx
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from cli import children
-from cli.machine import FolderLock, StackError, bind_problem, free_port, reachable, visible_gpus
-from cli.supervisor import Child, Spec, Supervisor
 from shared.errors import Unavailable
 from shared.models import parse_model
 from shared.settings import Settings
 from shared.store import Store
 from shared.workers import workers
+from stack import children
+from stack.machine import FolderLock, StackError, bind_problem, free_port, reachable, visible_gpus
+from stack.supervisor import Child, Spec, Supervisor
 
 LOOK = 0.05  # seconds between looks whether something is ready
 

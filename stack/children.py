@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from cli.supervisor import Spec
 from shared.settings import Settings, cores
+from stack.supervisor import Spec
 
 API_GRACE = 10.0  # seconds the API has to answer what it has begun
 VALKEY_GRACE = 10.0  # seconds Valkey has to write its append-only file
