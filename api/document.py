@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from api.clip import matrix, similarity
+from shared.errors import BadInput
 from shared.job import FINAL, Answer, Job, Kind, Lane, OnError, State
 from shared.ops import View
+
+BULK = (Kind.EMBED_DATASET, Kind.EMBED_SHARD)
 
 
 class Items(BaseModel):
@@ -34,7 +37,8 @@ class Error(BaseModel):
 
 
 class JobDocument(BaseModel):
-    """Times are UTC. ``result`` is there once the job has succeeded, ``error`` once it has ended otherwise."""
+    """Times are UTC. ``progress`` is a bulk run's. ``result`` is there once the job has succeeded, ``error`` once it
+    has ended otherwise."""
 
     id: str
     task: Kind
@@ -50,6 +54,7 @@ class JobDocument(BaseModel):
     deadline: datetime | None = None
     expires: datetime | None = Field(None, description="Until when the job and its result are kept.")
     queue: Queue | None = None
+    progress: dict[str, Any] | None = Field(None, description="Of a bulk run: rows per second, workers and the like.")
     timings: dict[Literal["queue", "prepare", "wait", "forward"], float] = Field(
         default={}, description="Seconds that the item answered last spent in each stage."
     )
@@ -81,6 +86,7 @@ def document(view: View, answer: Answer | None = None) -> dict[str, Any]:
         "deadline": moment(job.deadline),
         "expires": moment(job.expires),
         "queue": None,
+        "progress": job.progress,
         "timings": job.timings,
         "fingerprint": answer.fingerprint if answer else None,
         "error": job.error,
@@ -97,6 +103,8 @@ def result(job: Job, answer: Answer) -> dict[str, Any]:
     """What the synchronous route would have answered; with ``skip`` a failed item's row is null, and ``errors``
     say why."""
     out: dict[str, Any] = {"inference_id": None, "frame_id": None, "time": (job.finished - job.created) / 1000}
+    if job.kind in BULK:
+        return {**out, "rows": job.done, "failed": job.failed}
     if job.kind is Kind.COMPARE:
         return {**out, "similarity": similarity(answer), "parent_id": None}
     if job.on_error is OnError.FAIL:
@@ -108,7 +116,13 @@ def result(job: Job, answer: Answer) -> dict[str, Any]:
 
 
 def array(job: Job, answer: Answer) -> NDArray[np.float32]:
-    """The result as one array: (total, dimension), rows of failed items NaN; of a comparison (prompts,)."""
+    """The result as one array: (total, dimension), rows of failed items NaN; of a comparison (prompts,).
+
+    Raises:
+        BadInput: of a bulk job, whose vectors are in its output folder.
+    """
+    if job.kind in BULK:
+        raise BadInput("The vectors of a bulk run are in its output folder.")
     if job.kind is Kind.COMPARE:
         return np.asarray(answer.similarity, dtype=np.float32)
     failed = [error["index"] for error in answer.errors]

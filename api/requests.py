@@ -167,7 +167,9 @@ class JobOptions(BaseModel):
     on_error: OnError = Field(
         OnError.FAIL, description="`fail`: one bad item fails the job; `skip`: the good ones are answered all the same."
     )
-    priority: Lane = Field(Lane.BACKGROUND, description="`interactive` only where the server's settings allow it.")
+    priority: Literal[Lane.INTERACTIVE, Lane.BACKGROUND] = Field(
+        Lane.BACKGROUND, description="`interactive` only where the server's settings allow it."
+    )
     deadline_s: float | None = Field(None, gt=0, le=30 * 86400, description="Seconds until the job expires unfinished.")
 
 

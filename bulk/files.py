@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -30,11 +31,16 @@ def split(url: str) -> tuple[str, str]:
     """Protocol and path of a URL; a path without ``://`` is this machine's, whatever is in its name."""
     protocol, separator, rest = url.partition("://")
     if not separator or not protocol.isidentifier():
-        return LOCAL, os.path.abspath(os.path.expanduser(url))
+        return LOCAL, str(Path(url).expanduser().absolute())
     if protocol == LOCAL:
         return LOCAL, rest
     path: str = filesystem(protocol)._strip_protocol(url)
     return protocol, path
+
+
+def absolute(url: str) -> str:
+    """A URL as any process may use it."""
+    return join(*split(url)) if "://" not in url else url
 
 
 def join(protocol: str, path: str) -> str:
@@ -54,7 +60,7 @@ def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
             return data
     # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb", buffering=0) as file:
+    with os.fdopen(fd, "rb", buffering=0) as file:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise OSError("not a regular file")

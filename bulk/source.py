@@ -88,7 +88,7 @@ class ShardPlan:
 
 @dataclass(slots=True)
 class Row:
-    """A row of a source. ``columns`` holds ``image_path`` and ``caption`` (None where it has none) and the source's own.
+    """A row of a source. ``columns``: ``image_path`` and ``caption`` (None where it has none), and the source's own.
 
     ``image`` is the encoded picture, or how to get it: called in a thread of a pool, raising :class:`ClipError` or
     :class:`OSError`. ``error``: what could not be read of it; then the rest may be missing.

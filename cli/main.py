@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from shared.settings import Settings
 from stack.machine import StackError
 
 app = typer.Typer(
-    help="CLIP embeddings through a queue: serve them, look at what can be served, see it work.",
+    help="CLIP embeddings through a queue: serve them, embed a dataset, search it, see it work.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a pretty traceback shows the values of variables, keys among them
@@ -106,3 +108,123 @@ def demo() -> None:
         show(console)
     except StackError as error:
         fail(str(error))
+
+
+@app.command()
+def embed(
+    source: Annotated[
+        str, typer.Argument(help="Folder of images, tars, parquet, .txt, .csv or .jsonl; path, glob or URL.")
+    ],
+    output: Annotated[str, typer.Argument(help="Folder for vectors and metadata; path or URL.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="folder, webdataset, parquet, text, csv or jsonl; unset: from what is there.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model, NAME or NAME=SOURCE; unset: CLIP_QUEUE_MODELS' first.", show_default=False),
+    ] = None,
+    image_column: Annotated[
+        str | None,
+        typer.Option(help="Column of a table with images, paths or URLs; unset: by name.", show_default=False),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of a table with texts; unset: by name.", show_default=False)
+    ] = None,
+    images: Annotated[
+        bool | None,
+        typer.Option("--images/--no-images", help="Embed images; unset: if there are any.", show_default=False),
+    ] = None,
+    texts: Annotated[
+        bool | None,
+        typer.Option("--texts/--no-texts", help="Embed texts; unset: if there are any.", show_default=False),
+    ] = None,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000_000, help="Rows an output file. [default: 10000]", show_default=False),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Rows a forward pass; unset: 256 on a GPU, 8 on a CPU.", show_default=False),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float16 or float32. [default: float16]", show_default=False)
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--raw", help="Vectors of length 1, or raw. [default: normalize]", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Worker processes to start; unset: one a GPU, or one.", show_default=False),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            help="Have the workers on this Redis do it, which must see SOURCE and OUTPUT too; unset: start what is "
+            "needed here. CLIP_QUEUE_REDIS_URL does the same and keeps a password off the command line.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+) -> None:
+    """Embed a dataset into a folder. Killed at any moment, the same command goes on.
+
+    Exit status: 0; 3 where some rows failed; 1 where it could not go on; 130 after Ctrl-C.
+    """
+    from bulk import embed as bulk
+    from cli import embed as view
+    from cli.up import stop_signals
+    from shared.errors import ClipError
+
+    if dtype not in (None, "float16", "float32"):
+        fail(f"--dtype {dtype}: use float16 or float32")
+    settings = load_settings(redis_url=redis, models=[model] if model else None)
+    given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
+    what: dict[str, Any] = {
+        "format": format,
+        "image_column": image_column,
+        "text_column": text_column,
+        "images": images,
+        "texts": texts,
+        "shard_size": shard_size,
+    }
+    again = resuming(sys.argv[1:])
+    try:
+        if dry_run:
+            view.tell_dry(console, bulk.dry_run(source, **what))
+            return
+        with stop_signals(kill_now) as told_to_stop, view.shown(console) as show:
+            report = bulk.embed(
+                source,
+                output,
+                **what,
+                batch_size=batch_size,
+                dtype=dtype,
+                normalize=normalize,
+                workers=workers,
+                redis_url=given,
+                settings=settings,
+                show=show,
+                say=lambda line: console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True),
+                told_to_stop=told_to_stop,
+            )
+    except (StackError, ClipError) as error:
+        errors.print(f"[bold red]clip-queue:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        errors.print(f"To go on once that is mended:\n  {escape(again)}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
+    view.tell(console, report, again)
+    raise typer.Exit(report.status)
+
+
+def kill_now() -> None:
+    """The second Ctrl-C: the processes started here end with this one."""
+    os._exit(130)
+
+
+def resuming(arguments: list[str]) -> str:
+    """The command that was given, to be given again; what follows ``--redis`` may hold a password."""
+    hidden = ["…" if before == "--redis" else a for before, a in zip(["", *arguments], arguments, strict=False)]
+    return shlex.join(["clip-queue", *("--redis=…" if a.startswith("--redis=") else a for a in hidden)])

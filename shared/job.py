@@ -10,6 +10,8 @@
                   ├─► expired     (past its deadline)  ◄─────┤
                   └─► failed      (worker lost too often)  ◄─┼─► succeeded
 
+A bulk run (``embed_dataset``) starts running: the command that leads it holds it, and if that dies it has failed.
+
 A job that has ended never changes. The same table is compiled into the store's scripts.
 """
 
@@ -46,13 +48,16 @@ class Kind(StrEnum):
     EMBED_IMAGE = "embed_image"
     EMBED_TEXT = "embed_text"
     COMPARE = "compare"
+    EMBED_DATASET = "embed_dataset"  # a bulk run: led by a command, done as shards
+    EMBED_SHARD = "embed_shard"  # a part of one: what a worker reads, embeds and writes by itself
 
 
 class Lane(StrEnum):
-    """Interactive work goes first; background work takes what it leaves."""
+    """Each takes what those before it leave."""
 
-    INTERACTIVE = "interactive"
-    BACKGROUND = "background"
+    INTERACTIVE = "interactive"  # somebody waits
+    BACKGROUND = "background"  # somebody will look
+    BULK = "bulk"  # shards of a dataset
 
 
 class OnError(StrEnum):
@@ -96,6 +101,7 @@ class Job:
     worker: str = ""  # who holds it, or held it last
     error: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)  # seconds in each stage
+    progress: dict[str, Any] | None = None  # what a bulk run says of itself
 
 
 @dataclass(slots=True)

@@ -201,6 +201,16 @@ def waiting(model: str, lane: Lane, jobs: int, items: int) -> Op[list[str]]:
     return Op([call("next", model, lane, jobs, items)], lambda r: [i.decode() for i in r[0]])
 
 
+def lead(run: Job, leader: str, lease: float) -> Op[State]:
+    """Hold a bulk run for ``lease`` more seconds and write its progress; the state it is in now.
+
+    The first call makes the record. Whoever leads is no worker: it renews this one key for itself.
+    """
+    head = (run.id, leader, int(lease * 1000), run.model, run.owner, run.ttl, run.kind, run.lane)
+    progress = (run.total, run.done, run.failed, json.dumps(run.progress))
+    return Op([call("lead", *head, *progress)], lambda replies: State(replies[0].decode()))
+
+
 @dataclass(frozen=True)
 class View:
     """A job as it stands: its record, its place in line while queued (0: next), the store's clock (ms)."""
@@ -262,12 +272,13 @@ def record(fields: list[Any] | dict[Any, Any]) -> Job:
         model=raw["model"],
         lane=Lane(raw["lane"]),
         state=State(raw["state"]),
-        total=int(raw["total"]),
+        total=int(raw.get("rows", raw["total"])),
         owner=raw.get("owner", ""),
         reply=raw.get("reply", ""),
         on_error=OnError(raw.get("on_error", OnError.FAIL)),
         worker=raw.get("worker", ""),
         error=json.loads(raw["error"]) if raw.get("error") else None,
         timings=json.loads(raw["timings"]) if raw.get("timings") else {},
+        progress=json.loads(raw["progress"]) if raw.get("progress") else None,
         **{n: int(raw.get(n, 0)) for n in numbers},
     )

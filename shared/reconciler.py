@@ -42,8 +42,8 @@ def take_turn(who: str) -> Op[bool]:
 
 
 def resend_level(lane: Lane) -> int:
-    """How to log it. A background job that waits is rung for every few seconds; an interactive one lost its message."""
-    return logging.INFO if lane is Lane.BACKGROUND else logging.WARNING
+    """How to log it. Background work that waits is rung for every few seconds; an interactive one lost its message."""
+    return logging.WARNING if lane is Lane.INTERACTIVE else logging.INFO
 
 
 Resend = tuple[str, Lane, list[str]]
@@ -67,8 +67,8 @@ class Round:
     def turn(self, page: ops.Page) -> None:
         model = self._models[0]
         for lane, ids in page.resend.items():
-            if lane is Lane.BACKGROUND:
-                # Messages of this lane are doorbells, the line itself is in the store: one rings for all of a page.
+            if lane is not Lane.INTERACTIVE:
+                # Messages of these lanes are doorbells, the line itself is in the store: one rings for all of a page.
                 ids = ids[:MESSAGE]
             self.resend += [(model, lane, part) for part in batched(ids, MESSAGE)]
         self._offset = page.offset

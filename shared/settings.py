@@ -77,6 +77,12 @@ class Settings(BaseSettings):
         [], description="Networks (CIDR) that are not global but may be fetched from all the same."
     )
 
+    # Bulk
+    read_threads: int = Field(16, ge=1, le=256, description="Pictures that a shard reads at once.")
+    read_timeout: float = Field(
+        60.0, gt=0, description="Longest wait for a picture, or for a container's next row, seconds."
+    )
+
     # Time
     request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
     max_wait: float = Field(60.0, ge=0, description="Longest `GET /jobs/{id}?wait=…`, seconds; a longer one is cut.")

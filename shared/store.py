@@ -34,6 +34,7 @@ LUA = Path(__file__).parent / "lua"
 _ERRORS: dict[str, ClipError] = {
     "expired": Late("The job's deadline passed before it was done."),
     "cancelled": Cancelled("The job was cancelled."),
+    "leader_lost": WorkerLost("The command that led this run is gone; the same command again goes on with it."),
     "worker_lost": WorkerLost("The job's worker was lost each time it was tried; it is not tried again."),
 }
 

@@ -25,7 +25,8 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A worker. ``rate`` is items per second while it computes; ``items`` and ``batches`` count since its start."""
+    """A worker. ``rate`` is items per second while it computes; ``items``, ``batches`` and ``busy`` (seconds in forward
+    passes) count since its start. ``work``: kinds of jobs it can do beside its own."""
 
     id: str
     host: str
@@ -36,6 +37,8 @@ class WorkerInfo:
     rate: float = 0.0
     items: int = 0
     batches: int = 0
+    busy: float = 0.0
+    work: list[str] = field(default_factory=list)
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(asdict(self))
@@ -45,7 +48,7 @@ class WorkerInfo:
     def unpack(cls, data: bytes) -> WorkerInfo:
         raw: dict[str, Any] = msgpack.unpackb(data)
         raw["models"] = [ModelInfo(**{**m, "image_size": tuple(m["image_size"])}) for m in raw["models"]]
-        return cls(**raw)
+        return cls(**{name: value for name, value in raw.items() if name in cls.__dataclass_fields__})
 
 
 def workers() -> Op[list[WorkerInfo]]:

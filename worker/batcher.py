@@ -1,8 +1,9 @@
 """The batcher: one thread that owns the models and never waits for a batch to fill.
 
 When the model is free it takes what is there: the interactive lane first, then the background lane, up to the
-batch limit, one model and one modality a batch. There is no timer and no minimum: a lone request leaves at once,
-and under load batches fill by themselves while the forward pass before them runs.
+batch limit, one model and one modality a batch; then the bulk lane, whose items are whole batches. There is no timer
+and no minimum: a lone request leaves at once, and under load batches fill by themselves while the forward pass before
+them runs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Forward = Callable[[Sequence[Any]], Result]
 
 
 class Item(Protocol):
-    """One picture or text. The batcher calls exactly one of the last three."""
+    """One picture or text, or a batch of them made elsewhere. The batcher calls exactly one of the last three."""
 
     @property
     def lane(self) -> Lane: ...
@@ -42,6 +43,8 @@ class Item(Protocol):
     def forward(self) -> Forward: ...  # what computes it; items of one batch share it
     @property
     def payload(self) -> Any: ...
+    @property
+    def size(self) -> int: ...  # pictures and texts in it
     @property
     def dropped(self) -> bool: ...  # nobody waits for it any more: costs no compute
     def started(self) -> None: ...
@@ -74,7 +77,7 @@ class Batcher:
         self._capacity = capacity
         self._fatal = fatal
         self._depth = depth  # passes launched ahead of the one waited for: 1 on CUDA, 0 where launching computes
-        self._queues: dict[Lane, deque[Item]] = {Lane.INTERACTIVE: deque(), Lane.BACKGROUND: deque()}
+        self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self._change = threading.Condition()
         self._stopping = False
         self._busy_since = 0.0
@@ -159,7 +162,7 @@ class Batcher:
     def _launch(self, items: list[Item]) -> _Flight:
         for item in items:
             item.started()
-        self.items += len(items)
+        self.items += sum(item.size for item in items)
         self.batches += 1
         try:
             return _Flight(items, items[0].forward([item.payload for item in items]))

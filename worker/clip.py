@@ -52,7 +52,7 @@ class Pending:
 
 class Clip:
     """An open_clip model at one precision on one device. Its methods are for one thread, but for
-    :attr:`crop` and :attr:`tokenizer`, which are for many."""
+    :attr:`crop`, :attr:`tokenizer` and :meth:`stack`, which are for many."""
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
         self.device = pick_device(settings.device)
@@ -85,11 +85,20 @@ class Clip:
             precision=self.precision,
         )
 
-    @torch.inference_mode()
-    def embed_images(self, images: Sequence[Pixels]) -> Pending:
-        """Raw image features of cropped pictures, all of :attr:`image_size`."""
+    def stack(self, images: Sequence[Pixels]) -> torch.Tensor:
+        """Cropped pictures, all of :attr:`image_size`, as one batch on the host (n, height, width, 3), uint8. For many
+        threads."""
         stack = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         np.stack(images, out=stack.numpy())
+        return stack
+
+    def embed_images(self, images: Sequence[Pixels]) -> Pending:
+        """Raw image features of cropped pictures, all of :attr:`image_size`."""
+        return self.embed_stack(self.stack(images))
+
+    @torch.inference_mode()
+    def embed_stack(self, stack: torch.Tensor) -> Pending:
+        """Raw image features of a batch made by :meth:`stack`."""
         batch = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC in memory: channels_last
         batch = ((batch.float() - self._mean) / self._std).to(self._dtype)
         return Pending(self._model.encode_image(batch.contiguous(memory_format=self._format)))

@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from PIL import Image
@@ -31,10 +31,11 @@ from worker.clip import Clip, pick_device
 from worker.decode import decode
 from worker.pool import DecodePool
 from worker.run import Row, Run, RunItem
+from worker.work import Work, load_work, refusal
 
 log = logging.getLogger(__name__)
 
-BACKGROUND_SLOTS = 2  # deliveries of background work at once: one feeds while the other is being answered
+SLOTS = 2  # deliveries of background or bulk work at once: one feeds while the other is being answered, or written
 BACKGROUND_ITEMS = 256  # items of background work that a slot takes at a time
 BACKGROUND_JOBS = 64
 
@@ -52,20 +53,21 @@ class Engine:
         background = settings.background_batch_size or (batch if cuda else min(8, batch))
         self._room_size = 4 * batch
         self.batcher = Batcher(
-            {Lane.INTERACTIVE: batch, Lane.BACKGROUND: background},
+            {Lane.INTERACTIVE: batch, Lane.BACKGROUND: background, Lane.BULK: 1},  # of bulk, an item is a batch
             capacity=self._room_size,
             fatal=die,
             depth=1 if cuda else 0,
         )
-        self._decoders = DecodePool(settings.decode_threads or cores(), fatal=die)
+        self.decoders = DecodePool(settings.decode_threads or cores(), fatal=die)
         # Items inside the engine, by lane: what bounds decoded pictures in memory.
         self._room = {lane: threading.BoundedSemaphore(self._room_size) for lane in Lane}
-        self._background = threading.BoundedSemaphore(BACKGROUND_SLOTS)
+        self._slots = {lane: threading.BoundedSemaphore(SLOTS) for lane in Lane}
+        self.work = load_work()
         self._alone = threading.Lock()
         self._cache = TextCache(settings.text_cache_size)
         self._store = Store.connect(settings)
         self._lock = threading.Lock()
-        self._held: dict[str, Run] = {}
+        self._held: dict[str, Run | Work] = {}
         self._orphans: list[str] = []
         self.draining = threading.Event()
         self.started = time.time()
@@ -77,37 +79,39 @@ class Engine:
             if notice := NOTICES.get(clip.info.name):
                 log.warning(notice)
         self.batcher.start()
-        self._decoders.start()
+        self.decoders.start()
 
     def stop(self) -> None:
         """After the last delivery has returned."""
         self.abandon()
-        self._decoders.stop(timeout=5)
+        self.decoders.stop(timeout=5)
         self.batcher.stop(timeout=5)
         self._store.close()
 
     # Deliveries
 
     def deliver(self, model: str, lane: Lane, job_ids: list[str]) -> None:
-        """A message came. Interactive: these jobs. Background: there is work in the line, if a slot is free."""
+        """A message came. Interactive: these jobs. Else: there is work in the line, if a slot is free."""
         if lane is Lane.INTERACTIVE:
             self._serve(job_ids)
             return
         # A message that finds no slot free does nothing: the jobs stand in line in the store, and each slot takes
-        # from there as long as there is something. So background work never fills the threads.
-        while self._background.acquire(blocking=False):
+        # from there as long as there is something. So such work never fills the threads.
+        slots, serve = self._slots[lane], self._serve_whole if lane is Lane.BULK else self._serve
+        while slots.acquire(blocking=False):
             try:
-                while ids := self._next(model):
-                    self._serve(ids)
+                while ids := self._next(model, lane):
+                    serve(ids)
             finally:
-                self._background.release()
-            if not self._next(model):  # one that came between the last look and the release
+                slots.release()
+            if not self._next(model, lane):  # one that came between the last look and the release
                 return
 
-    def _next(self, model: str) -> list[str]:
+    def _next(self, model: str, lane: Lane) -> list[str]:
         if self.draining.is_set():
             return []
-        return self._store.run(ops.waiting(model, Lane.BACKGROUND, BACKGROUND_JOBS, BACKGROUND_ITEMS))
+        jobs, items = (1, 1) if lane is Lane.BULK else (BACKGROUND_JOBS, BACKGROUND_ITEMS)
+        return self._store.run(ops.waiting(model, lane, jobs, items))
 
     def _serve(self, job_ids: list[str]) -> None:
         """Work on jobs until each is answered, somebody else's, or given back.
@@ -119,6 +123,40 @@ class Engine:
             with self._alone:
                 if not self.draining.is_set():
                     self._work([job_id], alone=True)
+
+    def _serve_whole(self, job_ids: list[str]) -> None:
+        """Jobs of a kind that another package knows (:mod:`worker.work`): done in this thread, start to end."""
+        for job_id in job_ids:
+            if self._do(job_id) == "alone":
+                with self._alone:
+                    if not self.draining.is_set():
+                        self._do(job_id, alone=True)
+
+    def _do(self, job_id: str, *, alone: bool = False) -> str:
+        """Claim a job and do it; returns what came of the claim."""
+        ours = True  # a claim whose reply is lost leaves a job that is ours, and that no thread knows of
+        work: Work | None = None
+        try:
+            claim = self._store.run(ops.claim([job_id], self.id, self.settings.max_attempts, alone=alone))[0]
+            ours = claim.job is not None
+            if claim.job is None:
+                return claim.reason
+            inputs, begin = claim.inputs or self._store.run(ops.inputs(job_id)), self.work.get(claim.job.kind)
+            if begin is None or inputs is None:
+                ending: ops.Ending | None = refusal(claim.job)
+            else:
+                work = begin(claim.job, inputs, self)
+                with self._lock:
+                    self._held[job_id] = work
+                ending = work.run()
+            if ending:
+                self._finish([ending])
+                ours = False
+            return claim.reason
+        finally:  # what is still ours is the heartbeat's to give back
+            with self._lock:
+                self._let_go([work] if work else [])
+            self._give_back([], [job_id] if ours else [])
 
     def _work(self, job_ids: list[str], *, alone: bool = False) -> list[str]:
         """Claim, embed, answer; returns the ids left for their turn alone. Each job is answered when its own items
@@ -171,7 +209,7 @@ class Engine:
             if isinstance(item, str):
                 self._text(run, index, item)
             else:
-                self._decoders.submit(run.job.lane, self._image(run, index, item))
+                self.decoders.submit(run.job.lane, self._image(run, index, item))
 
     def _text(self, run: Run, index: int, text: str) -> None:
         began, clip = time.monotonic(), run.clip
@@ -251,21 +289,21 @@ class Engine:
                 if self.draining.wait(0.5):
                     raise
 
-    def _give_back(self, runs: list[Run], others: Iterable[str] = ()) -> None:
+    def _give_back(self, runs: Sequence[Run | Work], others: Iterable[str] = ()) -> None:
         """Leave runs, and ``others`` that no run was begun for, to the heartbeat."""
         with self._lock:
             self._let_go(runs)
             self._orphans += [run.job.id for run in runs]
             self._orphans += [job_id for job_id in others if job_id not in self._held]
 
-    def _let_go(self, runs: list[Run]) -> None:
+    def _let_go(self, runs: Sequence[Run | Work]) -> None:
         for run in runs:
             if self._held.get(run.job.id) is run:  # the job may have come back to this worker, as another run
                 del self._held[run.job.id]
 
     # For the heartbeat
 
-    def held(self) -> list[Run]:
+    def held(self) -> list[Run | Work]:
         with self._lock:
             return list(self._held.values())
 

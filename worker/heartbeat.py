@@ -120,4 +120,6 @@ class Heartbeat:
             rate=self._rate,
             items=items,
             batches=batcher.batches,
+            busy=batcher.busy + batcher.busy_for(),
+            work=sorted(self._engine.work),
         )

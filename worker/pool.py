@@ -1,4 +1,4 @@
-"""Threads that decode: interactive pictures before background ones."""
+"""Threads that decode: each lane's pictures before those of the next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from shared.job import Lane
 
 log = logging.getLogger(__name__)
 
-_LAST = 9  # ranks behind every lane: what ends a thread
+_RANK = {lane: rank for rank, lane in enumerate(Lane)}
+_LAST = len(Lane)  # ranks behind every lane: what ends a thread
 
 
 class DecodePool:
@@ -21,18 +22,18 @@ class DecodePool:
     ``fatal`` is called if a thread dies; a task that raises is a bug, so it counts as that.
     """
 
-    def __init__(self, threads: int, fatal: Callable[[BaseException], None]) -> None:
+    def __init__(self, threads: int, fatal: Callable[[BaseException], None], name: str = "decode") -> None:
         self._tasks: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._fatal = fatal
-        self._threads = [threading.Thread(target=self._run, name=f"decode-{i}", daemon=True) for i in range(threads)]
+        self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(threads)]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
     def submit(self, lane: Lane, task: Callable[[], None]) -> None:
-        self._tasks.put((0 if lane is Lane.INTERACTIVE else 1, next(self._order), task))
+        self._tasks.put((_RANK[lane], next(self._order), task))
 
     def stop(self, timeout: float) -> None:
         """End once all that was submitted is done."""
@@ -49,7 +50,7 @@ class DecodePool:
             try:
                 task()
             except BaseException as error:
-                log.critical("a decoding thread died", exc_info=True)
+                log.critical("thread %s died", threading.current_thread().name, exc_info=True)
                 self._fatal(error)
                 return
 

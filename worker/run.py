@@ -133,6 +133,7 @@ class RunItem:
     """One picture or text of a run, as the batcher sees it (:class:`worker.batcher.Item`)."""
 
     __slots__ = ("_began", "_index", "_leave", "_ready", "_run", "_started", "forward", "lane", "payload")
+    size = 1
 
     def __init__(
         self, run: Run, index: int, forward: Forward, payload: Any, began: float, leave: Callable[[Row | None], None]

@@ -8,9 +8,6 @@ if idempotency ~= '' then
   if first then return first end
 end
 
--- An owner's list is dropped when nothing was added for this long: longer than any deadline, ms.
-local LONGEST = 31 * 86400 * 1000
-
 local place = model .. ':' .. lane
 local load = tonumber(redis.call('HGET', 'cq:load', place) or '0')
 if load > 0 and load + total > limit then return {'full', load} end
@@ -33,13 +30,5 @@ redis.call('ZADD', 'cq:open:' .. model, int(t), id)
 redis.call('ZADD', 'cq:queued:' .. place, int(t), id)
 redis.call('HINCRBY', 'cq:load', place, int(total))
 if idempotency ~= '' then redis.call('SET', idem(owner, idempotency), id .. digest) end
-if listed == '1' then
-  local mine = 'cq:jobs:' .. owner
-  -- Two looks at the oldest for each new one: the list shrinks as fast as records expire.
-  for _, old in ipairs(redis.call('ZRANGE', mine, 0, 1)) do
-    if redis.call('EXISTS', job(old)) == 0 then redis.call('ZREM', mine, old) end
-  end
-  redis.call('ZADD', mine, int(t), id)
-  redis.call('PEXPIRE', mine, int(ttl + LONGEST))
-end
+if listed == '1' then list(owner, id, int(t), tonumber(ttl)) end
 return {'ok', int(t)}

@@ -8,7 +8,7 @@ for i = 4, #ARGV, 3 do
   local f = redis.call('HMGET', job(id), 'state', 'worker', 'done', 'failed')
   if f[1] ~= 'running' or f[2] ~= worker then
     lost[#lost + 1] = id
-  elseif f[3] ~= done or f[4] ~= failed then
+  elseif (f[3] or '0') ~= done or (f[4] or '0') ~= failed then
     redis.call('HSET', job(id), 'done', done, 'failed', failed)
     tell_watchers(id)
   end

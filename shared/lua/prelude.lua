@@ -49,6 +49,20 @@ local function repeated(owner, key, digest)
   return {'same', id}
 end
 
+-- An owner's list is dropped when nothing was added for this long: longer than any deadline, ms.
+local LONGEST = 31 * 86400 * 1000
+
+-- Put a job on its owner's list.
+local function list(owner, id, t, ttl)
+  local mine = 'cq:jobs:' .. owner
+  -- Two looks at the oldest for each new one: the list shrinks as fast as records expire.
+  for _, old in ipairs(redis.call('ZRANGE', mine, 0, 1)) do
+    if redis.call('EXISTS', job(old)) == 0 then redis.call('ZREM', mine, old) end
+  end
+  redis.call('ZADD', mine, t, id)
+  redis.call('PEXPIRE', mine, int(ttl + LONGEST))
+end
+
 -- End a job, once: returns 1 if it was this call that ended it.
 local function close(id, state, err, answer, t)
   local k = job(id)

@@ -10,7 +10,7 @@ if offset == 0 and #ids == 0 then -- no job, no load, whatever evicted records h
   for _, lane in ipairs(LANES) do redis.call('HDEL', 'cq:load', model .. ':' .. lane) end
 end
 for _, id in ipairs(ids) do
-  local f = redis.call('HMGET', job(id), 'state', 'worker', 'deadline', 'attempts', 'lane', 'created', 'sent')
+  local f = redis.call('HMGET', job(id), 'state', 'worker', 'deadline', 'attempts', 'lane', 'created', 'sent', 'led')
   local state, worker, deadline, lane, sent = f[1], f[2], tonumber(f[3] or '0'), f[5], tonumber(f[7] or '0')
   if not state then
     redis.call('ZREM', 'cq:open:' .. model, id) -- its record was evicted
@@ -19,7 +19,10 @@ for _, id in ipairs(ids) do
     if state == 'running' then
       if alive[worker] == nil then alive[worker] = redis.call('EXISTS', 'cq:worker:' .. worker) == 1 end
       if not alive[worker] then
-        if tonumber(f[4]) >= max_attempts then
+        if f[8] then
+          close(id, 'failed', ERRORS.leader_lost, '', t)
+          state = 'failed'
+        elseif tonumber(f[4]) >= max_attempts then
           close(id, 'failed', ERRORS.worker_lost, '', t)
         else
           requeue(id, model, lane, f[6])

@@ -51,7 +51,7 @@ class Entry:
     """An item that keeps what the batcher tells it."""
 
     def __init__(self, payload: Any, forward: Forward, lane: Lane = Lane.INTERACTIVE) -> None:
-        self.payload, self.forward, self.lane = payload, forward, lane
+        self.payload, self.forward, self.lane, self.size = payload, forward, lane, 1
         self.dropped = False
         self.starts = 0
         self.told: list[Any] = []
@@ -88,7 +88,7 @@ def batcher() -> Iterator[Make]:
     made: list[Batcher] = []
 
     def make(limit: int = 4, background: int = 2, *, capacity: int = 100, depth: int = 0, fatal: Any = None) -> Batcher:
-        limits = {Lane.INTERACTIVE: limit, Lane.BACKGROUND: background}
+        limits = {Lane.INTERACTIVE: limit, Lane.BACKGROUND: background, Lane.BULK: 1}
         made.append(Batcher(limits, capacity=capacity, fatal=fatal or _unexpected, depth=depth))
         made[-1].start()
         return made[-1]

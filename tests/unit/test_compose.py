@@ -102,8 +102,8 @@ def test_images_run_as_a_user_and_check_their_health(target: str) -> None:
 
 
 def test_the_api_image_has_no_torch() -> None:
-    assert "[worker]" not in stages()["api"]
-    assert "[worker]" in stages()["worker"]
+    assert "[worker" not in stages()["api"]
+    assert "[worker,bulk]" in stages()["worker"]
 
 
 @pytest.mark.parametrize(("service", "target"), [("api", "api"), ("worker-cpu", "worker"), ("worker-gpu", "worker")])

@@ -147,8 +147,7 @@ def test_jobs_on_their_last_attempt_run_one_at_a_time(engine: Engine) -> None:
     wait_for(over, 20)
     for thread in threads:
         thread.join(5)
-    suspected = [batch for batch in model(engine).batches if set(batch) & {1, 2, 3}]
-    assert all(len(batch) == 1 for batch in suspected), suspected
+    assert all(len(set(batch) & {1, 2, 3}) <= 1 for batch in model(engine).batches), model(engine).batches
     assert most == 1
     assert [look(engine, job).attempts for job in suspects] == [3, 3, 3]
 
@@ -159,7 +158,8 @@ def test_background_messages_beyond_the_slots_return_at_once_and_the_line_is_wor
     slots = [threading.Thread(target=engine.deliver, args=(MODEL, Lane.BACKGROUND, jobs[:1])) for _ in range(2)]
     for slot in slots:
         slot.start()
-    wait_for(lambda: not engine._background.acquire(blocking=False) or engine._background.release(), 5)
+    free = engine._slots[Lane.BACKGROUND]
+    wait_for(lambda: not free.acquire(blocking=False) or free.release(), 5)
     engine.deliver(MODEL, Lane.BACKGROUND, jobs[-1:])  # a third message: does not wait for the gate
     model(engine).gate.set()
     for slot in slots:

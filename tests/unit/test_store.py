@@ -261,7 +261,7 @@ def test_a_round_sends_lost_messages_in_full_and_rings_once_for_the_background(s
     while (op := turn.op) is not None:
         turn.turn(store.run(op))
     sent = {lane: [len(ids) for _, to, ids in turn.resend if to is lane] for lane in Lane}
-    assert sent == {Lane.INTERACTIVE: [64, 6], Lane.BACKGROUND: [64]}
+    assert sent == {Lane.INTERACTIVE: [64, 6], Lane.BACKGROUND: [64], Lane.BULK: []}
     assert {i for _, to, ids in turn.resend if to is Lane.INTERACTIVE for i in ids} == set(interactive)
 
 

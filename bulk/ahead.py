@@ -1,0 +1,81 @@
+"""Reading ahead: an iterator that runs in a thread of its own, a bounded number of items before its consumer."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+LOOK = 0.25  # seconds between looks whether to stop
+
+
+class Slow(Exception):
+    """No next item came in time."""
+
+
+class Ahead(Generic[T]):
+    """Iterates over ``items`` in a thread, at most ``size`` ahead. A context manager: leaving it ends the thread."""
+
+    def __init__(self, items: Iterator[T], size: int, name: str) -> None:
+        self._items = items
+        self._queue: queue.Queue[T | _End] = queue.Queue(size)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __enter__(self) -> Ahead[T]:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(1.0)  # a thread that the kernel holds in a read cannot be ended: it ends with the read
+
+    def next(self, timeout: float, check: Callable[[], None]) -> T | None:
+        """The next item; None after the last. ``check`` is called while waiting and may raise.
+
+        Raises:
+            Slow: none came within ``timeout`` seconds.
+            Exception: what the iterator raised.
+        """
+        waited = 0.0
+        while True:
+            check()
+            try:
+                item = self._queue.get(timeout=LOOK)
+            except queue.Empty:
+                waited += LOOK
+                if waited >= timeout:
+                    raise Slow from None
+                continue
+            if not isinstance(item, _End):
+                return item
+            if item.error is not None:
+                raise item.error
+            return None
+
+    def _run(self) -> None:
+        end = _End(None)
+        try:
+            for item in self._items:
+                self._put(item)
+                if self._stopping.is_set():
+                    return
+        except BaseException as error:
+            end = _End(error)
+        self._put(end)
+
+    def _put(self, item: T | _End) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._queue.put(item, timeout=LOOK)
+                return
+            except queue.Full:
+                continue
+
+
+class _End:
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error

@@ -1,0 +1,1 @@
+"""The formats of sources, a module each: see :mod:`bulk.source`."""

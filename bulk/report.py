@@ -1,0 +1,76 @@
+"""What a run came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+EXAMPLES = 3  # failed rows named for each reason
+
+
+@dataclass
+class Reason:
+    """Rows that failed for one reason, three of them by name: (image_path or None, what was wrong)."""
+
+    rows: int = 0
+    examples: list[tuple[str | None, str]] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """``rows`` were embedded and ``failed`` were not, in all the output; ``resumed`` of both were there before.
+
+    ``lost`` are the shards that could not be done, with the reason. ``seconds`` are this command's, without the start of
+    its workers; ``waited``: seconds that shards waited for reading, decoding and the forward pass.
+    """
+
+    output: str
+    model: str
+    fingerprint: str
+    shards: int
+    rows: int = 0
+    failed: int = 0
+    resumed: int = 0
+    whole: int = 0
+    seconds: float = 0.0
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    waited: dict[str, float] = field(default_factory=dict)
+    lost: dict[int, str] = field(default_factory=dict)
+    stopped: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.whole == self.shards
+
+    @property
+    def rate(self) -> float:
+        """Rows a second that this command did."""
+        return (self.rows + self.failed - self.resumed) / self.seconds if self.seconds else 0.0
+
+    @property
+    def limit(self) -> str | None:
+        """The stage that the others waited for most; None: nothing was waited for."""
+        return max(self.waited, key=lambda stage: self.waited[stage]) if any(self.waited.values()) else None
+
+    @property
+    def status(self) -> int:
+        """The command's exit status: 0; 3 where some rows failed; 1 where shards are missing; 130 after Ctrl-C."""
+        if not self.finished:
+            return 130 if self.stopped else 1
+        return 3 if self.failed else 0
+
+    def count(self, marker: dict[str, Any]) -> None:
+        """Add a whole shard."""
+        self.whole += 1
+        self.rows += marker["rows"]
+        self.failed += marker["failed"]
+        for code, about in marker["errors"].items():
+            reason = self.reasons.setdefault(code, Reason())
+            reason.rows += about["rows"]
+            room = EXAMPLES - len(reason.examples)
+            reason.examples += [(e["image_path"], e["error"]) for e in about["examples"][:room]]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        reasons = {code: {"rows": r.rows, "examples": r.examples} for code, r in self.reasons.items()}
+        return {"rows": self.rows, "failed": self.failed, "errors": reasons, "seconds": round(self.seconds, 1)}
