@@ -34,6 +34,12 @@ def own_name(name: str) -> str:
     return f"source_{name}" if _OURS.fullmatch(name) else name
 
 
+def is_own(source: Source, name: str) -> bool:
+    """Whether a column goes into the metadata as itself: the texts are ``caption``. Paths and URLs of pictures are
+    ``image_path``, but also stay under their own name, where they have one, since that is what tools look for."""
+    return name != source.text_column and not name == source.image_column == "image_path"
+
+
 def infer(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
     """Columns for rows such as these, by the name of their pyarrow type, in order of first sight; ``extra`` is last.
 

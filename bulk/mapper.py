@@ -188,7 +188,11 @@ class Mapper:
                 if data is None:
                     raise BadImage.because("The row has no image.")
                 item.pixels = decode(
-                    data, self._clip.crop, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels
+                    data,
+                    self._clip.crop,
+                    max_bytes=limits.max_image_bytes,
+                    max_pixels=limits.max_image_pixels,
+                    draft=self._clip.draft,
                 )
             if source.texts:
                 item.tokens = self._tokens(item.row.text)

@@ -40,13 +40,14 @@ def embed(info: ModelInfo, text: str | None, image: bytes | None, model: str | N
     if clip.fingerprint != info.fingerprint:
         raise BadInput(
             f"the vectors are of {info.name} ({info.source}), fingerprint {info.fingerprint}; what was loaded here, "
-            f"{spec.name} ({spec.source}), is {clip.fingerprint}: other weights or other preprocessing, so their "
-            "cosines would mean nothing. Name the model that made them with --model NAME=SOURCE, or embed anew"
+            f"{spec.name} ({spec.source}), is {clip.fingerprint}: other weights or preprocessing, so their cosines "
+            "would mean nothing. Name the model that made them with --model NAME=SOURCE, and set CLIP_QUEUE_JPEG_DRAFT "
+            "as it was then"
         )
     if text is not None:
         return unit(clip.embed_texts([clip.tokenizer(text)]).result()[0])
     assert image is not None
-    limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels}
+    limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": clip.draft}
     return unit(clip.embed_images([decode(image, clip.crop, **limits)]).result()[0])
 
 

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from bulk import files
 from bulk.formats.pictures import SUFFIXES as PICTURES
+from bulk.formats.pictures import leads_to_folder
 from bulk.listing import containers, reason
 from bulk.source import Format, Piece, Planned, Row, Source, SourceError
 from shared.errors import ClipError
@@ -28,14 +29,13 @@ FORMATS = {
 
 SUFFIXES = {
     **{f".{suffix.decode()}": Format.FOLDER for suffix in PICTURES},
-    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"), Format.WEBDATASET),
-    ".parquet": Format.PARQUET,
-    ".txt": Format.TEXT,
-    ".csv": Format.CSV,
-    ".tsv": Format.CSV,
-    ".jsonl": Format.JSONL,
-    ".ndjson": Format.JSONL,
+    **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz", ".tzst"), Format.WEBDATASET),
+    **dict.fromkeys((".parquet", ".parq", ".pq"), Format.PARQUET),
+    **dict.fromkeys((".txt", ".text"), Format.TEXT),
+    **dict.fromkeys((".csv", ".tsv"), Format.CSV),
+    **dict.fromkeys((".jsonl", ".ndjson"), Format.JSONL),
 }
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip")  # of any of them: its module says what to do
 SOUGHT = "a folder of pictures, or .tar, .parquet, .csv, .jsonl or .txt files"
 
 LOOK = 500  # entries of a folder looked at to learn what it holds
@@ -109,6 +109,8 @@ def _module(kind: Format) -> Module:
 
 def _by_suffix(name: str) -> Format | None:
     name = name.lower()
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
@@ -159,7 +161,7 @@ def _entries(protocol: str, folder: bytes) -> Iterator[tuple[bytes, bool]]:
         with os.scandir(folder or b"/") as entries:
             for entry in entries:
                 if not entry.name.startswith(b"."):
-                    yield entry.name, entry.is_dir()
+                    yield entry.name, leads_to_folder(entry)
         return
     for about in files.filesystem(protocol).ls(os.fsdecode(folder), detail=True):
         name = os.fsencode(about["name"].rstrip("/").rpartition("/")[2])

@@ -20,7 +20,7 @@ from worker.decode import decode
 TILE = 220  # pixels, a side
 GAP, MARGIN = 20, 32
 CAPTION = 50  # pixels under a tile
-HEADER = 84  # pixels above the first row
+HEADER = 92  # pixels above the first row
 MOST = 400  # tiles
 LOADERS = 4  # pictures decoded at once: each may take 150 MB while it is
 
@@ -42,7 +42,7 @@ def loader(source: Source, settings: Settings) -> Load:
     def load(hit: Hit) -> Image.Image:
         if hit.image_path is None:
             raise BadInput("The row has no picture.")
-        limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels}
+        limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": 2 * TILE}
         return Image.fromarray(decode(find(source, hit.image_path), _fitted, **limits))
 
     return load

@@ -63,7 +63,10 @@ class Clip:
         config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         # The model's own validation transform up to 8-bit pixels; the rest is done on the device.
         self.crop: Callable[[Image.Image], Image.Image] = _without_tensor(image_transform_v2(config, is_train=False))
-        self.fingerprint = fingerprint(model, architecture(name), config, self.precision)
+        size = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
+        self.image_size: tuple[int, int] = (size[0], size[1])
+        self.draft = round(settings.jpeg_draft * max(size))  # see decode(): it changes vectors a little
+        self.fingerprint = fingerprint(model, architecture(name), config, self.precision, self.draft)
         self._model.to(device=self.device, dtype=self._dtype)
         channels_last = self.device.type == "cpu" or self._dtype != torch.float32
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -72,8 +75,6 @@ class Clip:
         self._std = torch.tensor(config.std, device=self.device).view(1, 3, 1, 1) * 255
         self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
         self._text = TextTower(self._model)
-        size = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
-        self.image_size: tuple[int, int] = (size[0], size[1])
         self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
         self.info = ModelInfo(
             name=spec.name,
@@ -157,10 +158,11 @@ def architecture(name: str) -> Any:
     return name if name.startswith("hf-hub:") else open_clip.get_model_config(name)
 
 
-def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, precision: str) -> str:
+def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, precision: str, draft: int = 0) -> str:
     """Sixteen hex digits of what makes a vector: architecture, weights as loaded, preprocessing, precision."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps([architecture, asdict(config), precision], sort_keys=True, default=str).encode())
+    how = [architecture, asdict(config), precision, *([draft] if draft else [])]
+    digest.update(json.dumps(how, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())

@@ -250,7 +250,11 @@ class Engine:
                 return
             try:
                 pixels = decode(
-                    data, run.clip.crop, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels
+                    data,
+                    run.clip.crop,
+                    max_bytes=limits.max_image_bytes,
+                    max_pixels=limits.max_image_pixels,
+                    draft=run.clip.draft,
                 )
             except ClipError as error:
                 leave(None)

@@ -38,7 +38,8 @@ class _Listing(NamedTuple):
 
 def suffix(name: bytes) -> bytes:
     """What follows a name's last dot, in small letters."""
-    return name.rpartition(b".")[2].lower()
+    stem, _, end = name.rpartition(b".")
+    return end.lower() if stem else b""
 
 
 def walk(url: str, protocol: str, root: bytes) -> Iterator[Found]:
@@ -105,7 +106,7 @@ class _Local:
                     name = entry.name
                     if name.startswith(b"."):
                         continue
-                    if _leads_to_folder(entry):
+                    if leads_to_folder(entry):
                         folders.append(name)
                     # A link counts wherever it leads: one that dangles shows as a picture that cannot be read.
                     elif _is_wanted(name) and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
@@ -121,7 +122,7 @@ class _Local:
         return os.path.isfile(path)  # noqa: PTH113
 
 
-def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or through a folder that may not be entered

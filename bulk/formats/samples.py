@@ -61,8 +61,9 @@ class Sample:
         return caption.strip() or None if isinstance(caption, str) else None
 
     def own(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Its own columns: what its JSON says, but for the caption, and its key."""
-        return {**{name: value for name, value in values.items() if name != "caption"}, "key": shown(self.key)}
+        """Its own columns: its key, and what its JSON says but for the caption."""
+        rest = {name: value for name, value in values.items() if name not in ("key", "caption")}
+        return {"key": shown(self.key), **rest}
 
 
 def samples(tar: Tar, *, pictures: bool) -> Iterator[Sample]:

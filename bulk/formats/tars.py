@@ -7,7 +7,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from bulk import files
 from bulk.listing import reason
@@ -15,6 +15,7 @@ from bulk.listing import reason
 BUFFER = 2**18
 REMOTE_BLOCK = 2**22  # asked of a store at once
 HEADER_BYTES = 2**20  # the longest extended header: a name, at most
+FAR = 2**50  # no tar is longer
 GAP = 2**16  # shorter ones are read over rather than jumped over
 
 
@@ -30,7 +31,7 @@ class Tar:
     """An open tar; ``file`` is at its start, ``size`` is the file's, -1 where unknown."""
 
     def __init__(self, file: Any, size: int) -> None:
-        self.size = size
+        self._size = size
         self._bytes = _Forwards(file, size)
 
     def members(self) -> Iterator[tarfile.TarInfo]:
@@ -47,7 +48,7 @@ class Tar:
             ) as archive:
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # type: ignore[attr-defined] # it would remember every one
-                    if member.size < 0:
+                    if member.size < 0:  # by an extended header
                         raise tarfile.ReadError("negative size")
                     yield member
                     at = archive.offset
@@ -58,17 +59,16 @@ class Tar:
         except (OSError, MemoryError):
             raise
         except Exception as error:  # tarfile's own, and what wild headers make of its arithmetic and recursion
-            raise self._broken(str(error) or type(error).__name__, at) from error
+            if at >= self._size >= 0:
+                raise BrokenTar("it ends too early", self._size) from error
+            raise BrokenTar(str(error) or type(error).__name__, at) from error
 
     def take(self, member: tarfile.TarInfo) -> bytes:
         """The data of the member that was just given. Raises :class:`BrokenTar` where it is cut off."""
         data = self._bytes.take(member.size)
         if len(data) < member.size:
-            raise self._broken("", self.size)
+            raise BrokenTar("it ends too early", self._bytes.tell())
         return data
-
-    def _broken(self, what: str, at: int) -> BrokenTar:
-        return BrokenTar("it ends too early", self.size) if at >= self.size >= 0 else BrokenTar(what, at)
 
 
 class _Forwards:
@@ -87,8 +87,12 @@ class _Forwards:
         return self.take(size)
 
     def take(self, size: int) -> bytes:
-        with _as_os_error():
+        try:  # and not as below: this runs several times a member
             data: bytes = self._file.read(size)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(reason(error)) from error
         self._at += len(data)
         if len(data) < size and self._at < self._size:
             raise OSError(f"reading stopped at byte {self._at} of {self._size}")
@@ -96,8 +100,8 @@ class _Forwards:
 
     def seek(self, to: int) -> int:
         gap = to - self._at
-        if gap < 0:
-            raise tarfile.ReadError("a size that leads backwards")
+        if gap < 0 or to > (self._size if self._size >= 0 else FAR):
+            raise tarfile.ReadError("a size that leads nowhere")
         if gap <= GAP:
             self.take(gap)
         else:
@@ -111,7 +115,14 @@ class _Header(tarfile.TarInfo):
     """A header whose faults show: tarfile takes a bad one, except the first, for the end of the archive."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0:
+            raise tarfile.ReadError("negative size")
+        return header
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]

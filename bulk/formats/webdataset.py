@@ -23,6 +23,7 @@ import orjson
 from bulk import files, listing
 from bulk.columns import conform, infer
 from bulk.formats.folder import spellings
+from bulk.formats.pictures import SUFFIXES, suffix
 from bulk.formats.samples import PICTURE, TEXT_BYTES, Sample, is_plain, raw_name, samples
 from bulk.formats.tars import BrokenTar, Tar, opened
 from bulk.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
@@ -44,7 +45,7 @@ def plan(source: Source, shard_size: int) -> Planned:  # noqa: ARG001 - a tar is
     found = listing.containers(source.url, (".tar",), COMPRESSED)
     for path, _ in found:
         if path.lower().endswith(tuple(suffix.encode() for suffix in COMPRESSED)):
-            raise SourceError(f"{files.shown(path)} is compressed: decompress it to a .tar, so that it can be skimmed")
+            raise SourceError(f"{files.shown(path)} is compressed: decompress it to a .tar")
     protocol, _ = files.split(source.url)
     done = _completed(source, protocol, [path for path, _ in found[:LOOK_TARS]])
     done = replace(done, storage={"root": listing.root(source.url)})
@@ -71,7 +72,8 @@ def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
                     rows += 1
             continue
         except BrokenTar as error:
-            cause = f"is broken at byte {error.at} of {size} ({error.what}), after {rows} rows"
+            total = "" if size < 0 else f" of {size}"
+            cause = f"is broken at byte {error.at}{total} ({error.what}), after {rows} rows"
         except FileNotFoundError:
             cause = "does not exist any more"
         except PermissionError as error:
@@ -104,7 +106,7 @@ def find(source: Source, image_path: str) -> bytes:
                     file.seek(at)
                     data: bytes = file.read(min(size, limit + 1))
                     return data
-            except KeyError:
+            except (KeyError, NotADirectoryError):
                 continue
             except OSError as error:
                 failure = failure or error
@@ -186,10 +188,10 @@ def _lost(protocol: str, path: bytes, rows: int) -> str:
 
 @lru_cache(maxsize=16)
 def _index(protocol: str, path: bytes) -> dict[str, tuple[int, int]]:
-    """Where a tar's members are, by name as it is shown: the first of each, up to where it breaks."""
+    """Where a tar's pictures are, by name as it is shown: the first of each, up to where it breaks."""
     found: dict[str, tuple[int, int]] = {}
     with opened(protocol, path) as (file, size), contextlib.suppress(BrokenTar):
         for member in Tar(file, size).members():
-            if is_plain(member):
-                found.setdefault(files.shown(raw_name(member)), (member.offset_data, member.size))
+            if is_plain(member) and suffix(name := raw_name(member)) in SUFFIXES:
+                found.setdefault(files.shown(name), (member.offset_data, member.size))
     return found

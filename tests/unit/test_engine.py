@@ -26,7 +26,7 @@ MODEL = "emoji-mini"
 class Model:
     """In place of :class:`worker.clip.Clip`: a text's vector is its length."""
 
-    fingerprint, precision, crop = "f", "fp32", None
+    fingerprint, precision, crop, draft = "f", "fp32", None, 0
     info = SimpleNamespace(name=MODEL, source="none")
 
     def __init__(self, *_: object) -> None:

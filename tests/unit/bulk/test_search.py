@@ -74,8 +74,7 @@ def make_output(
                 with output.aside(files[kind]) as path:
                     np.save(path, all_of[shard])
         if shard not in missing:
-            about = {kind: {"bytes": output.size(name)} for kind, name in files.items() if output.size(name)}
-            sizes = {files[kind]: size for kind, size in about.items()}
+            sizes = {name: {"bytes": output.size(name)} for name in files.values() if output.size(name)}
             marker = {"plan": plan.id, "shard": shard, "rows": len(matrix), "failed": 0, "files": sizes}
             output.write(files["shard"], orjson.dumps(marker))
     output.save(plan, {})
