@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -26,11 +28,13 @@ TEXTS = ("caption", "text", "txt", "alt", "alt_text", "alttext", "description", 
 _OURS = re.compile(r"(source_)*(image_path|caption|error|extra)")
 
 
+@lru_cache(maxsize=1024)
 def own_name(name: str) -> str:
     """A column's name in the metadata: ``source_…`` where it would be taken for one that the metadata has anyway.
 
     No two names become one: ``source_caption`` is renamed as well.
     """
+    name = _encodable(name)
     return f"source_{name}" if _OURS.fullmatch(name) else name
 
 
@@ -73,7 +77,7 @@ def conform(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
         if value is None:
             continue
         if kind == "string":
-            out[name] = value if isinstance(value, str) else as_json(value)
+            out[name] = _encodable(value) if isinstance(value, str) else as_json(value)
         elif kind == _kind(value):
             out[name] = value
         elif kind == "double" and _kind(value) == "int64":
@@ -90,7 +94,16 @@ def as_json(value: object) -> str | None:
     try:
         return orjson.dumps(value, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError, RecursionError):
+        pass
+    try:
+        return json.dumps(value, default=_shown)  # takes integers of any length, and half of a surrogate pair
+    except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _encodable(text: str) -> str:
+    """A text as it can be written: JSON may escape half of a surrogate pair, which is no character."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _shown(value: object) -> str:

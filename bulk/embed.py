@@ -283,6 +283,8 @@ def locked(where: Output) -> Iterator[None]:
             yield
     except BlockingIOError:
         raise OutputError(f"another run is at work in {where.url}: wait for it, or stop it") from None
+    except OSError as error:
+        raise OutputError(explained(error)) from error
 
 
 @contextmanager

@@ -135,15 +135,18 @@ class _Local:
         waiting, seen = [os.fsencode(folder).rstrip(b"/") or b"/"], set()
         while waiting:
             at = waiting.pop()
-            found = os.stat(at)  # noqa: PTH116
-            if (found.st_dev, found.st_ino) in seen:
-                continue
-            seen.add((found.st_dev, found.st_ino))
-            with os.scandir(at) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(b".")]
+            try:
+                found = os.stat(at)  # noqa: PTH116
+                if (found.st_dev, found.st_ino) in seen:
+                    continue
+                seen.add((found.st_dev, found.st_ino))
+                with os.scandir(at) as entries:
+                    visible = [entry for entry in entries if not entry.name.startswith(b".")]
+            except OSError as error:
+                raise SourceError(f"{shown(at)} cannot be listed: {reason(error)}") from error
             folders = []
             for entry in visible:
-                if entry.is_dir():
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112
                     folders.append(entry.path)
                 elif entry.is_symlink() or entry.is_file():  # a link that leads nowhere is a file that is missing
                     yield entry.path, _size(entry.path)

@@ -77,7 +77,7 @@ class Piece(NamedTuple):
     start: int = -1
     stop: int = -1
     size: int = -1
-    note: str = ""  # folder: the caption's path, if there is one
+    note: str = ""  # what the format wants its read to know
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -174,11 +176,12 @@ def embed(
 
     Exit status: 0; 3 where some rows failed; 1 where it could not go on; 130 after Ctrl-C.
     """
-    from bulk import embed as bulk
-    from cli import embed as view
     from cli.up import stop_signals
     from shared.errors import ClipError
 
+    with needs_bulk():
+        from bulk import embed as bulk
+        from cli import embed as view
     if dtype not in (None, "float16", "float32"):
         fail(f"--dtype {dtype}: use float16 or float32")
     settings = load_settings(redis_url=redis, models=[model] if model else None)
@@ -217,6 +220,58 @@ def embed(
         raise typer.Exit(1) from None
     view.tell(console, report, again)
     raise typer.Exit(report.status)
+
+
+@app.command()
+def search(
+    output: Annotated[str, typer.Argument(help="What `embed` wrote, or is writing; path or URL.")],
+    text: Annotated[str | None, typer.Argument(help="What to look for; or --image.", show_default=False)] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Image to look for instead of a text; path or URL.", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Rows to show.")] = 12,
+    among: Annotated[
+        str | None,
+        typer.Option(
+            metavar="images|texts", help="What to compare with; unset: images, if there are any.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The output's model as NAME=SOURCE; unset: as its manifest has it.", show_default=False),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the images found to a contact sheet: .png, .jpg or .webp.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Find the rows of an output that are nearest to a text or an image.
+
+    A table on a terminal; else rank, score, path and caption with tabs between.
+    """
+    from shared.errors import ClipError
+
+    with needs_bulk():
+        from cli.search import search as find
+    settings = load_settings()
+    try:
+        find(console, errors, settings, output, text=text, image=image, top=top, among=among, model=model, sheet=sheet)
+    except BrokenPipeError:  # `| head`: typer ends quietly
+        raise
+    except (ClipError, OSError) as error:
+        fail(str(error))
+
+
+@contextmanager
+def needs_bulk() -> Iterator[None]:
+    """Around imports of what an extra brings."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        fail(f"{error.name} is not installed: pip install 'clip-queue[bulk]'")
 
 
 def kill_now() -> None:

@@ -16,16 +16,12 @@ from shared.errors import BadImage
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "MPO")
 
 
-# Pillow warns of pictures between its limit and twice that; ours is checked below.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
 def decode(
     data: bytes, crop: Callable[[Image.Image], Image.Image], *, max_bytes: int, max_pixels: int, draft: int = 0
 ) -> NDArray[np.uint8]:
     """An encoded picture as the model sees it: (height, width, 3), uint8, RGB.
 
-    ``draft``: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as each side keeps that many pixels; 0: never.
+    ``draft``: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as each side keeps that many pixels; 0: no.
     EXIF orientation is applied; alpha is dropped, not blended; grey, 16-bit, palette and CMYK become 8-bit RGB;
     of an animation the first frame is taken.
 
@@ -37,7 +33,9 @@ def decode(
     if len(data) > max_bytes:
         raise BadImage.because(f"Image of {len(data)} bytes is over the limit of {max_bytes}.")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own guard, at twice the limit
         raise BadImage.because(f"Image is over the limit of {max_pixels} pixels.") from error
     except Exception as error:

@@ -7,16 +7,18 @@ the name at ``/`` and knows of a checkpoint's preprocessing only from the model 
 - ``local-dir:FOLDER``: ``open_clip_config.json`` with its preprocessing, and ``open_clip_model.safetensors``;
 - ``ARCHITECTURE/random``: weights from seed 0, the ones that clip-queue's tag ``random`` gives.
 
-Both are put into evaluation mode, which all_clip leaves out: with its own loader a ResNet such as emoji-mini normalises
-by the statistics of each batch and gives other vectors; to a ViT it makes no difference.
+Every model is put into evaluation mode, which all_clip leaves out: a ResNet such as emoji-mini would normalise by the
+statistics of each batch and give other vectors; to a ViT it makes no difference.
 
-What it takes to work at all: clip-anytorch imports ``pkg_resources``, so setuptools is below 82; the package itself
-wants numpy 1, pyarrow 15 and open_clip 2. Nothing is fetched. On a CPU the model computes in float32, not compiled
+What it takes to work at all: clip-anytorch imports ``pkg_resources``, which setuptools 80 has and 84 has not; the
+package itself wants numpy 1, pyarrow 15 and open_clip 2. Nothing is fetched. There must be at least as many tars as
+``--num-prepro-workers``: a worker without a tar ends the run. On a CPU the model computes in float32, not compiled
 (``use_jit`` is off by default); on CUDA under autocast to bfloat16, to float16 where the card has no bfloat16. Before
 the first picture the model is warmed up: two batches of the full size through both towers, texts too.
 
 Two helper processes that keep statistics import the whole package, some twenty seconds of one core each, the second
-while the first batches are computed: measure runs of minutes, or compare ``second_half_rows_per_s``.
+while the first batches are computed, and the call returns only after both: measure runs of minutes, or compare
+``second_half_rows_per_s``.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def load(source: str, use_jit: bool, device: str, cache_dir: str | None) -> Load
         name = source.removesuffix("/random")
         torch.manual_seed(0)
         model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, **options)
-    return model.eval(), preprocess, open_clip.get_tokenizer(name)
+    return model, preprocess, open_clip.get_tokenizer(name)
 
 
 def loader(marks: Marks) -> Callable[[str, bool, str, str | None], Loaded]:
@@ -89,7 +91,7 @@ def loader(marks: Marks) -> Callable[[str, bool, str, str | None], Loaded]:
         else:
             wrapped, preprocess, tokenizer = load_open_clip(source, use_jit, device, cache_dir)
             inner = wrapped.inner_model
-        model = Marked(inner_model=inner, device=device).to(device=device)
+        model = Marked(inner_model=inner, device=device).to(device=device).eval()
         marks.precision = str(model.dtype).removeprefix("torch.")
         marks.loaded = time.perf_counter()
         return model, preprocess, tokenizer

@@ -106,9 +106,10 @@ def test_links_pipes_and_loops(tmp_path: Path) -> None:
     (tmp_path / "real" / "loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "a.txt")
     (tmp_path / "dangling.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself.txt").symlink_to(tmp_path / "itself.txt")
     os.mkfifo(tmp_path / "pipe.txt")
     sizes = {name(str(tmp_path), path): size for path, size in containers(str(tmp_path), (".txt",))}
-    assert sizes == {"dangling.txt": -1, "link.txt": 10, "real/a.txt": 10}
+    assert sizes == {"dangling.txt": -1, "itself.txt": -1, "link.txt": 10, "real/a.txt": 10}
 
 
 @pytest.mark.parametrize("odd", ODD)

@@ -1,0 +1,35 @@
+"""Output folders of bulk, as plain numpy and pyarrow see them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+DATA = ("img_emb", "text_emb", "metadata", "errors")
+
+
+def matrix(output: Path, kind: str) -> NDArray[np.float32]:
+    """All rows of ``img_emb`` or ``text_emb``, in order."""
+    return np.concatenate([np.load(path).astype(np.float32) for path in sorted((output / kind).glob("*.npy"))])
+
+
+def table(output: Path, kind: str = "metadata") -> list[dict[str, Any]]:
+    """All rows of ``metadata`` or ``errors``, in order."""
+    return [row for path in sorted((output / kind).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def checksums(output: Path) -> dict[str, str]:
+    """What a run has made, without what tells when and how fast."""
+    files = sorted(path for kind in DATA for path in (output / kind).rglob("*"))
+    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def strays(output: Path) -> list[str]:
+    """Files that a finished run should not have left."""
+    known = {"manifest.json", "plan.parquet", "shards", *DATA}
+    return sorted(path.name for path in output.iterdir() if path.name not in known)
