@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/uv pip install --quiet --python
 SDK := inference-sdk==1.8.3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test unit lint bench chaos lock clean
+.PHONY: help install demo serve test unit lint bench bench-bulk chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -37,6 +37,9 @@ lint: .venv/.done  ## ruff, mypy, and the import rule of the floors
 bench: .venv/.done  ## the figures, each as a ratio within one run
 	@$(BIN)/python -m bench $(ARGS)
 
+bench-bulk: .venv/.done .venv-retrieval/.done  ## bulk against its ceilings and against clip-retrieval
+	@$(BIN)/python -m bench bulk memory $(ARGS)
+
 chaos: .venv/.done  ## a storm of kills, MINUTES long
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
@@ -45,7 +48,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -62,4 +65,11 @@ clean:           ## remove what make made
 	@echo "setting up .venv-sdk ($(SDK))"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-sdk
 	@$(PIP_INSTALL) .venv-sdk/bin/python "$(SDK)"
+	@touch $@
+
+# So does what bulk is compared with. It needs Python 3.11.
+.venv-retrieval/.done: .venv/.done bench/retrieval/requirements.txt
+	@echo "setting up .venv-retrieval (clip-retrieval, torch once more)"
+	@$(BIN)/uv venv --quiet --clear --python 3.11 .venv-retrieval
+	@$(PIP_INSTALL) .venv-retrieval/bin/python --requirement bench/retrieval/requirements.txt
 	@touch $@

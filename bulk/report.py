@@ -20,8 +20,8 @@ class Reason:
 class Report:
     """``rows`` were embedded and ``failed`` were not, in all the output; ``resumed`` of both were there before.
 
-    ``lost`` are the shards that could not be done, with the reason. ``seconds`` are this command's, without the start of
-    its workers; ``waited``: seconds that shards waited for reading, decoding and the forward pass.
+    ``lost`` are the shards that could not be done, with the reason. ``seconds`` are this command's, without the start
+    of its workers; ``waited``: seconds that shards waited for reading, decoding and the forward pass.
     """
 
     output: str

@@ -52,8 +52,8 @@ class Settings(BaseSettings):
         0.0,
         ge=0,
         le=16,
-        description="Decode a JPEG at 1/2, 1/4 or 1/8 of its size where each side keeps this many times the model's image "
-        "size: less work, and vectors that differ a little (they get another fingerprint); 0: never.",
+        description="Decode a JPEG at 1/2, 1/4 or 1/8 of its size where each side keeps this many times the model's "
+        "image size: less work, and vectors that differ a little (they get another fingerprint); 0: never.",
     )
     text_cache_size: int = Field(10_000, ge=0, description="Text embeddings that a worker remembers; 0: none.")
 
