@@ -26,13 +26,16 @@ from bulk.source import Format, Source, SourceError
 from shared.errors import ClipError, Unavailable
 from shared.job import Kind
 from shared.models import parse_model
-from shared.settings import Settings
+from shared.settings import Settings, cores
 from shared.store import Store
 from shared.workers import ModelInfo, WorkerInfo, workers
 from stack.embedded import EmbeddedStack
+from stack.machine import visible_gpus
 
 FIND_WORKERS = 60.0  # seconds to look for live workers on a Redis that was given
 LOOK = 0.25
+
+MOST_WORKERS = 4  # that are started on a CPU unless told otherwise
 
 BATCH = {"cuda": 256}  # rows a forward pass, by kind of device
 BATCH_ELSEWHERE = 8  # what an interactive request may have to wait for on a CPU
@@ -88,7 +91,7 @@ def embed(
         batch_size: rows a forward pass; None: 256 on a GPU, 8 on a CPU.
         dtype: of the stored vectors, ``float16`` (the default) or ``float32``.
         normalize: scale vectors to length 1 (the default).
-        workers: worker processes to start; None: one a GPU, or one. Not with ``redis_url``.
+        workers: worker processes to start; None: one a GPU, or one a core and at most four. Not with ``redis_url``.
         redis_url: a Redis whose workers do the work; None: start what is needed here, and stop it afterwards.
         show: gets the :class:`~bulk.progress.Progress` several times a second.
         say: gets lines about what happens.
@@ -299,7 +302,7 @@ def served(
     if redis_url is not None:
         yield settings.model_copy(update={"redis_url": SecretStr(redis_url)}), nothing
         return
-    stack = EmbeddedStack(settings, workers=number, api=False, say=say)
+    stack = EmbeddedStack(settings, workers=number or default_workers(settings), api=False, say=say)
     try:
         stack.start(timeout=3600, given_up=told_to_stop)
 
@@ -312,6 +315,16 @@ def served(
         if told_to_stop():
             stack.hurry()  # what runs is given up anyway: nothing to wait for
         stack.stop()
+
+
+def default_workers(settings: Settings) -> int | None:
+    """Worker processes where nobody else uses the machine; None: one a GPU.
+
+    On a CPU one a core: decoding and the forward pass then never wait for each other's threads, which is worth half as
+    much again. No more than four, since each holds the model.
+    """
+    on_gpu = settings.device in ("auto", "cuda") and visible_gpus()
+    return None if on_gpu else min(MOST_WORKERS, cores())
 
 
 def find_workers(settings: Settings, model: str, told_to_stop: Callable[[], bool]) -> list[WorkerInfo]:

@@ -10,7 +10,8 @@
     plan.parquet                     row group N is what shard N reads
     manifest.json                    source, model, options; once finished, every shard's counts and checksums
 
-N is padded with zeros to the width of the last, as clip-retrieval pads it, so that sorting by name sorts by number.
+N is padded with zeros as clip-retrieval pads it, so that sorting by name sorts by number. A shard none of whose rows
+could be embedded has no matrices and no metadata: readers that pair files in order would trip over empty ones.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ class Output:
     @staticmethod
     def names(shard: int, shards: int) -> dict[str, str]:
         """A shard's files by kind: ``image``, ``text``, ``metadata``, ``errors``, ``shard``."""
-        n = str(shard).zfill(len(str(shards - 1)))
+        n = str(shard).zfill(len(str(shards)))
         return {
             "image": f"img_emb/img_emb_{n}.npy",
             "text": f"text_emb/text_emb_{n}.npy",
@@ -166,7 +168,13 @@ class Output:
         to put a file in place; elsewhere if the output is not on this machine."""
         home = self.local / ASIDE if self.local else base or Path(tempfile.gettempdir())
         folder = home / f"clip-queue-{secrets.token_hex(6)}"
-        folder.mkdir(parents=True)
+        for turn in count():
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileNotFoundError:  # whoever left last has removed the home between two steps of this
+                if turn == 100:
+                    raise
         try:
             yield folder
         finally:

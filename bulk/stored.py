@@ -68,10 +68,22 @@ def metadata(path: Path, name: str, rows: Sequence[int]) -> dict[int, dict[str, 
                 stop = start + file.metadata.row_group(group).num_rows
                 if inside := [row for row in rows if start <= row < stop]:
                     table = file.read_row_group(group).take([row - start for row in inside])
-                    found.update(zip(inside, table.to_pylist(), strict=True))
+                    found.update(zip(inside, _plain(table), strict=True))
                 start = stop
     except pa.ArrowException as error:
         raise BadInput(f"{name} is broken: {error}") from error
     if missing := set(rows) - found.keys():
         raise BadInput(f"{name} has no row {min(missing)}, though there is a vector of it")
     return found
+
+
+def _plain(table: pa.Table) -> list[dict[str, Any]]:
+    """A table's rows as Python values; a column that has no such value everywhere (a time in nanoseconds, a year
+    beyond Python's) as text."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns[name] = column.to_pylist()
+        except (ValueError, OverflowError):
+            columns[name] = column.cast(pa.string()).to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -139,10 +139,8 @@ class ShardWriter:
 
     def finish(self, seconds: dict[str, float]) -> dict[str, Any]:
         """Put all in place; returns what the marker says."""
-        ready: dict[str, NpyFile | TableFile] = {
-            **self._vectors,
-            **{k: t for k, t in self._tables.items() if t.rows or k == "metadata"},
-        }
+        made: dict[str, NpyFile | TableFile] = {**self._vectors, **self._tables}
+        ready = {kind: file for kind, file in made.items() if file.rows}
         files = {}
         for kind, file in ready.items():
             file.close()

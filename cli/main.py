@@ -160,7 +160,7 @@ def embed(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Worker processes to start; unset: one a GPU, or one.", show_default=False),
+        typer.Option(min=1, max=64, help="Worker processes to start; unset: one a GPU, or up to four.", show_default=False),
     ] = None,
     redis: Annotated[
         str | None,

@@ -27,7 +27,8 @@ class ClipError(Exception):
     @staticmethod
     def from_wire(data: dict[str, Any]) -> ClipError:
         """The typed error again; an unknown code (a newer worker) stays readable as an internal error."""
-        kind = _BY_CODE.get(data.get("code", ""), ClipError)
+        by_code = {kind.code: kind for kind in reversed(_family(ClipError))}  # now: other floors have their own
+        kind = by_code.get(data.get("code", ""), ClipError)
         return kind(data.get("message", "unknown error"), index=data.get("index"))
 
 
@@ -109,6 +110,3 @@ class WorkerLost(ClipError):
 
 def _family(kind: type[ClipError]) -> list[type[ClipError]]:
     return [kind, *(k for sub in kind.__subclasses__() for k in _family(sub))]
-
-
-_BY_CODE: dict[str, type[ClipError]] = {kind.code: kind for kind in _family(ClipError)}

@@ -8,7 +8,7 @@ the name at ``/`` and knows of a checkpoint's preprocessing only from the model 
 - ``ARCHITECTURE/random``: weights from seed 0, the ones that clip-queue's tag ``random`` gives.
 
 Every model is put into evaluation mode, which all_clip leaves out: a ResNet such as emoji-mini would normalise by the
-statistics of each batch and give other vectors; to a ViT it makes no difference.
+statistics of each batch and give other vectors; of a ViT only the rounding changes.
 
 What it takes to work at all: clip-anytorch imports ``pkg_resources``, which setuptools 80 has and 84 has not; the
 package itself wants numpy 1, pyarrow 15 and open_clip 2. Nothing is fetched. There must be at least as many tars as

@@ -1,0 +1,86 @@
+"""The bulk command as a process: given, watched, killed, and given again just as it was."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bulk.layout import Output
+from bulk.resume import markers
+from tests.harness import Service, wait_for
+
+ENDED = 240.0  # seconds that a run may take on a loaded machine
+
+
+class Embed(Service):
+    """``clip-queue embed SOURCE OUTPUT OPTION…`` without a terminal. ``env`` names a Redis, if it is not its own."""
+
+    def __init__(
+        self, folder: Path, source: str, output: Path, *options: object, name: str = "embed", env: dict[str, str]
+    ) -> None:
+        command = [sys.executable, "-m", "cli", "embed", source, str(output), *map(str, options)]
+        super().__init__(name, command, folder, {"CLIP_QUEUE_PRECISION": "fp32", "OMP_NUM_THREADS": "1", **env})
+        self.output = output
+        self._begin = 0
+        self._signalled = False
+
+    def start(self) -> Embed:
+        self._begin = self.log.stat().st_size if self.log.exists() else 0
+        self._signalled = False
+        super().start()
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self._signalled = True
+        super().signal(number)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was sent a signal since it was started last."""
+        return self._signalled
+
+    @property
+    def said(self) -> str:
+        """What it has said since it was started last."""
+        return self.log.read_bytes()[self._begin :].decode()
+
+    def ended(self, timeout: float = ENDED) -> int:
+        """Its exit status."""
+        assert self.process is not None
+        wait_for(lambda: not self.alive, timeout, f"the command's end; it says:\n{self.said}")
+        return self.process.wait()
+
+    def whole(self) -> int:
+        """Shards that are whole in its output."""
+        return count_whole(self.output)
+
+    def in_the_middle(self, more: int = 2) -> None:
+        """Wait until it has made ``more`` shards; it has not made them all."""
+        before = self.whole()
+        wait_for(lambda: self.whole() >= before + more or not self.alive, ENDED, f"shards; it says:\n{self.said}")
+        assert self.alive, self.said
+
+    def children(self) -> list[psutil.Process]:
+        """The processes it has started."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+
+def running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def manifest(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / "manifest.json").read_bytes())
+    return found
+
+
+def count_whole(output: Path) -> int:
+    """Shards of an output whose files are all there, with the sizes that they were written with."""
+    where = Output(str(output))
+    loaded = where.load()
+    return sum(1 for _ in markers(where, loaded[0])) if loaded else 0

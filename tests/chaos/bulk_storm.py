@@ -1,0 +1,254 @@
+"""A seeded storm over bulk runs: workers, commands and Valkey are killed, and the outputs are as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import Unavailable
+from tests import datasets
+from tests.bulk_command import Embed
+from tests.faults import Faults
+from tests.harness import Service, Stack, stack
+from tests.outputs import checksums, strays, table
+
+KINDS = 5  # of misfortune
+PASS = 1.0  # seconds that each forward pass takes longer while it rages
+START = 240.0  # seconds that the stack may take to start, and a run to end when the storm is over
+ATTEMPTS = 50  # a storm takes a shard's workers down more often than any one shard does
+ROWS = 120  # good ones, in each source
+BAD = 3  # the status of a run some of whose rows failed
+OPTIONS = ("--shard-size", 10, "--batch-size", 4)
+
+
+@dataclass
+class BulkReport:
+    rounds: int = 0
+    shards: int = 0
+    wrong: list[str] = field(default_factory=list)  # what differs from a run that nothing happened to
+    misfortunes: Counter[str] = field(default_factory=Counter)
+    restarts: int = 0  # of commands
+    again: int = 0  # texts that went through the model more than once: what the storm cost
+
+    def table(self) -> str:
+        rows: list[tuple[str, object]] = [
+            ("rounds", self.rounds),
+            ("shards", self.shards),
+            ("wrong", len(self.wrong)),
+            ("commands given again", self.restarts),
+            ("rows computed again", self.again),
+            *((what, n) for what, n in sorted(self.misfortunes.items())),
+        ]
+        return "\n".join([*(f"{name:<42}{value:>8}" for name, value in rows), *self.wrong[:10]])
+
+
+def bulk_storm(
+    folder: Path, *, seed: int, seconds: float, pause: tuple[float, float] = (0.5, 2.5), round_seconds: float = 60.0
+) -> BulkReport:
+    """Let it rage for ``seconds``, in rounds: each embeds a folder and tars anew, in two commands at once.
+
+    ``pause``: seconds between misfortunes.
+    """
+    rng, report = random.Random(seed), BulkReport()
+    sources = {"folder": datasets.folder(folder / "folder", ROWS), "tars": datasets.tars(folder / "tars", ROWS)}
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # bytes are the same for the same number of threads
+    settings = {"lease": 2, "drain_timeout": 3, "max_attempts": ATTEMPTS, "test_faults": folder / "faults"}
+    with stack(folder, **settings) as it:
+        # Every write is on disk before it is answered, so that even kill -9 may not lose one.
+        it.valkey.client().config_set("appendfsync", "always")
+        it.valkey.command += ["--appendfsync", "always"]
+        faults = Faults(folder / "faults")
+        workers = [it.worker("tests.faulty") for _ in range(2)]
+        it.ready(*workers, timeout=START)
+        try:
+            whole = undisturbed(it, sources, folder / "whole")
+            end = time.monotonic() + seconds
+            while time.monotonic() < end or not report.rounds:
+                until = min(end, time.monotonic() + round_seconds)
+                Round(it, workers, faults, sources, folder / f"round-{report.rounds}", rng, report).run(
+                    until, pause, whole
+                )
+        finally:
+            faults.clear()
+    return report
+
+
+def commands(it: Stack, sources: dict[str, datasets.Dataset], folder: Path) -> dict[str, Embed]:
+    folder.mkdir()
+    return {
+        name: Embed(folder, source.url, folder / name / "out", *OPTIONS, name=f"embed-{name}", env=it.env())
+        for name, source in sources.items()
+    }
+
+
+def undisturbed(it: Stack, sources: dict[str, datasets.Dataset], folder: Path) -> dict[str, dict[str, str]]:
+    """Each source's checksums when nothing happens."""
+    runs = commands(it, sources, folder)
+    for command in runs.values():
+        command.start()
+    statuses = {name: command.ended() for name, command in runs.items()}
+    if set(statuses.values()) != {BAD}:
+        raise AssertionError("\n".join(command.said for command in runs.values()))
+    return {name: checksums(command.output) for name, command in runs.items()}
+
+
+class Round:
+    """Commands under way in a storm, and the supervisor that starts again what was killed."""
+
+    def __init__(
+        self,
+        it: Stack,
+        workers: list[Service],
+        faults: Faults,
+        sources: dict[str, datasets.Dataset],
+        folder: Path,
+        rng: random.Random,
+        report: BulkReport,
+    ) -> None:
+        self._stack, self._workers, self._faults, self._sources = it, workers, faults, sources
+        self._rng, self._report = rng, report
+        self._commands = commands(it, sources, folder)
+        self._statuses: dict[str, int] = {}
+        self._killed: set[str] = set()  # commands whose end was ours
+        self._valkey_due = 0.0
+        self._done: Counter[str] = Counter()
+        self._acts: list[tuple[str, Callable[[], bool]]] = []
+
+    def run(self, until: float, pause: tuple[float, float], whole: dict[str, dict[str, str]]) -> None:
+        self._faults.delay(PASS)
+        passed = len(self._faults.passes())
+        for command in self._commands.values():
+            command.start()
+        due, give_up = 0.0, until + START
+        while len(self._statuses) < len(self._commands):
+            self._tend()
+            now = time.monotonic()
+            if now > until and len(self._done) == KINDS:
+                self._faults.clear()  # calm
+            elif now > due and self._blow():
+                due = now + self._rng.uniform(*pause)
+            if now > give_up:
+                self._report.wrong += [f"not ended: {name}\n{c.said}" for name, c in self._commands.items() if c.alive]
+                break
+            time.sleep(0.05)
+        self._calm()
+        self._account(whole, passed)
+
+    # The supervisor
+
+    def _tend(self) -> None:
+        if not self._stack.valkey.alive and time.monotonic() > self._valkey_due:
+            self._stack.valkey.start()
+        for worker in self._workers:
+            if not worker.alive:
+                worker.start()
+        for name, command in self._commands.items():
+            if command.alive or name in self._statuses:
+                continue
+            if name in self._killed:
+                self._killed.discard(name)
+                self._report.restarts += 1
+                command.start()
+            else:
+                self._statuses[name] = command.ended()
+
+    def _calm(self) -> None:
+        self._faults.clear()
+        for command in self._commands.values():
+            command.kill()
+        self._valkey_due = 0.0
+        self._tend()
+        self._stack.ready(*self._workers, timeout=START)
+
+    # Misfortunes, each at least once in a while
+
+    def _blow(self) -> bool:
+        """Do the next one; False if it must wait."""
+        if not self._acts:
+            self._acts = [
+                ("kill a worker", self._worker(signal.SIGKILL)),
+                ("kill a worker", self._worker(signal.SIGKILL)),
+                ("terminate a worker", self._worker(signal.SIGTERM)),
+                ("kill a command", self._command(signal.SIGKILL)),
+                ("stop a command", self._command(signal.SIGINT)),
+                ("kill Valkey", self._kill_valkey),
+            ]
+            self._rng.shuffle(self._acts)
+        what, act = self._acts[-1]
+        if not act():
+            return False
+        self._acts.pop()
+        self._done[what] += 1
+        self._report.misfortunes[what] += 1
+        return True
+
+    def _worker(self, number: signal.Signals) -> Callable[[], bool]:
+        def act() -> bool:
+            alive = self._serving()
+            ready = [worker for worker in self._workers if worker.pid in alive]
+            if not ready:
+                return False  # both are only just starting: no blow could hit a shard
+            self._rng.choice(ready).signal(number)
+            return True
+
+        return act
+
+    def _command(self, number: signal.Signals) -> Callable[[], bool]:
+        def act() -> bool:
+            under_way = sorted(name for name, c in self._commands.items() if c.alive and c.whole() and not c.stopping)
+            if not under_way:
+                return False
+            name = self._rng.choice(under_way)
+            self._killed.add(name)
+            self._commands[name].signal(number)
+            return True
+
+        return act
+
+    def _kill_valkey(self) -> bool:
+        if not self._stack.valkey.alive:
+            return False
+        self._valkey_due = time.monotonic() + self._rng.uniform(0, 3)
+        self._stack.valkey.kill()
+        return True
+
+    def _serving(self) -> set[int]:
+        try:
+            return self._stack.workers()
+        except Unavailable:
+            return set()
+
+    # The account
+
+    def _account(self, whole: dict[str, dict[str, str]], passed: int) -> None:
+        report = self._report
+        report.rounds += 1
+        for name, command in self._commands.items():
+            if self._statuses.get(name) != BAD:
+                report.wrong.append(f"{name} ended with {self._statuses.get(name)}:\n{command.said}")
+                continue
+            report.shards += command.whole()
+            report.wrong += [
+                f"{name}: {what}" for what in differences(command.output, self._sources[name], whole[name])
+            ]
+        texts = Counter(text for p in self._faults.passes()[passed:] for text in p.items)
+        report.again += sum(texts.values()) - sum(len(source.good) for source in self._sources.values())
+
+
+def differences(output: Path, source: datasets.Dataset, whole: dict[str, str]) -> list[str]:
+    """How an output is not that of a run that nothing happened to."""
+    found = checksums(output)
+    wrong = [f"{name} differs" for name in sorted(whole.keys() | found.keys()) if whole.get(name) != found.get(name)]
+    wrong += [f"{name} is left" for name in strays(output)]
+    if [row["image_path"] for row in table(output)] != [name for name, _, _ in source.good]:
+        wrong.append("the metadata are not the good rows, each once")
+    bad = [row["image_path"].rpartition("/")[2] for row in table(output, "errors")]
+    if bad != source.bad:
+        wrong.append(f"the errors are not the bad rows, each once: {bad}")
+    return wrong
