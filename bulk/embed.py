@@ -52,6 +52,12 @@ class Asked:
     batch_size: int | None = None
 
 
+class NotBegun(ClipError):
+    """It was told to stop before there was anything to give back."""
+
+    code = "not_begun"
+
+
 def nothing(*_: object) -> None:
     """Where nobody looks."""
 
@@ -112,8 +118,9 @@ def embed(
         if loaded:
             check_same(loaded[0], asked.source, options(asked, loaded[0].options), spec.name)
             if loaded[1] and (report := whole_report(where, loaded[0])).finished:
+                where.tidy()
                 return report
-        draft = None if loaded else Draft.make(where, asked, say)
+        draft = None if loaded else Draft.make(where, asked, say, told_to_stop)
         settings = settings.model_copy(update={"models": [model or settings.models[0]]})
         with served(settings, workers, redis_url, say, told_to_stop) as (settings, alive_check):
             alive = find_workers(settings, spec.name, told_to_stop)
@@ -210,13 +217,15 @@ class Draft:
     rows: int | None
 
     @classmethod
-    def make(cls, where: Output, asked: Asked, say: Callable[[str], None]) -> Draft:
+    def make(cls, where: Output, asked: Asked, say: Callable[[str], None], told_to_stop: Callable[[], bool]) -> Draft:
         """Look at the source and write the plan's pieces."""
         size = options(asked, Options()).shard_size
         said = time.monotonic()
 
         def seen(shards: int, rows: int) -> None:
             nonlocal said
+            if told_to_stop():
+                raise NotBegun("stopped while it was planning")
             if time.monotonic() - said > 2:
                 said = time.monotonic()
                 say(f"planning: {rows:,} rows in {shards:,} shards so far")
@@ -328,12 +337,19 @@ def default_workers(settings: Settings) -> int | None:
 
 
 def find_workers(settings: Settings, model: str, told_to_stop: Callable[[], bool]) -> list[WorkerInfo]:
-    """The live workers that can do shards of a model. Raises :class:`NoWorker` where there are none."""
+    """The live workers that can do shards of a model.
+
+    Raises:
+        NoWorker: there are none.
+        NotBegun: told to stop while looking.
+    """
     store = Store.connect(settings)
     until = time.monotonic() + FIND_WORKERS
     why = "no worker is alive there"
     try:
-        while time.monotonic() < until and not told_to_stop():
+        while time.monotonic() < until:
+            if told_to_stop():
+                raise NotBegun("stopped while it was looking for workers")
             try:
                 alive = store.run(workers())
                 able = [w for w in alive if Kind.EMBED_SHARD in w.work and any(m.name == model for m in w.models)]

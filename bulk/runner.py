@@ -276,8 +276,13 @@ class Runner:
     def _cancel(self) -> None:
         """Give back what is under way: a worker stops within a second or two, and what waits is not begun."""
         for shard in self._underway.values():
-            with suppress(Unavailable, UnknownJob):
+            try:
                 self._store.run(ops.cancel(shard.job_id, self._owner))
+            except UnknownJob:
+                continue
+            except Unavailable:  # each further one would take as long to say the same
+                log.info("the store is away: its workers do the shards under way to the end")
+                return
 
     # The run itself
 

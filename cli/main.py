@@ -160,7 +160,7 @@ def embed(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Worker processes to start; unset: one a GPU, or up to four.", show_default=False),
+        typer.Option(min=1, max=64, help="Worker processes to start; unset: one a GPU, or some.", show_default=False),
     ] = None,
     redis: Annotated[
         str | None,
@@ -178,6 +178,7 @@ def embed(
     """
     from cli.up import stop_signals
     from shared.errors import ClipError
+    from stack.embedded import never
 
     with needs_bulk():
         from bulk import embed as bulk
@@ -194,7 +195,7 @@ def embed(
         "texts": texts,
         "shard_size": shard_size,
     }
-    again = resuming(sys.argv[1:])
+    again, told_to_stop = resuming(sys.argv[1:]), never
     try:
         if dry_run:
             view.tell_dry(console, bulk.dry_run(source, **what))
@@ -216,8 +217,9 @@ def embed(
             )
     except (StackError, ClipError) as error:
         errors.print(f"[bold red]clip-queue:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        errors.print(f"To go on once that is mended:\n  {escape(again)}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from None
+        when = "To go on" if told_to_stop() else "To go on once that is mended"
+        errors.print(f"{when}:\n  {escape(again)}", soft_wrap=True, highlight=False)
+        raise typer.Exit(130 if told_to_stop() else 1) from None
     view.tell(console, report, again)
     raise typer.Exit(report.status)
 

@@ -1,4 +1,4 @@
-"""A seeded storm over bulk runs: workers, commands and Valkey are killed, and the outputs are as if nothing had been."""
+"""A seeded storm over bulk runs: workers, commands and Valkey are killed; the outputs are as if nothing had been."""
 
 from __future__ import annotations
 
