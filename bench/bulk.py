@@ -6,20 +6,17 @@ import json
 import os
 import subprocess
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import pictures
-from bench.common import ROUNDS, SECONDS, VIT, Row, bare, console, served, show
-from bench.load import rate_of
-from bulk.embed import embed
+from bench.ceilings import Ceilings, ceilings
+from bench.common import ROUNDS, SECONDS, VIT, Row, console, show
+from bulk.embed import default_workers, embed
 from shared.models import parse_model
-from shared.settings import cores
+from shared.settings import Settings, cores
 from stack.embedded import EmbeddedStack
-from worker.clip import CHECKPOINTS, Clip
-from worker.decode import decode
+from worker.clip import CHECKPOINTS
 
 # Its environment: `make .venv-retrieval/.done`.
 RETRIEVAL = Path(os.environ.get("CLIP_QUEUE_RETRIEVAL_PYTHON", ".venv-retrieval/bin/python"))
@@ -29,15 +26,18 @@ RETRIEVAL_MODEL = {"emoji-mini": f"local-dir:{CHECKPOINTS / 'emoji-mini'}", VIT:
 
 @dataclass(frozen=True)
 class Case:
-    """``peer``: clip-retrieval reads it, too."""
+    """``rows``: of a folder, fewer than all; ``peer``: clip-retrieval reads it, too."""
 
     model: str
     form: str
     size: str
+    rows: int = pictures.COUNT
     peer: bool = False
 
     @property
     def url(self) -> str:
+        if self.form == "folder" and self.rows < pictures.COUNT:
+            return str(pictures.links(self.rows, self.size))
         made = {"folder": pictures.folder, "tars": pictures.tars, "parquet": pictures.parquet}[self.form](self.size)
         return str(made)
 
@@ -47,7 +47,7 @@ CASES = (
     Case("emoji-mini", "folder", "640", peer=True),
     Case("emoji-mini", "tars", "640", peer=True),
     Case("emoji-mini", "parquet", "640"),
-    Case(VIT, "folder", "640", peer=True),
+    Case(VIT, "folder", "640", rows=512, peer=True),
 )
 
 
@@ -55,28 +55,32 @@ def main() -> None:
     if not RETRIEVAL.exists():
         console.print(f"[yellow]{RETRIEVAL} is not there: without clip-retrieval (make .venv-retrieval/.done)[/]")
     for model in dict.fromkeys(case.model for case in CASES):
-        clip = bare(model)
-        with served(model) as stack:
-            ours(stack, pictures.folder("256"), model)  # warm
+        settings = Settings().model_copy(update={"models": [model]})
+        # As `embed` alone starts it; its workers idle while the other sides are measured.
+        with (
+            ceilings(model) as alone,
+            EmbeddedStack(settings, workers=default_workers(settings), api=False) as stack,
+        ):
+            ours(stack, str(pictures.links(64)), model)  # warm
             for case in (c for c in CASES if c.model == model):
-                measure(case, clip, stack)
+                measure(case, alone, stack)
 
 
-def measure(case: Case, clip: Clip, stack: EmbeddedStack) -> None:
-    data = [path.read_bytes() for path in sorted(pictures.folder(case.size).iterdir())[:256]]
+def measure(case: Case, alone: Ceilings, stack: EmbeddedStack) -> None:
+    files = sorted(pictures.folder(case.size).iterdir())[:256]
     decoding, forward, both, rates, peers = [], [], [], [], []
     for _ in range(ROUNDS):
-        decoding.append(decode_rate(clip, data))
-        forward.append(forward_rate(clip, data))
+        decoding.append(alone.decoding(files, SECONDS / 2))
+        forward.append(alone.forward(files, SECONDS))
         both.append(1 / (1 / decoding[-1] + 1 / forward[-1]))
-        rates.append(ours(stack, Path(case.url) if case.form == "folder" else case.url, case.model))
+        rates.append(ours(stack, case.url, case.model))
         if case.peer and RETRIEVAL.exists():
             peers.append(retrieval(case))
     of_least = [r / min(d, f) for r, d, f in zip(rates, decoding, forward, strict=True)]
     of_both = [r / b for r, b in zip(rates, both, strict=True)]
     rows = [
-        Row("decoding alone, a thread a core", decoding, "rows/s"),
-        Row("forward pass alone, its best batch", forward, "rows/s"),
+        Row("decoding alone", decoding, "rows/s"),
+        Row("forward pass alone", forward, "rows/s"),
         Row("both, one after the other on the same cores", both, "rows/s"),
         Row("embed", rates, "rows/s"),
         Row("embed ÷ the lesser of the two", of_least, "", "≥ 0.95"),
@@ -88,34 +92,14 @@ def measure(case: Case, clip: Clip, stack: EmbeddedStack) -> None:
             Row(f"clip-retrieval ({peers[0]['precision']}), once it is under way", steady, "rows/s"),
             Row("embed ÷ clip-retrieval", [r / s for r, s in zip(rates, steady, strict=True)], "", "≥ 2"),
         ]
-    name = f"{parse_model(case.model).name}, {clip.precision}, {clip.device}, {cores()} cores"
+    name = f"{parse_model(case.model).name}, {alone.clip.precision}, {alone.clip.device}, {cores()} cores"
     show(f"{name}: {case.form} of {case.size} px JPEGs", rows)
 
 
-def decode_rate(clip: Clip, data: list[bytes]) -> float:
-    def one(encoded: bytes) -> object:
-        return decode(encoded, clip.crop, max_bytes=10**9, max_pixels=10**9, draft=clip.draft)
-
-    began = time.perf_counter()
-    done = 0
-    with ThreadPoolExecutor(cores()) as pool:
-        while time.perf_counter() - began < SECONDS / 2:
-            done += len(list(pool.map(one, data)))
-    return done / (time.perf_counter() - began)
-
-
-def forward_rate(clip: Clip, data: list[bytes]) -> float:
-    pixels = [decode(d, clip.crop, max_bytes=10**9, max_pixels=10**9, draft=clip.draft) for d in data]
-    sizes = (64, 256) if clip.device.type == "cuda" else (8, 32)
-    return max(rate_of(lambda n=n: len(clip.embed_images(pixels[:n]).result()), SECONDS / 4) for n in sizes)
-
-
-def ours(stack: EmbeddedStack, source: Path | str, model: str) -> float:
+def ours(stack: EmbeddedStack, source: str, model: str) -> float:
     """Rows a second of ``embed`` by the stack's worker."""
     with tempfile.TemporaryDirectory() as output:
-        report = embed(
-            str(source), output, model=model, redis_url=stack.redis_url, settings=stack.settings, shard_size=500
-        )
+        report = embed(source, output, model=model, redis_url=stack.redis_url, settings=stack.settings, shard_size=128)
     assert report.status == 0, report
     return report.rate
 

@@ -57,13 +57,13 @@ def parquet(size: str) -> Path:
     return path
 
 
-def links(count: int) -> Path:
-    """``count`` names for the 2,000 small JPEGs."""
-    root = ROOT / f"links-{count}"
+def links(count: int, size: str = "256") -> Path:
+    """``count`` names for the JPEGs of a size, round and round."""
+    root = ROOT / f"links-{size}-{count}"
     if not root.exists():
-        aside = ROOT / f"links-{count}.aside"
+        aside = ROOT / f"links-{size}-{count}.aside"
         aside.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder("256").iterdir())
+        files = sorted(folder(size).iterdir())
         for number in range(count):
             name = aside / f"{number:06}.jpg"
             if not name.exists():

@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROWS = 1500
 SHARD = 50
+SHARDS = 31
 OPTIONS = ("--shard-size", SHARD, "--batch-size", 4, "--workers", 1)
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 STARTED = 120.0  # seconds that the embedded stack may take to start on a loaded machine
 GONE = 45.0  # seconds that its processes may take to end with a command that was killed
 
@@ -53,16 +56,20 @@ def embed(folder: Path, source: str, output: Path, *options: object, **env: str)
 
 
 @pytest.fixture(scope="module")
-def whole(source: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embed]:
-    """A run that nothing happened to, ended."""
+def whole_beside(source: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embed]:
+    """A run that nothing happens to; other tests may go on beside it."""
     folder = tmp_path_factory.mktemp("whole")
     command = embed(folder, source.url, folder / "out", *OPTIONS)
     command.start()
-    try:
-        command.ended()
-        yield command
-    finally:
-        command.kill()
+    yield command
+    command.stop()
+
+
+@pytest.fixture
+def whole(whole_beside: Embed) -> Embed:
+    """The same, ended."""
+    whole_beside.ended()
+    return whole_beside
 
 
 @pytest.fixture
@@ -70,7 +77,109 @@ def again(source: datasets.Dataset, tmp_path: Path) -> Iterator[Embed]:
     """The same for a test to disturb."""
     command = embed(tmp_path, source.url, tmp_path / "out", *OPTIONS)
     yield command
-    command.kill()
+    if command.process:
+        command.stop()
+
+
+# How it may end
+
+
+@dataclass
+class Terminal:
+    """A terminal of 160 columns, and what a command shows on it."""
+
+    process: subprocess.Popen[bytes]
+    master: int
+    shown: str = ""
+
+    @classmethod
+    def of(cls, command: Embed) -> Terminal:
+        master, slave = pty.openpty()
+        env = {**command.env, "TERM": "xterm-256color", "COLUMNS": "160", "LINES": "30"}
+        # Its controlling terminal: what is typed there reaches it as a signal.
+        launcher = [sys.executable, "-c", LAUNCH, *command.command]
+        process = subprocess.Popen(launcher, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True)
+        os.close(slave)
+        os.set_blocking(master, False)
+        return cls(process, master)
+
+    def read(self) -> str:
+        """All that was shown by now."""
+        try:
+            while more := os.read(self.master, 65536):
+                self.shown += more.decode(errors="replace")
+        except OSError:  # nothing more yet, or the other side has closed it
+            pass
+        return self.shown
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def ended(self, timeout: float) -> int:
+        """Its exit status. A terminal that nobody reads blocks who writes to it."""
+        wait_for(lambda: self.read() is None or self.process.poll() is not None, timeout, self.shown)
+        self.read()
+        return self.process.wait()
+
+
+LAUNCH = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@pytest.fixture
+def terminal(again: Embed) -> Iterator[Terminal]:
+    """The command on a terminal, with room for it to show its bar."""
+    it = Terminal.of(again)
+    yield it
+    if it.process.poll() is None:
+        it.process.terminate()
+        it.ended(60)
+    os.close(it.master)
+
+
+def test_stopped_and_killed_the_same_command_goes_on_to_the_same_bytes(
+    terminal: Terminal, again: Embed, whole_beside: Embed, tmp_path: Path
+) -> None:
+    wait_for(lambda: terminal.read() is None or again.whole() >= 2, STARTED, terminal.shown)
+    children = psutil.Process(terminal.process.pid).children(recursive=True)
+    assert len(children) >= 2, "Valkey and a worker"
+    asked = time.monotonic()
+    terminal.type("\x03")  # Ctrl-C
+    assert terminal.ended(60) == 130, terminal.shown
+    assert time.monotonic() - asked < 10
+    assert running(children) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+    bar, report = terminal.shown.rsplit("\r", 1)[0], ESCAPE.sub("", terminal.shown)
+    assert "━" in bar
+    assert re.search(r"\d+ / 1505 .*rows/s, .*1 worker", ESCAPE.sub("", bar))
+    assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h") > 0, "the cursor is back"
+    assert re.search(r"\d+ of 31 shards are whole and stay\. To go on:\s+clip-queue embed \S+", report)
+    resumed = again.whole()
+    assert resumed < SHARDS
+
+    again.start()
+    again.in_the_middle()
+    assert again.whole() > resumed
+    children = again.children()
+    again.kill()
+    again.start()  # at once: what was started then may still be there
+    wait_for(lambda: not running(children), GONE, f"its processes to end with it: {children}")
+    assert again.ended() == 3, again.said
+    assert re.search(r"^  [\d,]+ of them were there before$", again.said, re.MULTILINE)
+    assert whole_beside.ended() == 3, whole_beside.said
+    assert checksums(again.output) == checksums(whole_beside.output)
+    assert strays(again.output) == []
+
+
+def test_stopped_while_its_workers_start_it_ends_with_130_as_well(again: Embed) -> None:
+    again.start()
+    wait_for(lambda: len(again.children()) >= 2, STARTED, "Valkey and a worker")
+    children = again.children()
+    asked = time.monotonic()
+    again.signal(signal.SIGINT)
+    assert again.ended(60) == 130, again.said
+    assert time.monotonic() - asked < 10
+    assert "stopped before it was ready\nTo go on:\n  clip-queue embed " in again.said
+    assert running(children) == []
 
 
 # What it says
@@ -123,9 +232,7 @@ def test_what_is_finished_is_reported_again_at_once_and_starts_nothing(
 
 
 @pytest.fixture(scope="module")
-def asked(
-    whole: Embed, source: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Embed]]:
+def asked(source: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Embed]]:
     """Commands that end before anything is started, side by side."""
     folder = tmp_path_factory.mktemp("asked")
     (folder / "empty").mkdir()
@@ -135,7 +242,6 @@ def asked(
         "missing": (folder / "missing", out),
         "empty": (folder / "empty", out),
         "unwritable": (url, folder / "file"),
-        "another": (url, whole.output, "--shard-size", SHARD + 1),
         "dtype": (url, out, "--dtype", "int8"),
         "format": (url, out, "--format", "tarball"),
         "password": (folder / "missing", out, "--redis", secret),
@@ -159,20 +265,35 @@ def asked(
         ("missing", "missing does not exist; looked for a folder of pictures, or .tar"),
         ("empty", "empty"),
         ("unwritable", "the output cannot be written"),
-        ("another", "the output belongs to another run: shard size is 50 there, 51 here. Choose another output"),
         ("format", "format 'tarball' is not known: use one of folder, webdataset, parquet, text, csv, jsonl"),
     ],
 )
 def test_what_cannot_begin_ends_with_1_and_says_why_and_how_to_go_on(
     asked: dict[str, Embed], name: str, why: str
 ) -> None:
-    command = asked[name]
+    refused(asked[name], why)
+
+
+def test_other_options_into_an_output_that_is_there_are_refused(
+    whole: Embed, source: datasets.Dataset, tmp_path: Path
+) -> None:
+    before = checksums(whole.output)
+    refused(
+        embed(tmp_path, source.url, whole.output, "--shard-size", SHARD + 1).start(),
+        "the output belongs to another run: shard size is 50 there, 51 here. Choose another output",
+    )
+    assert checksums(whole.output) == before
+
+
+def refused(command: Embed, why: str) -> None:
+    """It ends with 1, the reason, and the command that goes on."""
     assert command.ended(120) == 1, command.said
-    assert f"clip-queue: {why}" in command.said or why in command.said.splitlines()[0]
-    resume = next(i for i, line in enumerate(command.said.splitlines()) if line.startswith("To go on"))
-    assert command.said.splitlines()[resume + 1].strip().startswith("clip-queue embed ")
-    assert str(command.output) in command.said.splitlines()[resume + 1]
-    assert "Traceback" not in command.said
+    first, then, resume = command.said.splitlines()
+    assert first.startswith("clip-queue: ")
+    assert why in first
+    assert then == "To go on once that is mended:"
+    assert resume.startswith("  clip-queue embed ")
+    assert str(command.output) in resume
 
 
 def test_a_wrong_dtype_is_refused_with_those_that_there_are(asked: dict[str, Embed]) -> None:
@@ -193,114 +314,3 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(asked: dict[str, E
     assert "jsonl: 1,505 rows in 16 shards, images and texts to embed" in command.said
     assert "nothing was written (--dry-run)" in command.said
     assert not command.output.exists()
-
-
-# How it may end
-
-
-def test_stopped_stopped_twice_and_killed_the_same_command_goes_on_to_the_same_bytes(
-    again: Embed, whole: Embed, tmp_path: Path
-) -> None:
-    again.start()
-    again.in_the_middle()
-    children = again.children()
-    assert len(children) >= 2, "Valkey and a worker"
-    assert stopped(again) < 10
-    assert again.ended() == 130
-    assert re.search(r"\d+ of 31 shards are whole and stay\. To go on:\n  clip-queue embed \S+ \S+", again.said)
-    assert running(children) == []
-    assert list((tmp_path / "tmp").iterdir()) == []
-    resumed = again.whole()
-
-    again.start()
-    again.in_the_middle()
-    assert again.whole() > resumed
-    children = again.children()
-    assert interrupted(again) < 3
-    assert again.ended() == 130
-    wait_for(lambda: not running(children), GONE, f"its processes to end with it: {children}")
-
-    again.start()
-    again.in_the_middle()
-    children = again.children()
-    again.kill()
-    killed = time.monotonic()
-
-    again.start()  # at once: what was started then may still be there
-    wait_for(lambda: not running(children), GONE, f"its processes to end with it: {children}")
-    assert time.monotonic() - killed < GONE
-    assert again.ended() == 3, again.said
-    assert re.search(r"^  [\d,]+ of them were there before$", again.said, re.MULTILINE)
-    assert checksums(again.output) == checksums(whole.output)
-    assert strays(again.output) == []
-
-
-def stopped(command: Embed) -> float:
-    """Seconds from one Ctrl-C to its end."""
-    began = time.monotonic()
-    command.signal(signal.SIGINT)
-    command.ended()
-    return time.monotonic() - began
-
-
-def interrupted(command: Embed) -> float:
-    """Seconds from the first of many Ctrl-C to its end."""
-    began = time.monotonic()
-    wait_for(lambda: command.signal(signal.SIGINT) or not command.alive, 60, "its end")
-    return time.monotonic() - began
-
-
-def test_stopped_while_its_workers_start_it_ends_with_130_as_well(again: Embed) -> None:
-    again.start()
-    wait_for(lambda: len(again.children()) >= 2, STARTED, "Valkey and a worker")
-    children = again.children()
-    assert stopped(again) < 10
-    assert again.ended() == 130, again.said
-    assert "To go on" in again.said
-    assert running(children) == []
-
-
-@dataclass
-class Terminal:
-    """What a command shows on a terminal of 160 columns."""
-
-    process: subprocess.Popen[bytes]
-    master: int
-    shown: bytes = b""
-
-    def read(self) -> bool:
-        """Take in what there is; False when the other side has closed it."""
-        try:
-            more = os.read(self.master, 65536)
-        except OSError:
-            return False
-        self.shown += more
-        return bool(more)
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    (tmp_path / "in.txt").write_text("\n".join(f"line {i}" for i in range(500)))
-    command = embed(tmp_path, str(tmp_path / "in.txt"), tmp_path / "out", *OPTIONS)
-    master, slave = pty.openpty()
-    env = {**command.env, "TERM": "xterm-256color", "COLUMNS": "160", "LINES": "30"}
-    process = subprocess.Popen(command.command, stdin=slave, stdout=slave, stderr=slave, env=env)
-    os.close(slave)
-    yield Terminal(process, master)
-    for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-        child.kill()
-    process.kill()
-    process.wait(10)
-    os.close(master)
-
-
-def test_on_a_terminal_there_is_a_bar_and_a_clean_source_ends_with_0(terminal: Terminal) -> None:
-    while terminal.read():
-        pass
-    assert terminal.process.wait(60) == 0
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown.decode())
-    assert "━" in shown
-    assert re.search(r"\d+ / 500 .*rows/s, .*1 worker", shown)
-    assert "✓ 500 rows embedded, 0 failed" in shown
-    assert shown.rstrip().splitlines()[-1].startswith("  model emoji-mini"), "the report is what stays"
-    assert terminal.shown.rstrip().endswith(b"\x1b[0m") or b"\x1b[?25h" in terminal.shown, "the cursor is back"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -200,6 +201,45 @@ def test_a_killed_commands_shards_are_done_and_adopted_and_a_second_one_is_refus
     led = [job for job in jobs(pair, Kind.EMBED_DATASET) if job.id not in before]
     why = "The command that led this run is gone; the same command again goes on with it."
     assert [job.error["message"] for job in led if job.error] == [why]
+
+
+def test_a_command_that_hears_ctrl_c_twice_ends_at_once_even_if_the_store_hangs(
+    pair: Team, source: datasets.Dataset, whole: dict[str, str], tmp_path: Path
+) -> None:
+    pair.faults.delay(PASS)
+    it = command(pair, tmp_path, source.url, tmp_path / "out")
+    it.start()
+    it.in_the_middle(more=1)
+    pair.stack.valkey.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        wait_for(lambda: it.signal(signal.SIGINT) or not it.alive, 60, "its end")
+        assert time.monotonic() - began < 2
+        assert it.ended() == 130
+    finally:
+        pair.stack.valkey.signal(signal.SIGCONT)
+    assert it.start().ended() == 3, it.said
+    all_there(tmp_path / "out", source, whole)
+
+
+def test_a_command_that_hears_ctrl_c_ends_soon_and_its_shards_are_given_back(
+    pair: Team, source: datasets.Dataset, whole: dict[str, str], tmp_path: Path
+) -> None:
+    before = {job.id for job in jobs(pair, Kind.EMBED_SHARD)}
+    pair.faults.delay(PASS)
+    it = command(pair, tmp_path, source.url, tmp_path / "out")
+    it.start()
+    it.in_the_middle(more=1)
+    began = time.monotonic()
+    it.signal(signal.SIGINT)
+    assert it.ended() == 130
+    assert time.monotonic() - began < 10
+    assert "To go on:\n  clip-queue embed" in it.said
+    states = {job.state for job in jobs(pair, Kind.EMBED_SHARD) if job.id not in before}
+    assert states == {State.SUCCEEDED, State.CANCELLED}
+    wait_for(lambda: not (tmp_path / "out" / ".aside").exists(), 30, "the workers to let go")
+    assert it.start().ended() == 3, it.said
+    all_there(tmp_path / "out", source, whole)
 
 
 # What else may go wrong
