@@ -12,7 +12,8 @@ from pathlib import Path
 from bench import pictures
 from bench.ceilings import Ceilings, ceilings
 from bench.common import ROUNDS, SECONDS, VIT, Row, console, show
-from bulk.embed import default_workers, embed
+from bulk.distributor import default_workers
+from bulk.embed import embed
 from shared.models import parse_model
 from shared.settings import Settings, cores
 from stack.embedded import EmbeddedStack

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProg
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bulk.embed import Dry
+from bulk.draft import Dry
 from bulk.progress import Progress
 from bulk.report import Report
 

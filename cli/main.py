@@ -181,7 +181,8 @@ def embed(
     from stack.embedded import never
 
     with needs_bulk():
-        from bulk import embed as bulk
+        from bulk.draft import dry_run as look
+        from bulk.embed import embed as run
         from cli import embed as view
     if dtype not in (None, "float16", "float32"):
         fail(f"--dtype {dtype}: use float16 or float32")
@@ -198,10 +199,10 @@ def embed(
     again, told_to_stop = resuming(sys.argv[1:]), never
     try:
         if dry_run:
-            view.tell_dry(console, bulk.dry_run(source, **what))
+            view.tell_dry(console, look(source, **what))
             return
         with stop_signals(kill_now) as told_to_stop, view.shown(console) as show:
-            report = bulk.embed(
+            report = run(
                 source,
                 output,
                 **what,

@@ -68,9 +68,10 @@ def test_each_file_of_metadata_is_as_long_as_its_matrices_and_has_the_same_colum
 ) -> None:
     source = datasets.tars(tmp_path / "in", COUNT)
     output = tmp_path / "out"
-    run(served, source.url, output)
+    report = run(served, source.url, output)
     files = [sorted((output / kind).iterdir()) for kind in ("img_emb", "text_emb", "metadata")]
-    assert [len(f) for f in files] == [4, 4, 4]
+    assert report.shards == 4
+    assert [len(f) for f in files] == [3, 3, 3], "the last tar holds nothing good: readers trip over empty files"
     for image, text, about in zip(*files, strict=True):
         rows = table_of(about)
         assert len(np.load(image)) == len(np.load(text)) == len(rows)
@@ -186,7 +187,7 @@ def test_what_cannot_begin_says_why(served: Served, tmp_path: Path, monkeypatch:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         run(served, source.url, tmp_path / "file")
-    monkeypatch.setattr("bulk.embed.FIND_WORKERS", 1.0)
+    monkeypatch.setattr("bulk.distributor.FIND_WORKERS", 1.0)
     with pytest.raises(NoWorker, match="serve emoji-mini"):
         run(served, source.url, tmp_path / "out", model="ViT-B-32")
     assert not (tmp_path / "out/manifest.json").exists()

@@ -16,6 +16,7 @@ import pytest
 from bulk.embed import embed
 from bulk.layout import ASIDE, Output
 from bulk.report import Report
+from bulk.runner import SUBMISSIONS
 from bulk.shard_job import inputs_of
 from shared import ops
 from shared.broker import TASK, celery_app, queue_name
@@ -141,12 +142,13 @@ def test_a_terminated_worker_gives_its_shards_back_at_once(
 ) -> None:
     before = {job.id for job in jobs(pair, Kind.EMBED_SHARD)}
     with under_way(pair, source.url, tmp_path / "out") as report:
-        pair.faults.delay(3)  # a shard takes longer than a worker has
+        pair.faults.delay(2)
         worker = at_work(pair)
         began = time.monotonic()
         assert worker.stop(timeout=60) == 0
         # The pass under way, and no more of the shard.
         assert time.monotonic() - began < 15
+        pair.tend()
         pair.faults.delay(PASS)
         assert report.result().status == 3
     all_there(tmp_path / "out", source, whole)
@@ -248,7 +250,7 @@ def test_a_command_that_hears_ctrl_c_ends_soon_and_its_shards_are_given_back(
 def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(
     pair: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bulk.runner.SUBMISSIONS", 2)
+    monkeypatch.setattr("bulk.runner.SUBMISSIONS", 1)  # each death costs a start
     path = tmp_path / "in.txt"
     lines = [f"line {i} of {path.parent.name}" for i in range(24)]
     lines[9] = "poison"
@@ -263,13 +265,32 @@ def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(
             over.set()
     report = running.result()
     assert (report.status, report.whole, report.rows) == (1, 5, 20)
-    assert report.lost == {2: f"its worker was lost each of {2 * ATTEMPTS} times"}
-    assert pair.faults.computed("poison") == 2 * ATTEMPTS
+    assert report.lost == {2: f"its worker was lost each of {ATTEMPTS} times"}
+    assert pair.faults.computed("poison") == ATTEMPTS
     pair.heal()
     report = run(pair, str(path), tmp_path / "out", shard_size=4)
     assert (report.status, report.rows, report.resumed) == (0, 24, 20)
     assert [row["caption"] for row in table(tmp_path / "out")] == lines
     assert strays(tmp_path / "out") == []
+
+
+def test_a_shard_whose_job_ends_undone_is_submitted_three_times(pair: Team, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a line\nanother")
+    before = {job.id for job in jobs(pair, Kind.EMBED_SHARD)}
+    store = pair.store()
+
+    def mine() -> list[Job]:
+        return [job for job in jobs(pair, Kind.EMBED_SHARD) if job.id not in before]
+
+    def cancel(_: object) -> None:
+        for job in mine():
+            store.run(ops.cancel(job.id, job.owner))
+
+    pair.faults.delay(2)
+    report = run(pair, str(tmp_path / "in.txt"), tmp_path / "out", show=cancel)
+    store.close()
+    assert (report.status, report.lost) == (1, {0: "its job was cancelled each time"})
+    assert [job.state for job in mine()] == [State.CANCELLED] * SUBMISSIONS
 
 
 @contextmanager
@@ -435,8 +456,8 @@ def test_rows_of_bulk_take_no_room_in_the_queue_and_bulk_is_not_for_the_asking(s
         job = submit_texts(http, *(f"{i} beside 100,000 rows" for i in range(10)))
         assert look(http, job)["state"] in ("queued", "running", "succeeded")
         refused = post(http, task="embed_text", text="x", priority="bulk")
-        assert 400 <= refused.status_code < 500
+        assert refused.status_code == 422
         assert "priority" in refused.text
-        assert "interactive" in refused.json()["message"]
+        assert "'interactive' or 'background'" in refused.text
         assert post(http, task="embed_shard", text="x").status_code in (400, 422)
     api.stop()
