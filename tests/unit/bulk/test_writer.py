@@ -1,0 +1,154 @@
+"""A shard's files: what numpy and pyarrow read back, whole or absent, and the same every time."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bulk import writer as module
+from bulk.layout import Options, Output, Plan
+from bulk.plan import PlanFile
+from bulk.plan import write as write_plan
+from bulk.resume import markers, whole
+from bulk.shard_job import explained
+from bulk.source import Format, Piece, Row, ShardPlan, Source, SourceError
+from bulk.writer import NpyFile, ShardWriter
+from shared.errors import BadImage
+from shared.workers import ModelInfo
+from tests.outputs import checksums
+
+INFO = ModelInfo("m", "none", "f", 3, 8, (4, 4), "fp32")
+
+
+def plan(shards: int = 12, **options: Any) -> Plan:
+    source = Source("s", Format.TEXT, images=True, texts=True, columns={"stars": "int64", "odd": "list<int>"})
+    return Plan("p", source, INFO, Options(**options), shards, None)
+
+
+def row(i: int) -> Row:
+    return Row({"image_path": f"{i}.jpg", "caption": None if i % 2 else "é", "stars": i, "odd": "[1]"})
+
+
+def write(output: Output, the_plan: Plan, shard: int, good: int, bad: int = 0) -> dict[str, Any]:
+    vectors = np.arange(3 * good, dtype=np.float32).reshape(good, 3) + 1
+    with ShardWriter(output, the_plan, shard) as writer:
+        for start in range(0, good, 4):
+            some = slice(start, start + 4)
+            rows = [row(i) for i in range(good)][some]
+            writer.write(rows, {"image": vectors[some], "text": np.zeros_like(vectors[some])})
+        for i in range(bad):
+            writer.fail(row(100 + i), BadImage(f"broken {i}"))
+        return writer.finish({"all": 1.0})
+
+
+def test_an_npy_file_that_grew_is_the_one_that_numpy_writes(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).standard_normal((37, 5)).astype(np.float32)
+    for dtype in ("float16", "float32"):
+        file = NpyFile(tmp_path / "grown.npy", 5, dtype)
+        for start in range(0, 37, 10):
+            file.append(matrix[start : start + 10])
+        file.close()
+        np.save(tmp_path / "saved.npy", matrix.astype(dtype))
+        assert (tmp_path / "grown.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+
+
+@pytest.mark.parametrize("url", ["local", "memory://bulk-writer"])
+def test_a_shard_is_read_back_and_its_marker_knows_its_files(tmp_path: Path, url: str) -> None:
+    output = Output(str(tmp_path / "out") if url == "local" else url)
+    the_plan = plan()
+    marker = write(output, the_plan, 3, good=10, bad=5)
+    assert (marker["rows"], marker["failed"]) == (10, 5)
+    assert sorted(marker["files"]) == [
+        "errors/errors_03.parquet",
+        "img_emb/img_emb_03.npy",
+        "metadata/metadata_03.parquet",
+        "text_emb/text_emb_03.npy",
+    ]
+    assert marker["errors"]["bad_image"]["rows"] == 5
+    assert len(marker["errors"]["bad_image"]["examples"]) == 3
+    assert whole(output, the_plan, 3) == orjson.loads(orjson.dumps(marker))
+    assert [m["shard"] for m in markers(output, the_plan)] == [3]
+    raw = output.read("metadata/metadata_03.parquet")
+    assert raw
+    table = pq.read_table(pa.BufferReader(raw))
+    assert table.column_names == ["image_path", "caption", "stars", "odd", "error"]
+    assert table.column("stars").to_pylist() == list(range(10))
+    errors = pq.read_table(pa.BufferReader(output.read("errors/errors_03.parquet")))
+    assert errors.schema == table.schema
+    assert errors.column("error").to_pylist() == [f"broken {i}" for i in range(5)]
+
+
+def test_vectors_have_length_one_unless_raw_and_zeros_stay(tmp_path: Path) -> None:
+    for normalize in (True, False):
+        output = Output(str(tmp_path / str(normalize)))
+        write(output, plan(normalize=normalize, dtype="float32"), 0, good=6)
+        stored = np.load(tmp_path / str(normalize) / "img_emb/img_emb_00.npy")
+        lengths = np.linalg.norm(stored, axis=1)
+        assert np.allclose(lengths, 1) == normalize
+        assert not np.load(tmp_path / str(normalize) / "text_emb/text_emb_00.npy").any()
+
+
+def test_the_same_rows_make_the_same_bytes_however_they_came(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(Output(str(tmp_path / name)), plan(), 0, good=3 * module.ROW_GROUP // 2, bad=3)
+    assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
+
+
+def test_a_shard_of_failures_alone_leaves_no_empty_matrix(tmp_path: Path) -> None:
+    marker = write(Output(str(tmp_path)), plan(), 0, good=0, bad=2)
+    assert sorted(marker["files"]) == ["errors/errors_00.parquet"]
+    assert whole(Output(str(tmp_path)), plan(), 0)
+
+
+def test_what_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with ShardWriter(Output(str(tmp_path)), plan(), 0) as writer:
+            writer.write([row(1)], {"image": np.ones((1, 3), np.float32), "text": np.ones((1, 3), np.float32)})
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert not any(tmp_path.rglob("*"))
+
+
+def test_a_marker_of_another_plan_or_of_a_cut_file_does_not_count(tmp_path: Path) -> None:
+    output, the_plan = Output(str(tmp_path)), plan()
+    write(output, the_plan, 0, good=4)
+    assert whole(output, the_plan, 0)
+    assert whole(output, Plan(**{**the_plan.__dict__, "id": "q"}), 0) is None
+    file = tmp_path / "img_emb/img_emb_00.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert whole(output, the_plan, 0) is None
+    (tmp_path / "shards/shard_00.json").write_bytes(b"{")
+    assert whole(output, the_plan, 0) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG])
+def test_what_cannot_be_written_says_what_to_do(number: int) -> None:
+    assert ": " in explained(OSError(number, "x"))
+    assert any(word in explained(OSError(number, "x")) for word in ("make room", "choose another", "raise the limit"))
+
+
+def test_a_plan_is_read_shard_by_shard(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    shards = [
+        ShardPlan([Piece(b"a\xff", 0, 3, 10, "note"), Piece(b"b")], 5),
+        ShardPlan([Piece(b"c", size=7), Piece(b"d", size=8)], 2),
+    ]
+    seen: list[tuple[int, int]] = []
+    assert write_plan(output, iter(shards), lambda *count: seen.append(count)) == (2, 7)
+    assert seen == [(1, 5), (2, 7)]
+    file = PlanFile(output)
+    assert [file.shard(n) for n in range(len(file))] == shards
+    assert [file.rows(n) for n in range(2)] == [5, 2]
+    assert [file.weight(n) for n in range(2)] == [10, 15]
+    assert write_plan(output, iter([ShardPlan([Piece(b"t")], None)]), lambda *_: None) == (1, None)
+    with pytest.raises(SourceError, match="nothing to embed"):
+        write_plan(output, iter([]), lambda *_: None)
