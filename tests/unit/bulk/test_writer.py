@@ -41,7 +41,7 @@ def write(output: Output, the_plan: Plan, shard: int, good: int, bad: int = 0) -
     with ShardWriter(output, the_plan, shard) as writer:
         for start in range(0, good, 4):
             some = slice(start, start + 4)
-            rows = [row(i) for i in range(good)][some]
+            rows = [row(i) for i in range(good)[some]]
             writer.write(rows, {"image": vectors[some], "text": np.zeros_like(vectors[some])})
         for i in range(bad):
             writer.fail(row(100 + i), BadImage(f"broken {i}"))
