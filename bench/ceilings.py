@@ -1,10 +1,12 @@
-"""What bulk cannot exceed: decoding alone, and the forward pass alone, on all cores (or the GPU) at once.
+"""What bulk is held against: decoding alone, and the forward pass alone, on all cores (or the GPU) at once.
 
-On a CPU each is done by a process a core with one torch thread, the best that the machine gives.
+On a CPU each is done by a process a core with one torch thread, the best that the machine gives. Decoding is measured
+as whoever has Pillow and open_clip would do it, and as the worker does it.
 """
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -13,32 +15,40 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from bench.common import bare
 from bench.load import rate_of
-from shared.settings import cores
+from shared.settings import Settings, cores
+from worker import preprocess
 from worker.clip import Clip
 from worker.decode import decode
 
 _clip: Clip
+_plain: preprocess.Crop
 
 
-def _begin(model: str, alone: bool) -> None:
-    global _clip
+def _begin(model: str, settings: Settings, alone: bool) -> None:
+    global _clip, _plain
     if not alone:
         torch.set_num_threads(1)
-    _clip = bare(model)
+    _clip = bare(model, settings)
+    _plain = preprocess.exact(_clip.preprocess)
 
 
 def _pixels(encoded: bytes) -> object:
     return decode(encoded, _clip.crop, max_bytes=10**9, max_pixels=10**9, draft=_clip.draft)
 
 
-def _decode(files: list[Path], seconds: float) -> float:
+def _as_open_clip(encoded: bytes) -> object:
+    return _plain(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+def _decode(files: list[Path], seconds: float, pixels: Callable[[bytes], object]) -> float:
     data = [path.read_bytes() for path in files]
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        _pixels(data[done % len(data)])
+        pixels(data[done % len(data)])
         done += 1
     return done / (time.perf_counter() - began)
 
@@ -53,27 +63,32 @@ def _forward(files: list[Path], seconds: float) -> float:
 
 
 class Ceilings:
-    """``clip`` is the model in this process, to tell what it is."""
+    """Rates are rows a second; ``clip`` is the model in this process, to tell what it is."""
 
     def __init__(self, clip: Clip, pool: ProcessPoolExecutor, size: int) -> None:
         self.clip, self._pool, self._size = clip, pool, size
 
+    def plain_decoding(self, files: list[Path], seconds: float) -> float:
+        """Pillow, and open_clip's transform up to 8-bit pixels."""
+        return sum(self._pool.map(_decode, *self._args(files, seconds, cores()), [_as_open_clip] * cores()))
+
     def decoding(self, files: list[Path], seconds: float) -> float:
-        """Rows a second."""
-        return self._sum(_decode, files, seconds, cores())
+        """As the worker decodes."""
+        return sum(self._pool.map(_decode, *self._args(files, seconds, cores()), [_pixels] * cores()))
 
     def forward(self, files: list[Path], seconds: float) -> float:
-        """Rows a second at the best batch."""
-        return self._sum(_forward, files, seconds, self._size)
+        """At the best batch."""
+        return sum(self._pool.map(_forward, *self._args(files, seconds, self._size)))
 
-    def _sum(self, work: Callable[[list[Path], float], float], files: list[Path], seconds: float, size: int) -> float:
-        return sum(self._pool.map(work, [files] * size, [seconds] * size))
+    @staticmethod
+    def _args(files: list[Path], seconds: float, processes: int) -> tuple[list[list[Path]], list[float]]:
+        return [files] * processes, [seconds] * processes
 
 
 @contextmanager
-def ceilings(model: str) -> Iterator[Ceilings]:
-    clip = bare(model)
+def ceilings(model: str, settings: Settings) -> Iterator[Ceilings]:
+    clip = bare(model, settings)
     cuda = clip.device.type == "cuda"
     spawn = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
-    with ProcessPoolExecutor(cores(), mp_context=spawn, initializer=_begin, initargs=(model, cuda)) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=spawn, initializer=_begin, initargs=(model, settings, cuda)) as pool:
         yield Ceilings(clip, pool, 1 if cuda else cores())

@@ -94,6 +94,6 @@ def worker_of(stack: EmbeddedStack) -> WorkerInfo:
         store.close()
 
 
-def bare(model: str) -> Clip:
+def bare(model: str, settings: Settings | None = None) -> Clip:
     """The model in this process, as a worker loads it."""
-    return Clip(parse_model(model), Settings())
+    return Clip(parse_model(model), settings or Settings())

@@ -26,9 +26,7 @@ def peak(rows: int) -> float:
     """MiB of a fresh worker that has embedded one shard of so many rows."""
     source = pictures.links(rows)
     with served(MODEL) as stack, tempfile.TemporaryDirectory() as output:
-        report = embed(
-            str(source), output, model=MODEL, redis_url=stack.redis_url, settings=stack.settings, shard_size=rows
-        )
+        report = embed(source, output, model=MODEL, redis_url=stack.redis_url, settings=stack.settings, shard_size=rows)
         assert (report.rows, report.shards) == (rows, 1)
         status = Path(f"/proc/{stack.pids['worker-1']}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,50 +26,65 @@ def folder(size: str) -> Path:
     """2,000 JPEGs of a size, named by number."""
     root = ROOT / f"jpeg-{size}"
     if not root.exists():
-        aside = ROOT / f"jpeg-{size}.aside"
-        aside.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor() as pool:
-            for number, data in enumerate(pool.map(partial(photo, size=SIZES[size]), range(COUNT), chunksize=50)):
+        make = partial(photo, size=SIZES[size])
+        with _aside(root) as aside, ProcessPoolExecutor() as pool:
+            for number, data in enumerate(pool.map(make, range(COUNT), chunksize=50)):
                 (aside / f"{number:05}.jpg").write_bytes(data)
-        aside.rename(root)
     return root
 
 
-def tars(size: str) -> str:
-    """The same in four tars, as a brace expression."""
+def tars(size: str, times: int = 1) -> str:
+    """The same in four tars, as a brace expression; ``times``: each under so many names."""
     root = ROOT / f"tars-{size}"
     if not root.exists():
-        aside = ROOT / f"tars-{size}.aside"
-        aside.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder(size).iterdir())
-        for number in range(TARS):
-            with tarfile.open(aside / f"{number}.tar", "w") as tar:
-                for path in files[number * COUNT // TARS : (number + 1) * COUNT // TARS]:
-                    tar.add(path, path.name)
-        aside.rename(root)
-    return f"{root}/{{0..{TARS - 1}}}.tar"
+        with _aside(root) as aside:
+            files = sorted(folder(size).iterdir())
+            for number in range(TARS):
+                with tarfile.open(aside / f"{number}.tar", "w") as tar:
+                    for path in files[number * COUNT // TARS : (number + 1) * COUNT // TARS]:
+                        tar.add(path, path.name)
+    return f"{_again(root, times)}/{{0..{TARS * times - 1}}}.tar"
 
 
-def parquet(size: str) -> Path:
-    """The same in one parquet, 100 rows a row group."""
-    path = ROOT / f"{size}.parquet"
-    if not path.exists():
-        files = sorted(folder(size).iterdir())
-        table = pa.table({"name": [f.name for f in files], "jpg": [f.read_bytes() for f in files]})
-        pq.write_table(table, path, row_group_size=100, compression="none")
-    return path
+def parquet(size: str, times: int = 1) -> str:
+    """The same in a folder of one parquet, 100 rows a row group; ``times``: under so many names."""
+    root = ROOT / f"parquet-{size}"
+    if not root.exists():
+        with _aside(root) as aside:
+            files = sorted(folder(size).iterdir())
+            table = pa.table({"name": [f.name for f in files], "jpg": [f.read_bytes() for f in files]})
+            pq.write_table(table, aside / "0.parquet", row_group_size=100, compression="none")
+    return str(_again(root, times))
 
 
-def links(count: int, size: str = "256") -> Path:
-    """``count`` names for the JPEGs of a size, round and round."""
+def links(count: int, size: str = "256") -> str:
+    """A folder of ``count`` names for the JPEGs of a size, round and round."""
     root = ROOT / f"links-{size}-{count}"
     if not root.exists():
-        aside = ROOT / f"links-{size}-{count}.aside"
-        aside.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder(size).iterdir())
-        for number in range(count):
-            name = aside / f"{number:06}.jpg"
-            if not name.exists():
-                os.link(files[number % COUNT], name)
-        aside.rename(root)
-    return root
+        with _aside(root) as aside:
+            files = sorted(folder(size).iterdir())
+            for number in range(count):
+                os.link(files[number % COUNT], aside / f"{number:06}.jpg")
+    return str(root)
+
+
+def _again(root: Path, times: int) -> Path:
+    """A folder's files, each under ``times`` names: as many rows, no more bytes."""
+    more = ROOT / f"{root.name}-{times}"
+    if not more.exists():
+        with _aside(more) as aside:
+            files = sorted(root.iterdir())
+            for number in range(times * len(files)):
+                file = files[number % len(files)]
+                os.link(file, aside / f"{number}{file.suffix}")
+    return more
+
+
+@contextmanager
+def _aside(root: Path) -> Iterator[Path]:
+    """A folder that becomes ``root`` once it is full."""
+    aside = root.with_name(f"{root.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    aside.rename(root)

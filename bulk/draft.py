@@ -16,8 +16,12 @@ from bulk.shard_job import OutputError, explained
 from bulk.source import Format, Source, SourceError
 from shared.workers import ModelInfo
 
-BATCH = {"cuda": 256}  # rows a forward pass, by kind of device
-BATCH_ELSEWHERE = 8  # what an interactive request may have to wait for on a CPU
+BATCH_CUDA = 256  # rows a forward pass
+BATCH_CPU = 32
+BATCH_BESIDE = 8  # on a CPU whose workers may have requests as well: what one of those may have to wait for
+
+FEW = 16  # shards: a source with fewer is cut smaller, so that there is work for every worker to the end
+LEAST = 250  # rows that a shard is not cut below
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,6 @@ class Draft:
     @classmethod
     def make(cls, where: Output, asked: Asked, say: Callable[[str], None], told_to_stop: Callable[[], bool]) -> Draft:
         """Look at the source and write the plan's pieces."""
-        size = options(asked, Options()).shard_size
         said = time.monotonic()
 
         def seen(shards: int, rows: int) -> None:
@@ -76,16 +79,29 @@ class Draft:
                 said = time.monotonic()
                 say(f"planning: {rows:,} rows in {shards:,} shards so far")
 
-        source, shards = reader.plan(asked.source, size)
-        try:
-            count, rows = plans.write(where, shards, seen)
-        except OSError as error:
-            raise OutputError(explained(error)) from error
-        return cls(asked, source, count, rows)
+        def cut(size: int) -> Draft:
+            source, shards = reader.plan(asked.source, size)
+            try:
+                count, rows = plans.write(where, shards, seen)
+            except OSError as error:
+                raise OutputError(explained(error)) from error
+            return cls(replace(asked, shard_size=size), source, count, rows)
 
-    def plan(self, info: ModelInfo, device: str) -> Plan:
-        default = replace(Options(), batch_size=BATCH.get(device.partition(":")[0], BATCH_ELSEWHERE))
+        draft = cut(asked.shard_size or Options().shard_size)
+        smaller = asked.shard_size or smaller_shards(draft.rows)
+        return draft if smaller == draft.asked.shard_size else cut(smaller)
+
+    def plan(self, info: ModelInfo, device: str, *, beside: bool) -> Plan:
+        """``beside``: the workers may have requests as well."""
+        on_cuda = device.partition(":")[0] == "cuda"
+        default = replace(Options(), batch_size=BATCH_CUDA if on_cuda else BATCH_BESIDE if beside else BATCH_CPU)
         return Plan(secrets.token_hex(8), self.source, info, options(self.asked, default), self.shards, self.rows)
+
+
+def smaller_shards(rows: int | None) -> int:
+    """Rows a shard of a source with so many, where nobody said: the default, or less."""
+    default = Options().shard_size
+    return default if rows is None else min(default, max(LEAST, -(-rows // FEW)))
 
 
 @dataclass(frozen=True)
@@ -115,4 +131,6 @@ def dry_run(
     for shard in shards:
         first = first or [piece.path.decode("utf-8", "backslashreplace") for piece in islice(shard.pieces, 3)]
         count, rows, known = count + 1, rows + (shard.rows or 0), known and shard.rows is not None
+    if known and not shard_size and (smaller := smaller_shards(rows)) < Options().shard_size:
+        count = sum(1 for _ in reader.plan(asked, smaller)[1])
     return Dry(completed, count, rows if known else None, first)

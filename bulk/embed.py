@@ -57,8 +57,9 @@ def embed(
         model: a served name, or ``NAME=SOURCE``; None: the first of the setting ``models``.
         image_column, text_column: of a table; None: from the columns' names.
         images, texts: whether to embed them; None: if there are any.
-        shard_size: rows an output file, 10,000 by default. A tar is a shard of its own.
-        batch_size: rows a forward pass; None: 256 on a GPU, 8 on a CPU.
+        shard_size: rows an output file; None: 10,000, or less where that would make fewer than 16 files. A tar is a
+            shard of its own.
+        batch_size: rows a forward pass; None: 256 on a GPU, 32 on a CPU, 8 on one whose workers may have requests.
         dtype: of the stored vectors, ``float16`` (the default) or ``float32``.
         normalize: scale vectors to length 1 (the default).
         workers: worker processes to start; None: one a GPU, or one a core and at most four. Not with ``redis_url``.
@@ -96,7 +97,7 @@ def embed(
                 check_model(plan, info.fingerprint)
             else:
                 assert draft is not None
-                plan = draft.plan(info, alive[0].device)
+                plan = draft.plan(info, alive[0].device, beside=redis_url is not None)
                 where.save(plan, versions())
             return run(settings, where, plan, show, told_to_stop, alive_check)
 

@@ -145,11 +145,21 @@ def embed(
     ] = None,
     shard_size: Annotated[
         int | None,
-        typer.Option(min=1, max=10_000_000, help="Rows an output file. [default: 10000]", show_default=False),
+        typer.Option(
+            min=1,
+            max=10_000_000,
+            help="Rows an output file; unset: 10000, or less where that would make fewer than 16 files.",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, max=4096, help="Rows a forward pass; unset: 256 on a GPU, 8 on a CPU.", show_default=False),
+        typer.Option(
+            min=1,
+            max=4096,
+            help="Rows a forward pass; unset: 256 on a GPU, 32 on a CPU, 8 on one whose workers may have requests.",
+            show_default=False,
+        ),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float16 or float32. [default: float16]", show_default=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
+from open_clip.transform import PreprocessCfg
 
 from shared.models import RANDOM, SHIPPED, ModelSpec
 from shared.settings import Settings
 from shared.workers import ModelInfo
+from worker import preprocess
 from worker.text import TextTower, Tokenizer
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -60,13 +60,13 @@ class Clip:
         self._dtype = DTYPES[self.precision]
         model, name = load(spec, settings.cache_dir)
         self._model = model.eval().requires_grad_(False)
-        config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        # The model's own validation transform up to 8-bit pixels; the rest is done on the device.
-        self.crop: Callable[[Image.Image], Image.Image] = _without_tensor(image_transform_v2(config, is_train=False))
+        self.preprocess = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        self.crop, self.resize = preprocess.pick(config, settings.resize, self.precision)
         size = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
         self.image_size: tuple[int, int] = (size[0], size[1])
         self.draft = round(settings.jpeg_draft * max(size))  # see decode(): it changes vectors a little
-        self.fingerprint = fingerprint(model, architecture(name), config, self.precision, self.draft)
+        how = [self.precision, *([self.draft] if self.draft else []), *(["fast"] if self.resize == "fast" else [])]
+        self.fingerprint = fingerprint(model, architecture(name), config, how)
         self._model.to(device=self.device, dtype=self._dtype)
         channels_last = self.device.type == "cpu" or self._dtype != torch.float32
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -158,11 +158,12 @@ def architecture(name: str) -> Any:
     return name if name.startswith("hf-hub:") else open_clip.get_model_config(name)
 
 
-def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, precision: str, draft: int = 0) -> str:
-    """Sixteen hex digits of what makes a vector: architecture, weights as loaded, preprocessing, precision."""
+def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, how: list[str | int]) -> str:
+    """Sixteen hex digits of what makes a vector: architecture, weights as loaded, preprocessing; and ``how`` they are
+    used: precision, JPEG draft, resizing."""
     digest = hashlib.blake2b(digest_size=8)
-    how = [architecture, asdict(config), precision, *([draft] if draft else [])]
-    digest.update(json.dumps(how, sort_keys=True, default=str).encode())
+    about = [architecture, asdict(config), *how]
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
@@ -174,18 +175,3 @@ def public_source(source: str) -> str:
     if source.startswith("local-dir:"):
         return "local-dir:" + Path(source.removeprefix("local-dir:")).name
     return source
-
-
-def _without_tensor(transform: Any) -> Callable[[Image.Image], Image.Image]:
-    """open_clip's transform without its last two steps, ToTensor and Normalize."""
-    steps = transform.transforms
-    kinds = [type(step).__name__ for step in steps[-2:]]
-    if kinds != ["MaybeToTensor", "Normalize"]:
-        raise RuntimeError(f"open_clip's transform ends in {kinds}, not in MaybeToTensor, Normalize")
-
-    def crop(image: Image.Image) -> Image.Image:
-        for step in steps[:-2]:
-            image = step(image)
-        return image
-
-    return crop

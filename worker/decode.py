@@ -17,7 +17,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000
 
 
 def decode(
-    data: bytes, crop: Callable[[Image.Image], Image.Image], *, max_bytes: int, max_pixels: int, draft: int = 0
+    data: bytes,
+    crop: Callable[[Image.Image], Image.Image | NDArray[np.uint8]],
+    *,
+    max_bytes: int,
+    max_pixels: int,
+    draft: int = 0,
 ) -> NDArray[np.uint8]:
     """An encoded picture as the model sees it: (height, width, 3), uint8, RGB.
 
@@ -50,8 +55,8 @@ def decode(
                 raise BadImage.because(f"Image of {width} × {height} pixels is too narrow: over 100 to 1.")
             if draft:
                 image.draft(None, (draft, draft))
-            rgb = _rgb(ImageOps.exif_transpose(image))
-            return np.asarray(crop(rgb))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(crop(_rgb(image)))
         except BadImage:
             raise
         except Exception as error:
