@@ -15,17 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bulk.ahead import Ahead, Slow
+from bulk.batch import Batch
 from bulk.layout import Plan
 from bulk.source import Row, SourceError
 from shared.errors import BadImage, BadInput, ClipError, TextTooLong
 from shared.job import Lane
-from worker.batcher import Forward, Result
 from worker.decode import decode
 from worker.engine import Engine, die
 from worker.pool import DecodePool
@@ -61,46 +61,7 @@ class Mapped:
     failed: tuple[Row, ClipError] | None = None
 
 
-class Whole:
-    """A batch as an item of the batcher."""
-
-    lane = Lane.BULK
-
-    def __init__(self, forward: Callable[[Any], Result], payload: Any, size: int, wanted: Callable[[], bool]) -> None:
-        self.forward: Forward = lambda payloads: _One(forward(payloads[0]))
-        self.payload = payload
-        self.size = size
-        self.features: Future[Matrix] = Future()
-        self._wanted = wanted
-
-    @property
-    def dropped(self) -> bool:
-        return not self._wanted()
-
-    def started(self) -> None:
-        pass
-
-    def drop(self) -> None:
-        self.features.cancel()
-
-    def resolve(self, features: Matrix) -> None:
-        self.features.set_result(features)
-
-    def fail(self, error: Exception) -> None:
-        self.features.set_exception(error)
-
-
-class _One:
-    """A batch's features (n, dimension) as those of one item (1, n, dimension)."""
-
-    def __init__(self, result: Result) -> None:
-        self._result = result
-
-    def result(self) -> Matrix:
-        return self._result.result()[None]
-
-
-Flight = tuple[list[Prepared], dict[str, Whole]]
+Flight = tuple[list[Prepared], dict[str, Batch]]
 
 
 class Mapper:
@@ -243,12 +204,12 @@ class Mapper:
     # The forward pass
 
     def _launch(self, batch: list[Prepared]) -> Flight:
-        items: dict[str, Whole] = {}
+        items: dict[str, Batch] = {}
         if self._plan.source.images:
             stack = self._clip.stack([item.pixels for item in batch if item.pixels is not None])
-            items["image"] = Whole(self._clip.embed_stack, stack, len(batch), self._wanted)
+            items["image"] = Batch(self._clip.embed_stack, stack, len(batch), self._wanted)
         if texts := [item.tokens for item in batch if item.tokens is not None]:
-            items["text"] = Whole(self._clip.embed_texts, texts, len(texts), self._wanted)
+            items["text"] = Batch(self._clip.embed_texts, texts, len(texts), self._wanted)
         for item in items.values():
             self._engine.batcher.put(item)
         return batch, items

@@ -1,8 +1,7 @@
 """The command's side of a run: makes or finds the plan, submits shards in a bounded window, counts, reports.
 
-The run itself is a job in the store (``embed_dataset``) that this process leads: its progress can be polled like any
-job's, and cancelling it stops the run. Nothing that matters is kept here: the plan and the whole shards are in the
-output, so this process may be killed at any moment.
+Nothing that matters is kept here: the plan and the whole shards are in the output, so this process may be killed at any
+moment.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from itertools import count
 from typing import TypeVar
 
 from bulk.layout import Output, Plan
+from bulk.lead import Lead, Stopped
 from bulk.plan import PlanFile
 from bulk.progress import Progress
 from bulk.resume import whole
@@ -23,7 +23,7 @@ from bulk.shard_job import OutputError, WrongModel, inputs_of
 from shared import ops
 from shared.broker import TASK, celery_app, queue_name
 from shared.errors import ClipError, Unavailable, UnknownJob, WorkerLost
-from shared.job import FINAL, Answer, Job, Kind, Lane, State
+from shared.job import FINAL, Job, Kind, Lane, State
 from shared.settings import Settings
 from shared.store import Op, Store
 from shared.workers import WorkerInfo, workers
@@ -36,7 +36,6 @@ LOOK = 0.2  # seconds between looks at the shards under way
 BEAT = 1.0  # seconds between signs of life
 AHEAD = 4  # shards a worker that are submitted and not yet done
 SUBMISSIONS = 3  # times that a shard which lost its workers is submitted
-LEASE = 15.0  # seconds that a silent command leads its run
 UNSEEN = 90.0  # seconds that a file may take to be seen from another machine
 NO_WORKER = 600.0  # seconds without a live worker before the run is given up
 NO_LIMIT = 2**53  # a run's window is its own limit
@@ -46,10 +45,6 @@ class NoWorker(ClipError):
     """Nobody does the run's shards."""
 
     code, status = "no_worker", 503
-
-
-class Stopped(Exception):
-    """Somebody told the run to stop, or cancelled its job."""
 
 
 @dataclass
@@ -91,8 +86,7 @@ class Runner:
         self._told_to_stop, self._show = told_to_stop, show
         self._store = Store.connect(settings)
         self._sender = celery_app(settings, publisher=True)
-        self._run = self._new_run()
-        self._leader = f"run-{self._run.id}"
+        self._lead = Lead(self._store, plan, owner, settings)
         self._underway: dict[int, Underway] = {}
         self._beaten, self._last_alive = 0.0, time.monotonic()
         self.progress = Progress(shards=plan.shards, rows=plan.rows)
@@ -103,7 +97,7 @@ class Runner:
     @property
     def job_id(self) -> str:
         """The run's job, for ``GET /jobs/{id}``."""
-        return self._run.id
+        return self._lead.job_id
 
     def run(self) -> Outcome:
         """Do what is not done yet.
@@ -137,28 +131,14 @@ class Runner:
 
     def close(self, error: ClipError | None = None) -> None:
         """End the run's job and let go of it."""
-        done, failed = self.progress.done, self.progress.failed
-        state = State.CANCELLED if self.outcome.stopped else State.FAILED if error else State.SUCCEEDED
-        answer = Answer(fingerprint=self._plan.model.fingerprint, error=error.to_wire() if error else None)
         with suppress(Stopped, NoWorker):
             self._beat(force=True)
         try:
-            self._store.run(ops.finish([ops.Ending(self._run.id, state, answer, done, failed)], self._leader))
-            self._store.run(ops.goodbye(self._leader))
+            self._lead.end(self.progress, stopped=self.outcome.stopped, error=error)
         except Unavailable:
             log.info("the store is away: the run's job ends with its lease")
         self._store.close()
         self._sender.close()
-
-    def _new_run(self) -> Job:
-        return Job(
-            kind=Kind.EMBED_DATASET,
-            model=self._plan.model.name,
-            total=self._plan.rows or 0,
-            lane=Lane.BULK,
-            owner=self._owner,
-            ttl=int(self._settings.result_ttl * 1000),
-        )
 
     def _left(self) -> Iterator[int]:
         """The shards to do; those that are whole are counted on the way."""
@@ -299,20 +279,13 @@ class Runner:
         try:
             alive = [w for w in self._store.run(workers()) if serves(w, self._plan)]
             self.progress.look_at(alive)
-            run = self._run
-            run.total, run.done, run.failed = self.progress.total or 0, self.progress.done, self.progress.failed
-            run.progress = self.progress.to_json()
-            state = self._store.run(ops.lead(run, self._leader, LEASE))
+            self._lead.renew(self.progress)
         except Unavailable:
             return
         if alive:
             self._last_alive = now
         elif now - self._last_alive > NO_WORKER:
             raise NoWorker(f"no worker has served {self._plan.model.name} for {NO_WORKER / 60:.0f} minutes")
-        if state is State.CANCELLED:
-            raise Stopped
-        if state is State.FAILED:  # this process was paused, or cut off, for longer than its lease
-            self._run = self._new_run()
 
 
 def serves(worker: WorkerInfo, plan: Plan) -> bool:

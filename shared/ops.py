@@ -185,7 +185,9 @@ class Page:
     resend: dict[Lane, list[str]]
 
 
-def reconcile(model: str, offset: int, max_attempts: int, resend_after: float) -> Op[Page]:
+def reconcile(model: str, offset: int, max_attempts: int, resend_after: float, neglected: float) -> Op[Page]:
+    """``neglected``: seconds after which a running job that no heartbeat names is nobody's, though its worker lives."""
+
     def parse(replies: list[Any]) -> Page:
         reply, resend = replies[0], dict[Lane, list[str]]()
         for lane, job_id in zip(reply[1::2], reply[2::2], strict=True):
@@ -193,7 +195,7 @@ def reconcile(model: str, offset: int, max_attempts: int, resend_after: float) -
         return Page(int(reply[0]), resend)
 
     after = int(resend_after * 1000)
-    return Op([call("reconcile", model, offset, 500, max_attempts, after, 12 * after)], parse)
+    return Op([call("reconcile", model, offset, 500, max_attempts, after, 12 * after, int(neglected * 1000))], parse)
 
 
 def waiting(model: str, lane: Lane, jobs: int, items: int) -> Op[list[str]]:

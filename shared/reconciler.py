@@ -62,7 +62,8 @@ class Round:
     def op(self) -> Op[ops.Page] | None:
         if not self._models:
             return None
-        return ops.reconcile(self._models[0], self._offset, self._settings.max_attempts, RESEND_AFTER)
+        neglected = 2 * self._settings.lease
+        return ops.reconcile(self._models[0], self._offset, self._settings.max_attempts, RESEND_AFTER, neglected)
 
     def turn(self, page: ops.Page) -> None:
         model = self._models[0]

@@ -240,12 +240,13 @@ class StoreMachine(RuleBasedStateMachine):
         if there:
             self.store.client.rpush(queue, b"a message")
 
-    @rule(resend_after=st.sampled_from([0.0, HOUR]))
-    def reconcile(self, resend_after: float) -> None:
-        page = self.store.run(ops.reconcile(MODEL, 0, ATTEMPTS, resend_after))
+    @rule(resend_after=st.sampled_from([0.0, HOUR]), neglected=st.sampled_from([HOUR, HOUR, -1]))
+    def reconcile(self, resend_after: float, neglected: float) -> None:
+        """``neglected`` below 0: it is so long ago that any worker has said what it holds."""
+        page = self.store.run(ops.reconcile(MODEL, 0, ATTEMPTS, resend_after, neglected))
         expected: set[tuple[Lane, str]] = set()
         for job in [job for job in self.known.values() if not job.ended]:
-            if job.state is State.RUNNING and job.worker not in self.alive:
+            if job.state is State.RUNNING and (job.worker not in self.alive or neglected < 0):
                 if job.attempts >= ATTEMPTS:
                     self.move(job, State.FAILED)
                 else:

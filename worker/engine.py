@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from PIL import Image
@@ -29,6 +29,7 @@ from worker.batcher import Batcher
 from worker.cache import TextCache
 from worker.clip import Clip, pick_device
 from worker.decode import decode
+from worker.held import Held
 from worker.pool import DecodePool
 from worker.run import Row, Run, RunItem
 from worker.work import Work, load_work, refusal
@@ -66,9 +67,7 @@ class Engine:
         self._alone = threading.Lock()
         self._cache = TextCache(settings.text_cache_size)
         self._store = Store.connect(settings)
-        self._lock = threading.Lock()
-        self._held: dict[str, Run | Work] = {}
-        self._orphans: list[str] = []
+        self.held = Held()
         self.draining = threading.Event()
         self.started = time.time()
         Image.MAX_IMAGE_PIXELS = settings.max_image_pixels  # Pillow's own guard, behind ours
@@ -83,7 +82,7 @@ class Engine:
 
     def stop(self) -> None:
         """After the last delivery has returned."""
-        self.abandon()
+        self.held.abandon()
         self.decoders.stop(timeout=5)
         self.batcher.stop(timeout=5)
         self._store.close()
@@ -141,22 +140,25 @@ class Engine:
             ours = claim.job is not None
             if claim.job is None:
                 return claim.reason
+            self.held.claimed([job_id])
             inputs, begin = claim.inputs or self._store.run(ops.inputs(job_id)), self.work.get(claim.job.kind)
             if begin is None or inputs is None:
                 ending: ops.Ending | None = refusal(claim.job)
             else:
                 work = begin(claim.job, inputs, self)
-                with self._lock:
-                    self._held[job_id] = work
+                self.held.began(work)
                 ending = work.run()
             if ending:
                 self._finish([ending])
                 ours = False
             return claim.reason
         finally:  # what is still ours is the heartbeat's to give back
-            with self._lock:
-                self._let_go([work] if work else [])
-            self._give_back([], [job_id] if ours else [])
+            if work:
+                self.held.ended([work])
+            if ours:
+                self.held.give_back([], [job_id])
+            else:
+                self.held.never_begun(job_id)
 
     def _work(self, job_ids: list[str], *, alone: bool = False) -> list[str]:
         """Claim, embed, answer; returns the ids left for their turn alone. Each job is answered when its own items
@@ -168,6 +170,7 @@ class Engine:
             claims = self._store.run(ops.claim(job_ids, self.id, self.settings.max_attempts, alone=alone))
             jobs = [(claim.job, claim.inputs) for claim in claims if claim.job]
             unbegun = [job.id for job, _ in jobs]
+            self.held.claimed(unbegun)
             for job, inputs in jobs:
                 run = self._begin(job, inputs, over.put)
                 unbegun.remove(job.id)
@@ -181,7 +184,7 @@ class Engine:
             # Only an error leaves something here: the heartbeat gives it back.
             for run in pending.values():
                 run.abandon()
-            self._give_back(list(pending.values()), unbegun)
+            self.held.give_back(list(pending.values()), unbegun)
         return [job_id for job_id, claim in zip(job_ids, claims, strict=True) if claim.reason == "alone"]
 
     def _begin(self, job: Job, inputs: Inputs | None, on_over: Callable[[Run], None]) -> Run | None:
@@ -191,10 +194,10 @@ class Engine:
             # A message on the wrong queue, or inputs that the store has evicted or a cancellation removed.
             error = ClipError("The job's inputs are gone." if clip else "This worker does not serve the job's model.")
             self._finish([ops.Ending(job.id, State.FAILED, Answer(error=error.to_wire()))])
+            self.held.never_begun(job.id)
             return None
         run = Run(job, inputs, clip, on_over)
-        with self._lock:
-            self._held[job.id] = run
+        self.held.began(run)
         return run
 
     def _feed(self, run: Run, meanwhile: Callable[[], None]) -> None:
@@ -279,8 +282,7 @@ class Engine:
             self._finish(endings)
         for run in runs:
             pending.pop(run.job.id, None)
-        with self._lock:
-            self._let_go(runs)
+        self.held.ended(runs)
 
     def _finish(self, endings: list[ops.Ending]) -> None:
         """Tell the store, however long it is away: what is computed is not computed twice."""
@@ -292,47 +294,6 @@ class Engine:
                 log.warning("answers wait: %s", error.message)
                 if self.draining.wait(0.5):
                     raise
-
-    def _give_back(self, runs: Sequence[Run | Work], others: Iterable[str] = ()) -> None:
-        """Leave runs, and ``others`` that no run was begun for, to the heartbeat."""
-        with self._lock:
-            self._let_go(runs)
-            self._orphans += [run.job.id for run in runs]
-            self._orphans += [job_id for job_id in others if job_id not in self._held]
-
-    def _let_go(self, runs: Sequence[Run | Work]) -> None:
-        for run in runs:
-            if self._held.get(run.job.id) is run:  # the job may have come back to this worker, as another run
-                del self._held[run.job.id]
-
-    # For the heartbeat
-
-    def held(self) -> list[Run | Work]:
-        with self._lock:
-            return list(self._held.values())
-
-    def orphans(self) -> list[str]:
-        """Jobs to give back to the store; the caller :meth:`adopt`\\ s them once that is done."""
-        with self._lock:
-            return list(self._orphans)
-
-    def adopt(self, job_ids: list[str]) -> None:
-        with self._lock:
-            self._orphans = [i for i in self._orphans if i not in set(job_ids)]
-
-    def lose(self, job_ids: list[str]) -> None:
-        """Spend nothing more on jobs that were cancelled, or are another's by now."""
-        with self._lock:
-            runs = [self._held[i] for i in job_ids if i in self._held]
-        for run in runs:
-            run.abandon()
-
-    def abandon(self) -> None:
-        """Give back everything that is held."""
-        runs = self.held()
-        for run in runs:
-            run.abandon()
-        self._give_back(runs)
 
 
 def die(error: BaseException) -> NoReturn:

@@ -76,20 +76,20 @@ class Heartbeat:
         if not self._engine.batcher.alive():
             die(RuntimeError("the batcher's thread is gone"))
         if self._drain_until and time.monotonic() > self._drain_until:
-            self._engine.abandon()
+            self._engine.held.abandon()
 
     def _beat(self) -> None:
-        held = [(run.job.id, run.done, run.failed) for run in self._engine.held()]
-        lost = self._store.run(ops.beat(self._engine.id, self._info().pack(), self._settings.lease, held))
-        self._engine.lose(lost)
+        held = self._engine.held
+        beat = ops.beat(self._engine.id, self._info().pack(), self._settings.lease, held.progress())
+        held.lose(self._store.run(beat))
         self._release()
         if self._patience.over and self._store.run(take_turn(self._engine.id)):
             self._reconcile()
 
     def _release(self) -> None:
-        if orphans := self._engine.orphans():
+        if orphans := self._engine.held.orphans():
             self._store.run(ops.release(orphans, self._engine.id))
-            self._engine.adopt(orphans)
+            self._engine.held.adopt(orphans)
 
     def _reconcile(self) -> None:
         turn = Round(self._engine.clips, self._settings)

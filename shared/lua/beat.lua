@@ -1,16 +1,17 @@
--- A worker's heartbeat: renews its lease, writes the progress of what it holds, returns what it holds no longer.
+-- A worker's heartbeat: renews its lease, says of each job it holds that it does, and how far it is; returns what it
+-- holds no longer.
 local worker, info, lease = ARGV[1], ARGV[2], ARGV[3]
 redis.call('SET', 'cq:worker:' .. worker, info, 'PX', lease)
 redis.call('SADD', 'cq:workers', worker)
-local lost = {}
+local lost, t = {}, int(now())
 for i = 4, #ARGV, 3 do
   local id, done, failed = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local f = redis.call('HMGET', job(id), 'state', 'worker', 'done', 'failed')
   if f[1] ~= 'running' or f[2] ~= worker then
     lost[#lost + 1] = id
-  elseif (f[3] or '0') ~= done or (f[4] or '0') ~= failed then
-    redis.call('HSET', job(id), 'done', done, 'failed', failed)
-    tell_watchers(id)
+  else
+    redis.call('HSET', job(id), 'held', t, 'done', done, 'failed', failed)
+    if (f[3] or '0') ~= done or (f[4] or '0') ~= failed then tell_watchers(id) end
   end
 end
 return lost

@@ -1,7 +1,9 @@
--- One page of a model's unfinished jobs: expire what is late, take back what a dead worker held, and return what
--- no message carries any more, as {next offset or -1, lane, id, lane, id, …}.
+-- One page of a model's unfinished jobs: expire what is late, take back what a dead worker held, or what a live one has
+-- not said for `neglected` ms that it holds (a store that lost its last writes forgets a job's end, and the worker has
+-- none of it any more), and return what no message carries, as {next offset or -1, lane, id, lane, id, …}.
 local model, offset, page = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_attempts, resend_after, resend_anyway = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local neglected = tonumber(ARGV[7])
 local t = now()
 local alive, waiting = {}, {}
 local ids = redis.call('ZRANGE', 'cq:open:' .. model, offset, offset + page - 1)
@@ -10,7 +12,8 @@ if offset == 0 and #ids == 0 then -- no job, no load, whatever evicted records h
   for _, lane in ipairs(LANES) do redis.call('HDEL', 'cq:load', model .. ':' .. lane) end
 end
 for _, id in ipairs(ids) do
-  local f = redis.call('HMGET', job(id), 'state', 'worker', 'deadline', 'attempts', 'lane', 'created', 'sent', 'led')
+  local f = redis.call('HMGET', job(id), 'state', 'worker', 'deadline', 'attempts', 'lane', 'created', 'sent', 'led',
+                       'started', 'held')
   local state, worker, deadline, lane, sent = f[1], f[2], tonumber(f[3] or '0'), f[5], tonumber(f[7] or '0')
   if not state then
     redis.call('ZREM', 'cq:open:' .. model, id) -- its record was evicted
@@ -18,7 +21,8 @@ for _, id in ipairs(ids) do
   else
     if state == 'running' then
       if alive[worker] == nil then alive[worker] = redis.call('EXISTS', 'cq:worker:' .. worker) == 1 end
-      if not alive[worker] then
+      local said = math.max(tonumber(f[9] or '0'), tonumber(f[10] or '0'))
+      if not alive[worker] or not f[8] and t - said > neglected then
         if f[8] then
           close(id, 'failed', ERRORS.leader_lost, '', t)
           state = 'failed'

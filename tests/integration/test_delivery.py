@@ -98,6 +98,26 @@ def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: 
         assert ended(pair.http, short)["attempts"] == 1
 
 
+def test_a_store_that_forgot_that_a_job_has_ended_has_it_done_again(tmp_path: Path, clip: Clip) -> None:
+    """As after a power cut with a file synced every second, or a replica that took over a moment behind."""
+    with stack(tmp_path, lease=2) as it:
+        team = Team.start(it, 1)
+        team.faults.delay(2)
+        job = submit_texts(team.http, "done, and forgotten")
+        team.at_work_on("done, and forgotten")
+        client = team.stack.valkey.client()
+        keys = [f"cq:job:{job}", f"cq:in:{job}", "cq:open:emoji-mini", "cq:load"]
+        before = {key: client.dump(key) for key in keys}
+        team.faults.clear()
+        succeeded(team.http, job)
+        client.delete(f"cq:out:{job}")
+        for key, value in before.items():
+            client.restore(key, 0, value, replace=True)
+        assert look(team.http, job)["state"] == "running"
+        same(succeeded(team.http, job), expect(clip, "done, and forgotten"))
+        assert ended(team.http, job)["attempts"] == 2
+
+
 def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, clip: Clip) -> None:
     everyone = [pair.api, *pair.workers]
     pids = [service.pid for service in everyone]

@@ -89,10 +89,32 @@ def test_jobs_whose_claim_was_not_heard_of_are_given_back(engine: Engine) -> Non
     with pytest.raises(Unavailable):
         engine.deliver(MODEL, Lane.INTERACTIVE, [job])
     assert look(engine, job).state is State.RUNNING, "ours, and no thread knows"
-    engine._store.run(ops.release(engine.orphans(), engine.id))
+    engine._store.run(ops.release(engine.held.orphans(), engine.id))
     assert (look(engine, job).state, look(engine, job).attempts) == (State.QUEUED, 0)
     engine.deliver(MODEL, Lane.INTERACTIVE, [job])
     assert look(engine, job).state is State.SUCCEEDED
+
+
+def test_jobs_that_wait_for_their_turn_in_a_delivery_are_in_its_heartbeats(engine: Engine) -> None:
+    model(engine).gate.clear()
+    first = accept(engine, *map(str, range(4 * 32 + 40)))  # more than the engine has room for
+    second = accept(engine, "second")
+    thread = threading.Thread(target=engine.deliver, args=(MODEL, Lane.INTERACTIVE, [first, second]))
+    thread.start()
+    wait_for(lambda: model(engine).batches, 5)
+    assert look(engine, second).state is State.RUNNING
+    assert sorted(job_id for job_id, _, _ in engine.held.progress()) == sorted([first, second])
+    model(engine).gate.set()
+    thread.join(10)
+    assert engine.held.progress() == []
+
+
+def test_a_job_without_inputs_is_held_no_longer_than_it_takes_to_fail_it(engine: Engine) -> None:
+    job = accept(engine, "a")
+    engine._store.client.delete(f"cq:in:{job}")
+    engine.deliver(MODEL, Lane.INTERACTIVE, [job])
+    assert look(engine, job).state is State.FAILED
+    assert engine.held.progress() == []
 
 
 def test_an_ending_whose_reply_was_lost_is_told_again_and_counts_once(engine: Engine) -> None:
@@ -105,7 +127,7 @@ def test_an_ending_whose_reply_was_lost_is_told_again_and_counts_once(engine: En
     model(engine).gate.set()
     thread.join(10)
     assert look(engine, job).state is State.SUCCEEDED
-    assert engine.held() == []
+    assert engine.held.progress() == []
 
 
 def test_a_text_that_a_tokenizer_chokes_on_fails_alone(engine: Engine) -> None:
@@ -119,7 +141,7 @@ def test_a_text_that_a_tokenizer_chokes_on_fails_alone(engine: Engine) -> None:
     error = look(engine, bad).error
     assert error is not None
     assert (error["code"], error["index"]) == ("internal", 1)
-    assert engine.orphans() == []
+    assert engine.held.orphans() == []
 
 
 def test_jobs_on_their_last_attempt_run_one_at_a_time(engine: Engine) -> None:

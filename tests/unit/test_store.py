@@ -17,6 +17,7 @@ from shared.store import AsyncStore, Store
 from shared.workers import WorkerInfo, workers
 from tests.harness import free_port, wait_for
 
+HOUR = 3600.0
 MODEL = "m"
 DONE = Answer("fingerprint", b"\0\0\x80\x3f", 1)
 
@@ -132,12 +133,35 @@ def test_a_forgotten_job_leaves_nothing_behind(store: Store) -> None:
 def test_a_late_workers_answer_changes_nothing(store: Store) -> None:
     (job_id,) = accepted(store, new())
     claim(store, job_id, worker="paused")
-    store.run(ops.reconcile(MODEL, 0, 3, 3))  # its lease is over
+    store.run(ops.reconcile(MODEL, 0, 3, 3, HOUR))  # its lease is over
     claim(store, job_id, worker="other")
     assert not finish(store, job_id, "paused")
     assert finish(store, job_id, "other")
     assert not finish(store, job_id, "other")
     assert store.client.llen("r") == 1
+
+
+def test_a_job_that_its_worker_does_not_know_of_is_taken_from_it(store: Store) -> None:
+    """A store that loses its last writes forgets that the job has ended, and its worker lives and has none of it."""
+    forgotten, kept = accepted(store, new(), new())
+    claim(store, forgotten, kept, worker="w")
+    for job_id in (forgotten, kept):
+        store.client.hset(f"cq:job:{job_id}", "started", 1)
+    store.run(ops.beat("w", b"info", HOUR, [(kept, 0, 0)]))
+    store.run(ops.reconcile(MODEL, 0, 3, 3, 60))
+    states = [store.run(ops.view(job_id)).job.state for job_id in (forgotten, kept)]
+    assert states == [State.QUEUED, State.RUNNING]
+    assert not finish(store, forgotten, "w")
+    claim(store, forgotten, worker="w")
+    assert finish(store, forgotten, "w")
+
+
+def test_a_job_just_claimed_is_not_neglected_before_the_first_heartbeat(store: Store) -> None:
+    (job_id,) = accepted(store, new())
+    store.run(ops.beat("w", b"info", HOUR, []))
+    claim(store, job_id, worker="w")
+    store.run(ops.reconcile(MODEL, 0, 3, 3, 60))
+    assert store.run(ops.view(job_id)).job.state is State.RUNNING
 
 
 def test_an_ending_tells_the_answer_with_the_wake_up(store: Store) -> None:
@@ -187,7 +211,7 @@ def test_places_in_line_are_by_arrival_and_survive_a_lost_worker(store: Store) -
         store.client.hset(f"cq:job:{job_id}", "created", place)
     claim(store, ids[0], ids[1])
     assert store.run(ops.view(ids[2])).position == 0
-    store.run(ops.reconcile(MODEL, 0, 3, 3))
+    store.run(ops.reconcile(MODEL, 0, 3, 3, HOUR))
     assert [store.run(ops.view(i)).position for i in ids] == [0, 1, 2]
 
 
@@ -202,11 +226,11 @@ def test_a_record_that_was_evicted_does_not_stay_in_line_or_in_the_load(store: S
     ids = accepted(store, new(4), new(2))
     store.client.delete(f"cq:job:{ids[0]}")
     assert store.run(ops.waiting(MODEL, Lane.BACKGROUND, 64, 100)) == [ids[1]]
-    store.run(ops.reconcile(MODEL, 0, 3, 3))
+    store.run(ops.reconcile(MODEL, 0, 3, 3, HOUR))
     assert store.client.zrange(f"cq:open:{MODEL}", 0, -1) == [ids[1].encode()]
     claim(store, ids[1])
     finish(store, ids[1])
-    store.run(ops.reconcile(MODEL, 0, 3, 3))
+    store.run(ops.reconcile(MODEL, 0, 3, 3, HOUR))
     assert load(store) == 0
 
 
@@ -270,7 +294,7 @@ def test_a_round_goes_through_all_pages(store: Store) -> None:
     seen: list[str] = []
     offset = 0
     while offset >= 0:
-        op = ops.reconcile(MODEL, offset, 3, 0)
+        op = ops.reconcile(MODEL, offset, 3, 0, HOUR)
         command = [*op.commands[0]]
         command[command.index(500)] = 2  # jobs a page
         page = store.run(ops.Op([tuple(command)], op.parse))

@@ -44,10 +44,10 @@ def test_leading_makes_the_record_and_writes_the_progress(store: Store) -> None:
 def test_a_run_without_its_leader_has_failed_and_is_not_given_to_a_worker(store: Store) -> None:
     run = new()
     store.run(ops.lead(run, "leader", 5))
-    page = store.run(ops.reconcile(MODEL, 0, 3, 0))
+    page = store.run(ops.reconcile(MODEL, 0, 3, 0, 3600))
     assert (page.resend, look(store, run).state) == ({}, State.RUNNING)
     store.run(ops.goodbye("leader"))
-    page = store.run(ops.reconcile(MODEL, 0, 3, 0))
+    page = store.run(ops.reconcile(MODEL, 0, 3, 0, 3600))
     ended = look(store, run)
     assert (page.resend, ended.state) == ({}, State.FAILED)
     assert ended.error
