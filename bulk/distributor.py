@@ -115,8 +115,10 @@ def the_model(alive: list[WorkerInfo], name: str) -> ModelInfo:
     """The model as all workers have it. Raises :class:`NoWorker` where they differ."""
     found = {m.fingerprint: m for w in alive for m in w.models if m.name == name}
     if len(found) > 1:
-        kinds = ", ".join(f"{m.fingerprint} ({m.precision})" for m in found.values())
-        raise NoWorker(f"the workers' {name} differ ({kinds}): set one CLIP_QUEUE_PRECISION for all of them")
+        kinds = ", ".join(f"{m.fingerprint} ({m.precision}, resize {m.resize})" for m in found.values())
+        raise NoWorker(
+            f"the workers' {name} differ ({kinds}): set one CLIP_QUEUE_PRECISION and one CLIP_QUEUE_RESIZE for all of them"
+        )
     return next(iter(found.values()))
 
 

@@ -16,7 +16,7 @@ Vector = NDArray[np.float32]  # (dimension,)
 def embed(info: ModelInfo, text: str | None, image: bytes | None, model: str | None, settings: Settings) -> Vector:
     """The features (dimension,) of a text or of an encoded picture, computed in this process.
 
-    ``info`` is the output's model; its precision is used, whatever the settings say.
+    ``info`` is the output's model; precision, resizing and JPEG draft are its, whatever the settings say.
 
     Raises:
         BadInput: not exactly one of text and picture, one over the limits or not a picture, a model that cannot be
@@ -34,15 +34,15 @@ def embed(info: ModelInfo, text: str | None, image: bytes | None, model: str | N
     from worker.decode import decode
 
     try:
-        clip = Clip(spec, settings.model_copy(update={"precision": info.precision}))
+        same = {name: getattr(info, name) for name in ("precision", "resize", "jpeg_draft")}
+        clip = Clip(spec, settings.model_copy(update=same))
     except Exception as error:  # open_clip's, torch's and the hub's own: of many kinds
         raise BadInput(f"the model {spec.name}={spec.source} cannot be loaded: {error}") from error
     if clip.fingerprint != info.fingerprint:
         raise BadInput(
             f"the vectors are of {info.name} ({info.source}), fingerprint {info.fingerprint}; what was loaded here, "
             f"{spec.name} ({spec.source}), is {clip.fingerprint}: other weights or preprocessing, so their cosines "
-            "would mean nothing. Name the model that made them with --model NAME=SOURCE, and set CLIP_QUEUE_JPEG_DRAFT "
-            "as it was then"
+            "would mean nothing. Name the model that made them with --model NAME=SOURCE"
         )
     if text is not None:
         return unit(clip.embed_texts([clip.tokenizer(text)]).result()[0])

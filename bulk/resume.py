@@ -76,7 +76,7 @@ def check_model(plan: Plan, fingerprint: str) -> None:
     """Raise :class:`AnotherRun` where the workers' model is not the one that the output was begun with."""
     if plan.model.fingerprint != fingerprint:
         raise AnotherRun(
-            f"the output was begun with {plan.model.name} {plan.model.fingerprint} ({plan.model.precision}); the "
-            f"workers have {fingerprint}: weights, preprocessing or precision differ. Choose another output, or serve "
-            "that model"
+            f"the output was begun with {plan.model.name} {plan.model.fingerprint} ({plan.model.precision}, resize "
+            f"{plan.model.resize}); the workers have {fingerprint}: weights, preprocessing or precision differ. Choose "
+            "another output, or serve that model"
         )

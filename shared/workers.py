@@ -12,7 +12,8 @@ from shared.store import Op, call
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as a worker serves it. ``image_size`` is (height, width) in pixels."""
+    """A model as a worker serves it. ``image_size`` is (height, width) in pixels; ``precision``, ``resize`` and
+    ``jpeg_draft`` are what the settings of these names came to."""
 
     name: str
     source: str
@@ -21,6 +22,8 @@ class ModelInfo:
     context_length: int
     image_size: tuple[int, int]
     precision: str
+    resize: str = "exact"
+    jpeg_draft: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ class Clip:
             context_length=self.tokenizer.context_length,
             image_size=self.image_size,
             precision=self.precision,
+            resize=self.resize,
+            jpeg_draft=settings.jpeg_draft,
         )
 
     def stack(self, images: Sequence[Pixels]) -> torch.Tensor:

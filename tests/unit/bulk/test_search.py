@@ -292,6 +292,16 @@ def test_each_name_finds_its_picture(samples: Output, clip: Clip, settings: Sett
     assert (len(hits), hits[0].image_path) == (3, "dog.png")
 
 
+def test_a_query_is_prepared_as_the_vectors_were_whatever_is_set_here(settings: Settings) -> None:
+    there = settings.model_copy(update={"precision": "bf16", "resize": "fast", "jpeg_draft": 2.0})
+    clip = Clip(CATALOGUE["emoji-mini"], there)
+    jpeg = picture(7, size=(640, 480), format="JPEG")
+    limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": clip.draft}
+    expected = clip.embed_images([decode(jpeg, clip.crop, **limits)]).result()[0]
+    found = queries.embed(clip.info, None, jpeg, None, settings)
+    np.testing.assert_array_equal(found, queries.unit(expected))
+
+
 def test_a_picture_finds_itself_and_its_name(samples: Output, settings: Settings) -> None:
     png = next(s.png for s in load_samples() if s.name == "pizza")
     hit = search(samples.url, image=png, top=1, settings=settings)[0]
