@@ -38,18 +38,18 @@ class Row:
     unit: str
     aim: str = ""
 
-    def cells(self) -> tuple[str, str, str, str]:
+    def cells(self, digits: int) -> tuple[str, str, str, str]:
         middle = statistics.median(self.values)
-        spread = f"{min(self.values):.4g} to {max(self.values):.4g}"
-        return self.name, f"{middle:.4g} {self.unit}", spread, self.aim
+        spread = f"{min(self.values):.{digits}g} to {max(self.values):.{digits}g}"
+        return self.name, f"{middle:.{digits}g} {self.unit}", spread, self.aim
 
 
-def show(title: str, rows: Sequence[Row]) -> None:
+def show(title: str, rows: Sequence[Row], digits: int = 4) -> None:
     table = Table(title=title, title_justify="left")
     for name, right in (("figure", False), ("median", True), ("spread", True), ("aim", True)):
         table.add_column(name, justify="right" if right else "left")
     for row in rows:
-        table.add_row(*row.cells())
+        table.add_row(*row.cells(digits))
     console.print(table)
 
 

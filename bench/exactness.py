@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.common import VIT, Row, photo, show
+from bench.common import VIT, Row, show
 from shared.models import parse_model
 from shared.settings import Settings
-from worker import preprocess
 from worker.clip import Clip
-from worker.decode import decode
-from worker.preprocess import Crop
 
-SIZES = ((256, 256), (640, 480), (300, 900), (1600, 1200))
 TEXTS = ["cat", "a dog on green grass", "two red hearts", "a photo of a big old house near the sea at night"]
 
 
@@ -23,8 +17,6 @@ def main() -> None:
     for model in ("emoji-mini", VIT):
         exact = Clip(parse_model(model), Settings(precision="fp32"))
         rough = Clip(parse_model(model), Settings(precision="bf16"))
-        quick = preprocess.fast(exact.preprocess)
-        assert quick
         random = np.random.default_rng(0)
         pictures = [random.integers(0, 255, (*exact.image_size, 3), dtype=np.uint8) for _ in range(32)]
         rows = []
@@ -40,14 +32,7 @@ def main() -> None:
         rows.append(Row("pictures, bf16 against fp32: least cosine", [float(cosines.min())], "", "≥ 0.999"))
         cosines = (texts(exact) * texts(rough)).sum(axis=1)
         rows.append(Row("texts, bf16 against fp32: least cosine", [float(cosines.min())], "", "≥ 0.999"))
-        encoded = [photo(seed, size) for seed, size in zip(range(64), itertools.cycle(SIZES))]
-        cosines = (decoded(exact, exact.crop, encoded) * decoded(exact, quick, encoded)).sum(axis=1)
-        rows.append(Row("pictures, fast resizing against exact: least cosine", [float(cosines.min())], "", "≥ 0.999"))
         show(f"exactness, {model}", rows)
-
-
-def decoded(clip: Clip, crop: Crop, encoded: list[bytes]) -> NDArray[np.float32]:
-    return images(clip, [decode(data, crop, max_bytes=10**9, max_pixels=10**9) for data in encoded])
 
 
 def images(clip: Clip, pictures: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
