@@ -83,10 +83,20 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             return [ip_address(text) for text in dict.fromkeys(await self._resolve(host, port))]
 
 
+class _Watch:
+    """Sees whether a request has made a connection of its own, or uses one that was kept."""
+
+    connected = False
+
+    async def __call__(self, event: str, _: object) -> None:
+        self.connected = self.connected or event == "connection.connect_tcp.started"
+
+
 class Fetcher:
     """Fetches URLs, ``fetch_concurrency`` at once; the rest wait their turn (bound that by the request's deadline).
 
-    ``ssl_context`` and ``resolve`` replace the system's trust and names, for tests and unusual networks.
+    Trusted are certifi's authorities, or those that ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` name instead. ``ssl_context``
+    and ``resolve`` replace that trust and the system's names, for tests and unusual networks.
     """
 
     def __init__(
@@ -100,7 +110,8 @@ class Fetcher:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or httpx.create_ssl_context(),
             max_connections=settings.fetch_concurrency,
-            max_keepalive_connections=min(8, settings.fetch_concurrency),
+            # No fewer: httpcore counts those in use as well, and would close each after its use while there are more.
+            max_keepalive_connections=settings.fetch_concurrency,
             keepalive_expiry=5.0,
             network_backend=GuardedBackend(self._policy, resolve or self._resolve, httpcore.AnyIOBackend()),
         )
@@ -128,7 +139,20 @@ class Fetcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _ask(self, url: httpx.URL) -> bytes | httpx.URL:
-        """One request: the body, or where it redirects to (not yet checked)."""
+        """The body, or where it redirects to (not yet checked).
+
+        A server may close a kept connection just as it is used again. That says nothing of the URL: it is asked anew.
+        """
+        while True:
+            watch = _Watch()
+            try:
+                return await self._request(url, watch)
+            except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
+                if watch.connected:
+                    raise
+
+    async def _request(self, url: httpx.URL, watch: _Watch) -> bytes | httpx.URL:
+        """:meth:`_ask`, once."""
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         headers: dict[bytes | str, bytes | str] = {
             "Host": url.netloc,
@@ -136,8 +160,8 @@ class Fetcher:
             "Accept": "*/*",
             "Accept-Encoding": "identity",
         }
-        timeouts = {"timeout": {"connect": self._settings.fetch_timeout}}  # the rest is under the total
-        async with self._pool.stream("GET", target, headers=headers, extensions=timeouts) as response:
+        more = {"timeout": {"connect": self._settings.fetch_timeout}, "trace": watch}  # the rest is under the total
+        async with self._pool.stream("GET", target, headers=headers, extensions=more) as response:
             found = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in found:
                 try:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import orjson
 from fastapi import APIRouter, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import TypeAdapter
 
@@ -25,6 +26,7 @@ from api.requests import HEART, JobRequest, Limits
 from shared import ops
 from shared.errors import BadInput, JobFinished
 from shared.job import Answer, Job, Lane, State
+from shared.settings import Settings
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 
@@ -65,6 +67,7 @@ async def submit(
     """Accept work, to be polled for. What is accepted is done, or reported as failed with the reason."""
     door: Door = request.app.state.door
     sent, tenant = await body.read(request, door.settings, _JOB)
+    lane = _lane(sent, door.settings)
     digest = hashlib.sha256(orjson.dumps(sent.model_dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()
     if idempotency_key:
         first = await door.store.run(ops.seen(tenant, idempotency_key, digest))
@@ -72,7 +75,7 @@ async def submit(
             return _accepted(*found, status=200)
     model = sent.clip_version_id or door.registry.default
     door.registry.check(model, later=True)
-    if sent.priority is Lane.INTERACTIVE and not door.settings.interactive_jobs:
+    if lane is Lane.INTERACTIVE and not door.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
 
     inputs = await door.inputs(sent, Limits.of_job(door.settings))
@@ -80,7 +83,7 @@ async def submit(
         kind=sent.kind,
         model=model,
         total=len(inputs.items),
-        lane=sent.priority,
+        lane=lane,
         owner=tenant,
         on_error=sent.on_error,
         ttl=int(door.settings.result_ttl * 1000),
@@ -99,6 +102,15 @@ async def submit(
     if found is None:
         raise ops.unknown(accepted.job_id)
     return _accepted(*found, status=200 if accepted.again else 202)
+
+
+def _lane(sent: JobRequest, settings: Settings) -> Lane:
+    """The lane that a job asks for. Raises :class:`RequestValidationError`, which says what it may ask for."""
+    if sent.priority in (Lane.INTERACTIVE, Lane.BACKGROUND):
+        return Lane(sent.priority)
+    allowed = "'background' or 'interactive'" if settings.interactive_jobs else "'background'"
+    problem = {"loc": ("body", sent.task, "priority"), "msg": f"Input should be {allowed}", "type": "enum"}
+    raise RequestValidationError([problem])
 
 
 def _accepted(view: ops.View, answer: Answer | None, status: int) -> Response:

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from shared.errors import BadInput, TextTooLong
 from shared.job import Inputs, Kind, Lane, OnError
@@ -161,15 +162,17 @@ def json_type(value: object) -> str:
     return kinds.get(type(value), "something else")
 
 
+# Which lanes there are is the settings' to say, so api.jobs checks the word and lists them.
+Priority = Annotated[Any, WithJsonSchema({"type": "string", "enum": [Lane.INTERACTIVE, Lane.BACKGROUND]})]
+
+
 class JobOptions(BaseModel):
     """What a job may ask for beyond the synchronous request of its kind."""
 
     on_error: OnError = Field(
         OnError.FAIL, description="`fail`: one bad item fails the job; `skip`: the good ones are answered all the same."
     )
-    priority: Literal[Lane.INTERACTIVE, Lane.BACKGROUND] = Field(
-        Lane.BACKGROUND, description="`interactive` only where the server's settings allow it."
-    )
+    priority: Priority = Field(Lane.BACKGROUND, description="`interactive` only where the server's settings allow it.")
     deadline_s: float | None = Field(None, gt=0, le=30 * 86400, description="Seconds until the job expires unfinished.")
 
 
@@ -185,4 +188,13 @@ class CompareJob(JobOptions, Compare):
     task: Literal["compare"]
 
 
-JobRequest = Annotated[EmbedImageJob | EmbedTextJob | CompareJob, Field(discriminator="task")]
+def known_task(value: Any) -> Any:
+    """Refuse a job of no such task; pydantic's own words for it would quote what was sent."""
+    if isinstance(value, dict) and value.get("task") not in ("embed_image", "embed_text", "compare"):
+        raise PydanticCustomError("union_tag_invalid", "'task' should be 'embed_image', 'embed_text' or 'compare'")
+    return value
+
+
+JobRequest = Annotated[
+    EmbedImageJob | EmbedTextJob | CompareJob, Field(discriminator="task"), BeforeValidator(known_task)
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -52,3 +53,9 @@ def succeeded(http: httpx.Client, job_id: str, timeout: float = 60) -> NDArray[n
     document = ended(http, job_id, timeout)
     assert document["state"] == "succeeded", document
     return np.array(document["result"]["embeddings"], dtype=np.float32)
+
+
+def moment(text: str) -> float:
+    """A time of a document, as seconds since the epoch."""
+    assert text.endswith("Z")
+    return datetime.fromisoformat(text).timestamp()

@@ -1,17 +1,24 @@
-"""The model itself, beside the served one, and a stack whose worker can be made to fail."""
+"""The model itself, beside the served one; a stack whose worker can be made to fail; a TLS site and who may fetch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
+import trustme
 
+from api.fetch import Fetcher
 from shared.models import CATALOGUE
 from shared.settings import Settings
 from tests.harness import stack
 from tests.reference import Reference
 from tests.team import Team
 from worker.clip import Clip
+
+from .tls_site import LIMIT, PRIVATE, Make, Names, Resolver, Site, answer
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +44,50 @@ def solo(solo_stack: Team) -> Team:
     """One worker, healthy until told otherwise, and an API without keys where jobs may be interactive."""
     solo_stack.heal()
     return solo_stack
+
+
+@pytest.fixture(scope="session")
+def brief(solo_stack: Team) -> Iterator[httpx.Client]:
+    """A client of an API that keeps results for a moment, waits for a moment, and whose streams beat often."""
+    api = solo_stack.another_api(
+        "tests.brisk:app", result_ttl=1.5, max_wait=0.5, max_job_items=4, interactive_jobs=False
+    )
+    with api.client() as client:
+        yield client
+    api.stop()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who has signed the site's certificate."""
+    return trustme.CA()
+
+
+@pytest.fixture
+async def site(authority: trustme.CA) -> AsyncIterator[Site]:
+    """A site of one file, ``/a.png``, for tests to add to."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("images.test", "other.test", "xn--bcher-kva.test", "127.0.0.1").configure_cert(context)
+    site = Site({"/a.png": answer()})
+    server = await asyncio.start_server(site.serve, "127.0.0.1", 0, ssl=context)
+    site.port = server.sockets[0].getsockname()[1]
+    yield site
+    server.close()
+
+
+@pytest.fixture
+async def make(authority: trustme.CA) -> AsyncIterator[Make]:
+    """Fetchers that trust the authority, know the test's names and may go to 127.0.0.1."""
+    made: list[Fetcher] = []
+
+    def make(names: Names | None = None, *, resolve: Resolver | None = None, **settings: object) -> Fetcher:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        known = {"images.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "private.test": [PRIVATE], **(names or {})}
+        chosen = {"fetch_allow_networks": ["127.0.0.1/32"], "max_image_bytes": LIMIT, "fetch_timeout": 10, **settings}
+        made.append(Fetcher(Settings.model_validate(chosen), ssl_context=context, resolve=resolve or Resolver(known)))
+        return made[-1]
+
+    yield make
+    for fetcher in made:
+        await fetcher.aclose()

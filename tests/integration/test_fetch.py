@@ -1,5 +1,4 @@
 """The guarded fetch, against a TLS server on the loopback address with an authority of its own: where it goes."""
-# ruff: noqa: F401, F811 (fixtures are imported by name)
 
 from __future__ import annotations
 
@@ -15,22 +14,7 @@ from api.fetch import Fetcher, GuardedBackend
 from shared.errors import BadImage
 from shared.settings import Settings
 
-from .tls_site import (
-    IMAGE,
-    LIMIT,
-    NOT_ALLOWED,
-    PRIVATE,
-    UNREACHABLE,
-    Make,
-    Resolver,
-    Site,
-    answer,
-    authority,
-    make,
-    redirect,
-    refusal,
-    site,
-)
+from .tls_site import IMAGE, LIMIT, NOT_ALLOWED, PRIVATE, UNREACHABLE, Make, Resolver, Site, answer, redirect, refusal
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -46,6 +30,25 @@ async def test_a_body_is_fetched_whole_and_its_connection_used_again(site: Site,
     assert f"host: images.test:{site.port}\r\n" in head
     assert "accept-encoding: identity\r\n" in head
     assert "cookie" not in head
+
+
+async def test_a_kept_connection_that_its_server_has_closed_is_not_the_urls_fault(site: Site, make: Make) -> None:
+    async def shut(writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def shut_once(writer: asyncio.StreamWriter) -> None:
+        site.routes["/b.png"] = answer()
+        writer.close()
+
+    site.routes |= {"/b.png": shut_once, "/shut": shut}
+    fetcher = make()
+    assert [await fetcher.get(site.url(path)) for path in ("/a.png", "/b.png")] == [IMAGE] * 2
+    assert site.paths() == ["/a.png", "/b.png", "/b.png"]
+    assert site.connections == 2
+    assert await refusal(fetcher, site.url("/shut")) == UNREACHABLE
+    assert site.paths()[3:] == ["/shut"] * 2, "a new connection has the last word"
+    assert await refusal(fetcher, site.url("/shut")) == UNREACHABLE
+    assert site.paths()[5:] == ["/shut"]
 
 
 async def test_hosts_are_compared_in_one_form(site: Site, make: Make) -> None:

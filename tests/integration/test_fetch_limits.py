@@ -1,5 +1,4 @@
 """The bounds of a fetch: time, bytes, how many at once, and what may be said of it."""
-# ruff: noqa: F401, F811 (fixtures are imported by name)
 
 from __future__ import annotations
 
@@ -24,11 +23,8 @@ from .tls_site import (
     Resolver,
     Site,
     answer,
-    authority,
-    make,
     redirect,
     refusal,
-    site,
 )
 
 pytestmark = pytest.mark.timeout(30)
@@ -145,6 +141,20 @@ async def test_at_most_so_many_urls_at_once(site: Site, make: Make) -> None:
     leave.set()
     assert await asyncio.wait_for(asyncio.gather(*tasks), 10) == [IMAGE] * 8
     assert most == 2
+
+
+async def test_many_connections_are_kept_as_one_is(site: Site, make: Make) -> None:
+    everyone = asyncio.Barrier(16)
+
+    async def together(writer: asyncio.StreamWriter) -> None:
+        await everyone.wait()
+        await answer()(writer)
+
+    site.routes["/together"] = together
+    fetcher = make(fetch_concurrency=16)
+    for _ in range(4):
+        assert await asyncio.gather(*(fetcher.get(site.url("/together")) for _ in range(16))) == [IMAGE] * 16
+    assert site.connections == 16
 
 
 async def test_waiting_for_a_slot_is_not_under_the_time_limit(site: Site, make: Make) -> None:

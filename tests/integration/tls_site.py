@@ -1,18 +1,15 @@
-"""A TLS server on the loopback address, with an authority and names of its own, and fetchers that know them."""
+"""A TLS server on the loopback address and a resolver of names, for fetchers that are told to know them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
-import trustme
 
 from api.fetch import Fetcher
 from shared.errors import BadImage
-from shared.settings import Settings
 
 IMAGE = b"\x89PNG, as far as the fetch knows"
 LIMIT = 64 * 1024
@@ -23,6 +20,7 @@ TOO_LARGE = "larger than 65536 bytes"
 PRIVATE = "10.11.12.13"
 
 Handler = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Make = Callable[..., Fetcher]
 Names = dict[str, list[str]]
 
 
@@ -80,43 +78,6 @@ class Resolver:
         if host not in self.names:
             raise OSError("no such name")
         return self.names[host]
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-async def site(authority: trustme.CA) -> AsyncIterator[Site]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("images.test", "other.test", "xn--bcher-kva.test", "127.0.0.1").configure_cert(context)
-    site = Site({"/a.png": answer()})
-    server = await asyncio.start_server(site.serve, "127.0.0.1", 0, ssl=context)
-    site.port = server.sockets[0].getsockname()[1]
-    yield site
-    server.close()
-
-
-Make = Callable[..., Fetcher]
-
-
-@pytest.fixture
-async def make(authority: trustme.CA) -> AsyncIterator[Make]:
-    """Fetchers that trust the authority, know the test's names and may go to 127.0.0.1."""
-    made: list[Fetcher] = []
-
-    def make(names: Names | None = None, *, resolve: Resolver | None = None, **settings: object) -> Fetcher:
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        known = {"images.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "private.test": [PRIVATE], **(names or {})}
-        chosen = {"fetch_allow_networks": ["127.0.0.1/32"], "max_image_bytes": LIMIT, "fetch_timeout": 10, **settings}
-        made.append(Fetcher(Settings.model_validate(chosen), ssl_context=context, resolve=resolve or Resolver(known)))
-        return made[-1]
-
-    yield make
-    for fetcher in made:
-        await fetcher.aclose()
 
 
 async def refusal(fetcher: Fetcher, url: str) -> str:
