@@ -117,7 +117,7 @@ def the_model(alive: list[WorkerInfo], name: str) -> ModelInfo:
     if len(found) > 1:
         kinds = ", ".join(f"{m.fingerprint} ({m.precision}, resize {m.resize})" for m in found.values())
         raise NoWorker(
-            f"the workers' {name} differ ({kinds}): set one CLIP_QUEUE_PRECISION and one CLIP_QUEUE_RESIZE for all of them"
+            f"the workers' {name} differ ({kinds}): set one CLIP_QUEUE_PRECISION and one CLIP_QUEUE_RESIZE for all"
         )
     return next(iter(found.values()))
 

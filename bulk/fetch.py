@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import Future
 
 from api.fetch import UNREACHABLE, Fetcher
+from bulk.source import SourceError
 from shared.errors import BadImage, ClipError
 from shared.settings import Settings, get_settings
 
@@ -73,11 +74,12 @@ def get(url: str) -> bytes:
 
     Raises:
         BadImage: the URL is refused, leads to nothing, or to too much.
+        SourceError: nothing can be fetched with these settings.
     """
     global _running
     with _lock:
         if _running is None or not _running.alive:
-            _running = _Loop(get_settings())
+            _running = _begun()
         future, timeout = _running.submit(url.strip())
     try:
         return future.result(timeout)
@@ -86,6 +88,13 @@ def get(url: str) -> bytes:
     except Exception:  # too late, or ended by close()
         future.cancel()
         raise BadImage.because(UNREACHABLE) from None  # the cause's text may quote the URL
+
+
+def _begun() -> _Loop:
+    try:
+        return _Loop(get_settings())
+    except (OSError, ValueError) as error:  # no such file of authorities; no host, no network
+        raise SourceError(f"no URL can be fetched: a setting fetch_*, or SSL_CERT_FILE, is wrong ({error})") from None
 
 
 def close() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable
 from urllib.parse import urljoin
 
@@ -56,6 +57,15 @@ def load_below(value: str, protocol: str, folders: Iterable[bytes], limit: int) 
 
 def is_web(value: str) -> bool:
     return value.lstrip()[:8].lower().startswith(("http://", "https://"))
+
+
+def said(value: str) -> str:
+    """A picture's place as it may be shown: of a URL neither user nor password nor query, which may be a signature."""
+    if not is_web(value):
+        return value
+    scheme, _, rest = value.strip().partition("://")
+    host, slash, path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _place(value: str, protocol: str, folder: bytes) -> tuple[str, bytes]:

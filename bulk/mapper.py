@@ -78,7 +78,7 @@ class Mapper:
         """Every row of ``rows``, embedded or failed.
 
         Raises:
-            SourceError: the source gives nothing any more.
+            SourceError: the source gives nothing any more, or nothing of it can be had.
             Exception: what ``rows`` raises.
         """
         size = self._plan.options.batch_size
@@ -192,6 +192,8 @@ class Mapper:
                 self._wait(item.ready, "decoding", lambda item=item: item.loaded)  # type: ignore[misc]
                 late = 0
                 yield item
+            except SourceError:  # what keeps this row back would keep back all of them
+                raise
             except ClipError as error:
                 yield Mapped(failed=(item.row, error))
             except Slow:

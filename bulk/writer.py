@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bulk.images import said
 from bulk.layout import Output, Plan
 from bulk.report import EXAMPLES
 from bulk.source import Row, Source
@@ -135,7 +136,8 @@ class ShardWriter:
         reason = self._reasons.setdefault(error.code, {"rows": 0, "examples": []})
         reason["rows"] += 1
         if len(reason["examples"]) < EXAMPLES:
-            reason["examples"].append({"image_path": row.columns.get("image_path"), "error": error.message})
+            path = row.columns.get("image_path")
+            reason["examples"].append({"image_path": path and said(path), "error": error.message})
 
     def finish(self, seconds: dict[str, float]) -> dict[str, Any]:
         """Put all in place; returns what the marker says."""

@@ -12,7 +12,7 @@ import pytest
 from api.fetch import Fetcher
 from bulk import fetch
 from bulk.images import load
-from shared.errors import BadImage
+from shared.errors import BadImage, ClipError
 from shared.settings import get_settings
 
 
@@ -67,6 +67,29 @@ def test_many_threads_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         urls = [f"https://images.test/{n}" for n in range(500)]
         assert list(pool.map(fetch.get, urls)) == [url.encode() for url in urls]
     assert len(fetchers()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SSL_CERT_FILE", "/no/such/file.pem", r"SSL_CERT_FILE, is wrong \(.*No such file"),
+        ("CLIP_QUEUE_FETCH_ALLOW_NETWORKS", "10.0.0.0/33", "10.0.0.0/33"),
+        ("CLIP_QUEUE_FETCH_ALLOW_HOSTS", "not a host", "not a host"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_said_to_be_wrong(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    for _ in range(2):
+        with pytest.raises(ClipError, match=says) as caught:
+            fetch.get("https://images.test/secret")
+        assert not isinstance(caught.value, BadImage), "it is not the picture's fault"
+        assert "secret" not in caught.value.message
+    monkeypatch.delenv(name)
+    get_settings.cache_clear()
+    assert "fetch_allow_http" in refusal("http://images.test/a.jpg")
 
 
 async def echo(self: Fetcher, url: str) -> bytes:

@@ -124,6 +124,14 @@ def test_batches_do_not_depend_on_which_row_is_ready_first(engine: Any) -> None:
     assert engine.clips["m"].batches == [3, 3, 2]
 
 
+def test_what_keeps_every_row_back_ends_the_shard_instead_of_failing_them_all(engine: Any) -> None:
+    def load() -> bytes:
+        raise SourceError("no URL can be fetched")
+
+    with pytest.raises(SourceError, match="no URL can be fetched"):
+        mapped(engine, (Row({"caption": str(i)}, image=load) for i in range(8)), IMAGES)
+
+
 def test_no_more_rows_are_under_way_than_the_settings_allow(engine: Any) -> None:
     begun, done = [0], [0]
     most = [0]
