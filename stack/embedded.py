@@ -22,10 +22,11 @@ from shared.settings import Settings
 from shared.store import Store
 from shared.workers import workers
 from stack import children
-from stack.machine import FolderLock, StackError, bind_problem, free_port, reachable, visible_gpus
+from stack.machine import FolderLock, StackError, bind_problem, free_port, reachable, sweep, visible_gpus
 from stack.supervisor import Child, Spec, Supervisor
 
 LOOK = 0.05  # seconds between looks whether something is ready
+TEMPORARY = "clip-queue-"  # how names of temporary data folders begin
 
 
 def never() -> bool:
@@ -58,7 +59,7 @@ class EmbeddedStack:
         self.workers = workers if workers is not None else max(1, len(self.gpus))
         self.redis_url = redis_url or ""
         self.embedded = redis_url is None
-        self._temporary = tempfile.TemporaryDirectory(prefix="clip-queue-") if data_dir is None else None
+        self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY) if data_dir is None else None
         self.data_dir = Path(self._temporary.name) if self._temporary else (data_dir or Path()).expanduser().absolute()
         # The children run in the data folder, so that no folder of the user's shadows their packages.
         update = {"models": [absolute(m) for m in settings.models], "data_dir": self.data_dir}
@@ -114,6 +115,7 @@ class EmbeddedStack:
         self._patience, self._given_up = time.monotonic() + timeout, given_up
         try:
             self._check_packages()
+            sweep(TEMPORARY)
             self._lock = FolderLock(self.data_dir)
             if self.api:
                 self._take_port()

@@ -9,10 +9,13 @@ import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
 SMI_TIMEOUT = 10.0  # seconds nvidia-smi may take; a sick driver can hang it
+LOCK = "lock"
+FRESH = 60.0  # seconds
 LOCK_WAIT = 5.0  # seconds for the Valkey of a killed supervisor to end and let its folder go
 
 
@@ -75,6 +78,21 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise StackError(f"cannot find a free port on {host}")
 
 
+def sweep(prefix: str) -> None:
+    """Remove the temporary data folders of this user that killed supervisors left: those that nobody holds any more."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK}"):
+        folder = lock.parent
+        try:
+            mine = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            # One that is being made may not be locked yet.
+            if mine and time.time() - lock.lstat().st_mtime > FRESH:
+                with lock.open("r+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
+        except OSError:  # held, or gone by now
+            continue
+
+
 class FolderLock:
     """A data folder, taken for this process and for children that inherit :attr:`fd`."""
 
@@ -86,7 +104,7 @@ class FolderLock:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = (folder / "lock").open("a+")
+            self._file = (folder / LOCK).open("a+")
         except OSError as error:
             raise StackError(
                 f"cannot write to {folder} ({error.strerror}): choose another folder with --data-dir"

@@ -21,7 +21,16 @@ from shared.models import CATALOGUE, ModelSpec
 from shared.settings import Settings
 from stack import children, machine
 from stack.embedded import EmbeddedStack, absolute
-from stack.machine import FolderLock, StackError, bind_problem, free_port, is_loopback, reachable, visible_gpus
+from stack.machine import (
+    FolderLock,
+    StackError,
+    bind_problem,
+    free_port,
+    is_loopback,
+    reachable,
+    sweep,
+    visible_gpus,
+)
 
 run = CliRunner().invoke
 
@@ -211,3 +220,22 @@ def test_health_checks_say_no_where_nothing_runs(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(health, "get_settings", lambda: Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0"))  # type: ignore[arg-type]
     assert health.api() is False
     assert health.worker() is False
+
+
+def test_folders_of_killed_supervisors_are_swept_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    long_ago = (1, 1)
+    left, held, fresh, foreign, linked = (tmp_path / name for name in ("cq-1", "cq-2", "cq-3", "other", "cq-4"))
+    for folder in (left, held, fresh, foreign):
+        (folder / "valkey").mkdir(parents=True)
+        (folder / "lock").touch()
+        os.utime(folder / "lock", None if folder is fresh else long_ago)
+    linked.symlink_to(foreign)
+    lock = FolderLock(held)
+    os.utime(held / "lock", long_ago)
+    sweep("cq-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cq-2", "cq-3", "cq-4", "other"]
+    assert (foreign / "lock").exists()
+    lock.release()
+    sweep("cq-")
+    assert not held.exists()
