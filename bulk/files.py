@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from bulk.source import SourceError
 from shared.errors import BadInput
 
 LOCAL = "file"
-REMOTE_TIMEOUT = 60  # seconds that an HTTP store may take to answer
+FILE, FOLDER = "file", "directory"  # as fsspec calls them
+
+# How a store that is away shows: each client has errors of its own, known by their names; s3fs makes numbers of some.
+_AWAY = re.compile("Connect|Timeout|Transport|Credential|HTTPClient")
+_AWAY_NUMBERS = {errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EBUSY), errno.ECONNRESET, errno.EPIPE}
+
+
+class StoreAway(OSError):
+    """A store does not answer, or not now, or nobody may ask it: not the fault of the file that was asked for."""
 
 
 @lru_cache(maxsize=64)
@@ -52,12 +64,19 @@ def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
     """A whole file, at most ``limit`` + 1 bytes of it, so that too large shows.
 
     Raises:
+        SourceError: its store is away, as it would be for any other file.
         OSError: it cannot be read; a device, a pipe or a folder is none.
+        Exception: what else a store's client raises.
     """
     if protocol != LOCAL:
-        with filesystem(protocol).open(os.fsdecode(path), "rb", block_size=2**18) as remote:
-            data: bytes = remote.read(limit + 1)
-            return data
+        try:
+            with filesystem(protocol).open(os.fsdecode(path), "rb", block_size=2**18) as remote:
+                data: bytes = remote.read(limit + 1)
+                return data
+        except Exception as error:
+            if is_away(error):
+                raise SourceError(f"{shown(path)} cannot be read: {reason(error)}") from error
+            raise
     # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb", buffering=0) as file:
@@ -70,6 +89,73 @@ def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
 def reader(protocol: str, path: bytes, limit: int) -> Callable[[], bytes]:
     """:func:`read_bytes` for later."""
     return lambda: read_bytes(protocol, path, limit)
+
+
+def entries(protocol: str, folder: str, *, flat: bool = False) -> Iterator[tuple[bytes, str, int]]:
+    """What a store's folder holds, in no certain order: path, :data:`FILE` or :data:`FOLDER`, and size (-1: unknown).
+
+    ``flat``: with all files below it and no folders, where the store can list so (S3). Of S3 one page is in memory at
+    a time, of other stores the client's listing of this one folder. Neither stays in the client's cache: there it would
+    hide what others write.
+    """
+    store = filesystem(protocol)
+    if not hasattr(store, "call_s3"):
+        store.invalidate_cache(folder)
+        found = store.ls(folder, detail=True)
+        store.invalidate_cache(folder)
+        for about in found:
+            path, size = about["name"].rstrip("/"), about.get("size")
+            if path.rpartition("/")[0] == folder.rstrip("/"):  # a web page may link anywhere
+                yield os.fsencode(path), about["type"], -1 if size is None else int(size)
+        return
+    bucket, key, _ = store.split_path(folder)
+    asked = {"Bucket": bucket, "Prefix": key and f"{key.rstrip('/')}/", "Delimiter": "" if flat else "/"}
+    while True:
+        page = store.call_s3("list_objects_v2", **asked)
+        for about in page.get("CommonPrefixes", []):
+            yield os.fsencode(f"{bucket}/{about['Prefix'][:-1]}"), FOLDER, 0
+        for about in page.get("Contents", []):
+            if not about["Key"].endswith("/"):  # an object that stands for a folder
+                yield os.fsencode(f"{bucket}/{about['Key']}"), FILE, int(about["Size"])
+        if not page.get("IsTruncated"):
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def reason(error: Exception) -> str:
+    """An error in words, without an address that it may quote: its query can be a signature. Of a store's, also what to
+    look after."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    words = text if isinstance(error, OSError) and "://" not in text else type(error).__name__
+    if is_away(error):
+        advice = ": check that the store can be reached, and the credentials for it"
+    elif isinstance(error, PermissionError) and error.errno is None:  # no kernel's
+        advice = ": check the credentials for the store"
+    else:
+        return words
+    return words if words.endswith(advice) else words.removesuffix(".") + advice
+
+
+@contextlib.contextmanager
+def as_os_error() -> Iterator[None]:
+    """Whatever a store's client raises as what a file raises: :class:`StoreAway` where the file is not to blame."""
+    try:
+        yield
+    except Exception as error:
+        if is_away(error):
+            raise StoreAway(reason(error)) from error
+        if isinstance(error, PermissionError) and error.errno is None:
+            raise PermissionError(reason(error)) from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(reason(error)) from error
+
+
+def is_away(error: Exception) -> bool:
+    """Whether it says that a store is away (:class:`StoreAway`), in whatever way its client says it."""
+    if isinstance(error, StoreAway) or (isinstance(error, OSError) and error.errno in _AWAY_NUMBERS):
+        return True
+    return any(_AWAY.search(kind.__name__) for kind in type(error).__mro__)
 
 
 def shown(path: bytes) -> str:

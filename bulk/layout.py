@@ -30,7 +30,7 @@ from typing import Any
 
 import orjson
 
-from bulk.files import LOCAL, filesystem, join, split
+from bulk.files import LOCAL, as_os_error, entries, filesystem, join, reason, split
 from bulk.source import Source, SourceError
 from shared.workers import ModelInfo
 
@@ -114,7 +114,8 @@ class Output:
         try:
             if self.protocol == LOCAL:
                 return Path(self.path(name)).read_bytes()
-            data: bytes = filesystem(self.protocol).cat_file(self.path(name))
+            with as_os_error():
+                data: bytes = filesystem(self.protocol).cat_file(self.path(name))
             return data
         except FileNotFoundError:
             return None
@@ -124,7 +125,8 @@ class Output:
         try:
             if self.protocol == LOCAL:
                 return Path(self.path(name)).stat().st_size
-            size: int = filesystem(self.protocol).info(self.path(name))["size"]
+            with as_os_error():
+                size: int = filesystem(self.protocol).info(self.path(name))["size"]
             return size
         except FileNotFoundError:
             return None
@@ -134,8 +136,8 @@ class Output:
         try:
             if self.protocol == LOCAL:
                 return {path.name for path in Path(self.path(folder)).iterdir()}
-            found = filesystem(self.protocol).ls(self.path(folder), detail=False, refresh=True)
-            return {str(path).rstrip("/").rpartition("/")[2] for path in found}
+            with as_os_error():
+                return {os.fsdecode(path).rpartition("/")[2] for path, *_ in entries(self.protocol, self.path(folder))}
         except FileNotFoundError:
             return set()
 
@@ -149,7 +151,8 @@ class Output:
             if self.protocol == LOCAL:
                 Path(self.path(name)).unlink()
             else:
-                filesystem(self.protocol).rm_file(self.path(name))
+                with as_os_error():
+                    filesystem(self.protocol).rm_file(self.path(name))
 
     @contextlib.contextmanager
     def aside(self, name: str, scratch: Path | None = None) -> Iterator[Path]:
@@ -197,10 +200,14 @@ class Output:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
             return
-        # An object store shows an object when its upload is complete.
         store = filesystem(self.protocol)
-        store.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
-        store.put_file(str(path), self.path(name))
+        try:
+            with as_os_error():
+                if self.root.startswith("/"):  # else it begins with a bucket, which has no folders: none is made
+                    store.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
+                store.put_file(str(path), self.path(name))  # an object shows when its upload is complete
+        except FileNotFoundError as error:
+            raise OSError(f"{self.url}: {reason(error)}: make it first, or choose another output") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

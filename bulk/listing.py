@@ -10,11 +10,10 @@ from typing import Any
 
 from braceexpand import braceexpand
 
-from bulk.files import LOCAL, filesystem, shown, split
+from bulk.files import FILE, FOLDER, LOCAL, entries, filesystem, shown, split
+from bulk.files import reason as reason
 from bulk.source import SourceError
 from shared.errors import ClipError
-
-FILE, FOLDER = "file", "directory"  # as fsspec calls them
 
 Found = Iterator[tuple[bytes, int]]
 
@@ -61,12 +60,6 @@ def name(folder: str, path: bytes) -> str:
     """A file's name relative to ``folder``, as text."""
     start = os.fsencode(folder) + b"/"
     return shown(path[len(start) :] if path.startswith(start) else path.rpartition(b"/")[2])
-
-
-def reason(error: Exception) -> str:
-    """An error in words, without an address that it may quote: its query can be a signature."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return text if isinstance(error, OSError) and "://" not in text else type(error).__name__
 
 
 def _plain(lister: _Local | _Remote, path: str) -> str:
@@ -163,9 +156,11 @@ def _size(path: bytes) -> int:
 
 
 class _Remote:
-    """A store's files; listed flat, page by page, as its client does it best."""
+    """A store's files. What lies below a folder is listed page by page (:func:`bulk.files.entries`), and what is not
+    wanted of a page is forgotten with it; a glob holds all that its client lists for it."""
 
     def __init__(self, protocol: str) -> None:
+        self._protocol = protocol
         self._store = filesystem(protocol)
 
     def kind(self, path: str) -> str | None:
@@ -185,10 +180,15 @@ class _Remote:
             yield path, about["type"], _known(about)
 
     def below(self, folder: str) -> Found:
-        base = folder.rstrip("/")
-        for path, about in self._store.find(folder, detail=True).items():
-            if "/." not in path[len(base) :]:
-                yield os.fsencode(path), _known(about)
+        waiting, base = [folder], len(os.fsencode(folder.rstrip("/")))
+        while waiting:
+            for path, kind, size in entries(self._protocol, waiting.pop(), flat=True):
+                if b"/." in path[base:]:
+                    continue
+                if kind == FOLDER:
+                    waiting.append(os.fsdecode(path))
+                else:
+                    yield path, size
 
 
 def _known(about: dict[str, Any]) -> int:

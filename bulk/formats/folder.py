@@ -69,6 +69,9 @@ def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
     """A row a picture, to be loaded when its turn comes; captions are read here, from a remote store several at once.
 
     A caption that cannot be read is its row's error if texts are embedded, and else just missing.
+
+    Raises:
+        SourceError: the captions' store is away.
     """
     protocol, root = _root(source)
     limit = get_settings().max_image_bytes
@@ -163,5 +166,7 @@ def _caption(protocol: str, piece: Piece) -> str | ClipError | None:
         return data.decode("utf-8-sig").strip() or None
     except UnicodeDecodeError:
         return BadInput(f"caption {files.shown(path)} is not UTF-8")
+    except SourceError:
+        raise
     except Exception as error:  # whatever the store's client raises
         return BadInput(f"caption {files.shown(path)} cannot be read: {reason(error)}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pyarrow import types
 
 from bulk.columns import choose, is_own, own_name
-from bulk.files import split
+from bulk.files import StoreAway, is_away, shown, split
 from bulk.formats import row_groups
 from bulk.formats.arrow import NOTHING, kept, plain
 from bulk.formats.row_groups import in_words
@@ -68,7 +68,7 @@ def plan(source: Source, shard_size: int) -> Planned:
 
 
 def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
-    """The rows of a shard."""
+    """The rows of a shard. Raises :class:`StoreAway` where their store is: that is no row's fault."""
     for piece in pieces:
         table = Table(source, piece.path)
         if piece.note:
@@ -84,6 +84,8 @@ def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
             except ClipError:
                 raise
             except Exception as error:  # whatever a remote store's client raises
+                if is_away(error):
+                    raise StoreAway(in_words(error)) from error
                 yield from table.lost(piece.start, piece.stop, f"cannot be read ({in_words(error)})")
                 continue
             yield from row_groups.read(source, table, file, piece)
@@ -147,6 +149,7 @@ def _footers(protocol: str, found: list[tuple[bytes, int]]) -> Iterator[_Footer]
 
 
 def _footer(protocol: str, path: bytes) -> _Footer:
+    """Raises :class:`SourceError` where the store is away: the file would count as one row that fails."""
     try:
         with opened(protocol, path) as (handle, _):
             file = row_groups.parquet_file(handle, protocol)
@@ -157,6 +160,8 @@ def _footer(protocol: str, path: bytes) -> _Footer:
                 file.metadata.num_rows, {field.name: (_holds(field.type), kept(field.type)) for field in schema}
             )
     except Exception as error:  # whatever a remote store's client raises
+        if is_away(error):
+            raise SourceError(f"{shown(path)} cannot be read: {in_words(error)}") from error
         return _Footer(0, {}, in_words(error))
 
 

@@ -9,7 +9,8 @@ folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from bulk import files
@@ -31,7 +32,7 @@ class Found(NamedTuple):
 class _Listing(NamedTuple):
     """What a folder holds: pictures, each with how its caption's name ends; folders; why there may be more."""
 
-    pictures: list[tuple[bytes, str]]
+    pictures: Iterable[tuple[bytes, str]]
     folders: list[bytes]
     fault: str = ""
 
@@ -74,10 +75,10 @@ def _listing(names: list[bytes], folders: list[bytes], fault: str = "") -> _List
     for name in sorted(names):  # capitals come first, so .txt wins over .TXT
         stem, _, end = name.rpartition(b".")
         if end.lower() == b"txt":
-            captions[stem] = f".{end.decode()}"
+            captions[stem] = sys.intern(f".{end.decode()}")
         else:
             pictures.append(name)
-    with_captions = [(name, captions.get(name.rpartition(b".")[0], "")) for name in pictures]
+    with_captions = ((name, captions.get(name.rpartition(b".")[0], "")) for name in pictures)
     return _Listing(with_captions, sorted(folders), fault)
 
 
@@ -130,28 +131,30 @@ def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
 
 
 class _Remote:
-    """A store's folders. Only what lies below a folder counts as in it: a web page may link anywhere."""
+    """A store's folders, listed page by page; of a folder the names are held."""
 
     def __init__(self, protocol: str) -> None:
+        self._protocol = protocol
         self._store = files.filesystem(protocol)
+        self._store.invalidate_cache()  # whatever has looked at the folder before left its whole listing there
 
     def __call__(self, folder: bytes) -> _Listing:
-        path = os.fsdecode(folder)
-        try:
-            entries = self._store.ls(path, detail=True)
-            self._store.invalidate_cache(path)  # it would keep the listing of every folder
-        except Exception as error:  # whatever the store's client raises
-            return _Listing([], [], reason(error))
         names: list[bytes] = []
         folders: list[bytes] = []
-        for entry in entries:
-            parent, _, name = os.fsencode(entry["name"].rstrip("/")).rpartition(b"/")
-            if parent != folder or not name or name.startswith(b"."):
-                continue
-            if entry["type"] == "directory":
-                folders.append(name)
-            elif _is_wanted(name):
-                names.append(name)
+        try:
+            with files.as_os_error():
+                for path, kind, _ in files.entries(self._protocol, os.fsdecode(folder)):
+                    name = path[len(folder) + 1 :]
+                    if not name or name.startswith(b"."):
+                        continue
+                    if kind == files.FOLDER:
+                        folders.append(name)
+                    elif _is_wanted(name):
+                        names.append(name)
+        except files.StoreAway as error:  # not this folder's fault: it would count as one row that fails
+            raise SourceError(f"{files.shown(folder)} cannot be listed: {reason(error)}") from error
+        except OSError as error:
+            return _Listing([], [], reason(error))
         return _listing(names, folders)
 
     def is_folder(self, path: bytes) -> bool:

@@ -105,7 +105,7 @@ class _Forwards:
         if gap <= GAP:
             self.take(gap)
         else:
-            with _as_os_error():
+            with files.as_os_error():
                 self._file.seek(to)
             self._at = to
         return self._at
@@ -148,19 +148,8 @@ def opened(protocol: str, path: bytes) -> Iterator[tuple[Any, int]]:
             yield file, found.st_size
         return
     store = files.filesystem(protocol)
-    with _as_os_error():
+    with files.as_os_error():
         size = store.info(os.fsdecode(path))["size"]
         remote = store.open(os.fsdecode(path), "rb", block_size=REMOTE_BLOCK)
     with remote:
         yield remote, -1 if size is None else size
-
-
-@contextlib.contextmanager
-def _as_os_error() -> Iterator[None]:
-    """Whatever a store's client raises as what a file raises."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(reason(error)) from error

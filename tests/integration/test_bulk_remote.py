@@ -1,0 +1,275 @@
+"""``clip-queue embed`` from a store into a store: S3 as its clients speak it, with a real Valkey and real workers.
+
+The store is moto's server, a process of its own, at the end of a line that a test can cut.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bulk import files
+from bulk.embed import embed as embed_here
+from shared.settings import Settings
+from tests import datasets
+from tests.bulk_command import Embed
+from tests.harness import Service, Stack, stack, wait_for
+from tests.outputs import checksums, strays, table
+from tests.s3_store import S3, SECRET, Line, access
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+BUCKET = "data"
+COUNT = 36  # rows that are good
+SHARD = 5  # rows; a tar has as many, and is one
+SHARDS = 8  # with the four rows that are bad
+KINDS = {
+    "folder": "pictures",
+    "tars": "tars/{00000..00007}.tar",
+    "parquet": "table.parquet",
+}
+ENDED = 120.0  # seconds that a command may take on a loaded machine
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    it = S3(tmp_path_factory.mktemp("store")).start()
+    it.client.create_bucket(Bucket=BUCKET)
+    yield it
+    it.kill()
+
+
+@pytest.fixture(scope="module")
+def line(store: S3) -> Iterator[Line]:
+    """The way to the store that this process and all that it starts find in their environment."""
+    with Line(store.port) as it, pytest.MonkeyPatch.context() as environment:
+        # A client tries five times, which takes seven seconds a request where nobody answers.
+        for name, value in {**access(it.url), "AWS_MAX_ATTEMPTS": "1", "OMP_NUM_THREADS": "1"}.items():
+            environment.setenv(name, value)
+        files.filesystem.cache_clear()
+        yield it
+    files.filesystem.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def workers(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack(tmp_path_factory.mktemp("remote stack")) as it:
+        it.ready(it.worker())
+        yield it
+
+
+@pytest.fixture(scope="module")
+def source(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of every kind of source, some of their rows bad, on this machine and in the store."""
+    root = tmp_path_factory.mktemp("remote source")
+    datasets.folder(root / "pictures", COUNT)
+    datasets.tars(root / "tars", COUNT)
+    datasets.parquet(root / "table.parquet", COUNT)
+    tar = root / "tars" / "00001.tar"
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size * 2 // 3])
+    store.upload(root, BUCKET, "in")
+    return root
+
+
+def command(folder: Path, source: str, output: str, *options: object, name: str = "embed", **env: str) -> Embed:
+    (temporary := folder / f"tmp {name}").mkdir()
+    env = {"TMPDIR": str(temporary), **env}
+    run = Embed(folder, source, Path(output), *options, name=name, env=env)
+    run.command[run.command.index(str(Path(output)))] = output  # a URL is no path
+    return run
+
+
+def s3(path: str) -> str:
+    return f"s3://{BUCKET}/{path}"
+
+
+# What it makes
+
+
+@pytest.fixture(scope="module")
+def runs(workers: Stack, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Embed]]:
+    """A command for each kind of source, from the store into the store, side by side; one starts its own worker."""
+    folder = tmp_path_factory.mktemp("remote runs")
+    redis = ("--redis", workers.valkey.url)
+    by = {"folder": redis, "tars": redis, "parquet": ("--workers", 1)}
+    commands = {
+        kind: command(folder, s3(f"in/{path}"), s3(f"out/{kind}"), "--shard-size", SHARD, *by[kind], name=kind)
+        for kind, path in KINDS.items()
+    }
+    for each in commands.values():
+        each.start()
+    yield commands
+    for each in commands.values():
+        each.kill()
+
+
+@pytest.fixture(scope="module")
+def here(
+    runs: dict[str, Embed], workers: Stack, source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, str]]:
+    """The checksums of what the same options make of the same files on this machine."""
+    output = tmp_path_factory.mktemp("here")
+    for kind, path in KINDS.items():
+        url, into = f"{source}/{path}", str(output / kind)
+        embed_here(url, into, shard_size=SHARD, redis_url=workers.valkey.url, settings=Settings(precision="fp32"))
+    return {kind: checksums(output / kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "failed"),
+    [("folder", COUNT, 4), ("tars", 34, 5), ("parquet", COUNT, 4)],  # a tar that breaks is one row that fails
+)
+def test_a_store_s_source_is_embedded_into_the_store_to_the_bytes_that_local_files_make(
+    store: S3,
+    runs: dict[str, Embed],
+    here: dict[str, dict[str, str]],
+    tmp_path: Path,
+    kind: str,
+    rows: int,
+    failed: int,
+) -> None:
+    assert runs[kind].ended(ENDED) == 3, runs[kind].said
+    assert f"✓ {rows} rows embedded, {failed} failed, in s3://{BUCKET}/out/{kind}" in runs[kind].said
+    output = store.download(BUCKET, f"out/{kind}", tmp_path)
+    assert (len(table(output)), len(table(output, "errors"))) == (rows, failed)
+    assert checksums(output) == here[kind]
+    assert strays(output) == []
+    assert list(Path(runs[kind].env["TMPDIR"]).iterdir()) == []
+
+
+def test_killed_it_goes_on_and_does_no_whole_shard_again(
+    store: S3, workers: Stack, source: Path, here: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    options = ("--shard-size", SHARD, "--redis", workers.valkey.url)
+    run = command(tmp_path, s3("in/pictures"), s3("out/killed"), *options).start()
+    wait_for(lambda: store.keys(BUCKET, "out/killed/shards/") or not run.alive, ENDED, run.said)
+    run.kill()
+    whole = {key: store.get(BUCKET, key) for key in store.keys(BUCKET, "out/killed/shards/")}
+    assert 0 < len(whole) < SHARDS, run.said
+    run.start()
+    assert run.ended(ENDED) == 3, run.said
+    assert " of them were there before" in run.said
+    assert {key: store.get(BUCKET, key) for key in whole} == whole, "a marker tells how long its shard took"
+    assert checksums(store.download(BUCKET, "out/killed", tmp_path / "out")) == here["folder"]
+
+
+def test_an_output_in_a_store_can_be_searched(runs: dict[str, Embed], tmp_path: Path) -> None:
+    assert runs["folder"].ended(ENDED) == 3, runs["folder"].said
+    asked = [*runs["folder"].command[:3], "search", s3("out/folder"), "a rocket", "--among", "texts", "--top", "2"]
+    search = Service("search", asked, tmp_path, {"CLIP_QUEUE_PRECISION": "fp32"}).start()
+    wait_for(lambda: not search.alive, ENDED, "the search")
+    said = search.log.read_text()
+    found = [line.split("\t") for line in said.splitlines() if line[:1].isdigit()]
+    assert [(rank, caption.partition(" ")[0]) for rank, _, _, caption in found] == [("1", "rocket"), ("2", "rocket")], (
+        said
+    )
+    assert all(path.endswith(" é.jpg") for _, _, path, _ in found)
+
+
+# What cannot be
+
+
+@pytest.fixture(scope="module")
+def refused(line: Line, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Embed]]:
+    """Commands that end before any worker is asked, side by side."""
+    folder = tmp_path_factory.mktemp("refused")
+    guarded = S3(folder, "guarded", guarded=True).start()
+    here = str(source / "pictures")
+    nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    given: dict[str, tuple[str, str, dict[str, str]]] = {
+        "no such bucket": ("s3://no-such-bucket/in", s3("out/refused"), {}),
+        "no bucket to write to": (here, "s3://no-such-bucket/out", {}),
+        "wrong credentials": (s3("in/pictures"), s3("out/refused"), {"AWS_ENDPOINT_URL": guarded.url}),
+        "wrong credentials to write": (here, s3("out/refused"), {"AWS_ENDPOINT_URL": guarded.url}),
+        "no credentials": (s3("in/pictures"), s3("out/refused"), nobody),
+        "no store": (s3("in/pictures"), s3("out/refused"), nowhere),
+    }
+    commands = {name: command(folder, of, to, name=name, **env) for name, (of, to, env) in given.items()}
+    for each in commands.values():
+        each.start()
+    yield commands
+    for each in [*commands.values(), guarded]:
+        each.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no such bucket", "no-such-bucket/in does not exist; looked for a folder of pictures"),
+        (
+            "no bucket to write to",
+            "the output cannot be written: s3://no-such-bucket/out: The specified bucket does not exist: make it "
+            "first, or choose another output",
+        ),
+        ("wrong credentials", "data/in/pictures cannot be looked at: Forbidden: check the credentials for the store"),
+        ("wrong credentials to write", "the output cannot be written: Forbidden: check the credentials for the store"),
+        (
+            "no credentials",
+            "cannot be looked at: NoCredentialsError: check that the store can be reached, and the",
+        ),
+        ("no store", "cannot be looked at: EndpointConnectionError: check that the store can be reached, and"),
+    ],
+)
+def test_what_a_store_refuses_ends_the_command_with_1_the_reason_and_what_to_do(
+    store: S3, refused: dict[str, Embed], name: str, why: str
+) -> None:
+    run = refused[name]
+    assert run.ended(ENDED) == 1, run.said
+    first, then, resume = run.said.splitlines()
+    assert first.startswith("clip-queue: ")
+    assert why in first
+    assert then == "To go on once that is mended:"
+    assert resume.startswith("  clip-queue embed ")
+    assert SECRET not in run.said
+    assert [about["Name"] for about in store.client.list_buckets()["Buckets"]] == [BUCKET], "no bucket is made"
+
+
+def test_a_store_that_goes_away_ends_the_command_which_goes_on_once_it_is_back(
+    store: S3, line: Line, workers: Stack, here: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    """No row fails for it, and it says what to do: one command has its output there as well, the other has not."""
+    options = ("--shard-size", SHARD, "--redis", workers.valkey.url)
+    there = command(tmp_path, s3("in/pictures"), s3("out/forsaken"), *options, name="there").start()
+    below = command(tmp_path, s3("in/pictures"), str(tmp_path / "below"), *options, name="below").start()
+    try:
+        for run, begun in (
+            (there, lambda: store.keys(BUCKET, "out/forsaken/shards/")),
+            (below, lambda: below.whole()),
+        ):
+            wait_for(lambda run=run, begun=begun: begun() or not run.alive, ENDED, run.said)
+            os.kill(run.pid, signal.SIGSTOP)  # it submits no more
+        line.cut()
+        for run in (there, below):
+            os.kill(run.pid, signal.SIGCONT)
+            assert run.ended(60) == 1, run.said
+            assert "check that the store can be reached, and the credentials for it" in run.said
+            assert SECRET not in run.said
+    finally:
+        line.mend()
+        for run in (there, below):
+            run.kill()
+    assert "clip-queue: the output cannot be written: " in there.said
+    assert "To go on once that is mended:\n  clip-queue embed s3://" in there.said
+    assert " could not be done: " in below.said
+    assert re.search(rf"\d of {SHARDS} shards are whole and stay. To go on:\n  clip-queue embed s3://", below.said)
+    for run in (there, below):
+        assert run.start().ended(ENDED) == 3, run.said
+        assert " of them were there before" in run.said
+    assert checksums(below.output) == here["folder"]
+    assert checksums(store.download(BUCKET, "out/forsaken", tmp_path / "there")) == here["folder"]
+
+
+def test_no_secret_is_told(store: S3, workers: Stack, runs: dict[str, Embed]) -> None:
+    for run in runs.values():
+        run.ended(ENDED)
+        assert SECRET not in run.said
+    for service in workers.services:
+        assert SECRET not in service.log.read_text(errors="replace")
+    for key in store.keys(BUCKET, "out/"):
+        assert SECRET.encode() not in store.get(BUCKET, key)
