@@ -23,7 +23,7 @@ serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
 test: lint .venv-sdk/.done  ## lint, then every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 unit: .venv/.done  ## the fast tests alone
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
