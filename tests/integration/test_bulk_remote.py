@@ -8,19 +8,24 @@ from __future__ import annotations
 import os
 import re
 import signal
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from bulk import files
 from bulk.embed import embed as embed_here
+from bulk.formats import folder, parquet, pictures
+from bulk.listing import containers
+from bulk.source import Format, Piece, Source, SourceError
 from shared.settings import Settings
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.harness import Service, Stack, stack, wait_for
 from tests.outputs import checksums, strays, table
-from tests.s3_store import S3, SECRET, Line, access
+from tests.s3_store import PAGE, S3, SECRET, Line, access, flat
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -51,15 +56,15 @@ def line(store: S3) -> Iterator[Line]:
         # A client tries five times, which takes seven seconds a request where nobody answers.
         for name, value in {**access(it.url), "AWS_MAX_ATTEMPTS": "1", "OMP_NUM_THREADS": "1"}.items():
             environment.setenv(name, value)
-        files.filesystem.cache_clear()
+        anew()
         yield it
-    files.filesystem.cache_clear()
+    anew()
 
 
 @pytest.fixture(scope="module")
 def workers(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with stack(tmp_path_factory.mktemp("remote stack")) as it:
-        it.ready(it.worker())
+        it.worker()  # the commands wait for it
         yield it
 
 
@@ -74,6 +79,12 @@ def source(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size * 2 // 3])
     store.upload(root, BUCKET, "in")
     return root
+
+
+def anew() -> None:
+    """What this process opens next is where the environment says now."""
+    files.filesystem.cache_clear()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def command(folder: Path, source: str, output: str, *options: object, name: str = "embed", **env: str) -> Embed:
@@ -154,6 +165,7 @@ def test_killed_it_goes_on_and_does_no_whole_shard_again(
     run.start()
     assert run.ended(ENDED) == 3, run.said
     assert " of them were there before" in run.said
+    assert "could not be done" not in run.said, "it sees what workers write, whatever its client listed before"
     assert {key: store.get(BUCKET, key) for key in whole} == whole, "a marker tells how long its shard took"
     assert checksums(store.download(BUCKET, "out/killed", tmp_path / "out")) == here["folder"]
 
@@ -181,14 +193,12 @@ def refused(line: Line, source: Path, tmp_path_factory: pytest.TempPathFactory) 
     guarded = S3(folder, "guarded", guarded=True).start()
     here = str(source / "pictures")
     nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
-    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
     given: dict[str, tuple[str, str, dict[str, str]]] = {
         "no such bucket": ("s3://no-such-bucket/in", s3("out/refused"), {}),
         "no bucket to write to": (here, "s3://no-such-bucket/out", {}),
         "wrong credentials": (s3("in/pictures"), s3("out/refused"), {"AWS_ENDPOINT_URL": guarded.url}),
         "wrong credentials to write": (here, s3("out/refused"), {"AWS_ENDPOINT_URL": guarded.url}),
         "no credentials": (s3("in/pictures"), s3("out/refused"), nobody),
-        "no store": (s3("in/pictures"), s3("out/refused"), nowhere),
     }
     commands = {name: command(folder, of, to, name=name, **env) for name, (of, to, env) in given.items()}
     for each in commands.values():
@@ -213,7 +223,6 @@ def refused(line: Line, source: Path, tmp_path_factory: pytest.TempPathFactory) 
             "no credentials",
             "cannot be looked at: NoCredentialsError: check that the store can be reached, and the",
         ),
-        ("no store", "cannot be looked at: EndpointConnectionError: check that the store can be reached, and"),
     ],
 )
 def test_what_a_store_refuses_ends_the_command_with_1_the_reason_and_what_to_do(
@@ -263,6 +272,59 @@ def test_a_store_that_goes_away_ends_the_command_which_goes_on_once_it_is_back(
         assert " of them were there before" in run.said
     assert checksums(below.output) == here["folder"]
     assert checksums(store.download(BUCKET, "out/forsaken", tmp_path / "there")) == here["folder"]
+
+
+def test_planning_takes_no_store_that_is_away_for_files_that_are_broken(
+    store: S3, line: Line, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be rows that fail, and stay so."""
+    for key in ("tree/a.jpg", "tree/b/c.jpg"):
+        store.client.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    walk = pictures.walk(s3("tree"), "s3", b"data/tree")
+    table = Source(s3("in/table.parquet"), Format.PARQUET)
+    done, shards = parquet.plan(table, 10)
+    pieces = next(shards).pieces
+    root = parquet.root
+    monkeypatch.setattr(parquet, "root", lambda url: (root(url), line.cut())[0])  # just before it reads footers
+    away = "check that the store can be reached"
+    assert next(walk).path == b"data/tree/a.jpg"
+    try:
+        with pytest.raises(SourceError, match=f"data/in/table.parquet cannot be read: .*{away}"):
+            parquet.plan(table, 10)
+        with pytest.raises(files.StoreAway, match=away):
+            next(parquet.read(done, pieces))
+        with pytest.raises(SourceError, match=f"data/tree/b cannot be listed: .*{away}"):
+            next(walk)
+        captioned = Piece("data/in/pictures/000 é.jpg".encode(), note=".txt")
+        with pytest.raises(SourceError, match=f"000 é.txt cannot be read: .*{away}"):
+            next(folder.read(Source(s3("in/pictures"), Format.FOLDER), [captioned]))
+    finally:
+        line.mend()
+
+
+# Listing
+
+
+def test_a_folder_of_many_pages_is_listed_in_order_and_never_held_with_all_that_is_said_of_it(line: Line) -> None:
+    with flat(8 * PAGE) as url, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", url)
+        anew()
+        files.filesystem("s3").info(f"{BUCKET}/flat")  # its connection
+        peaks = []
+        tracemalloc.start()
+        try:
+            with pytest.raises(SourceError, match=r"no file there ends in \.tar"):
+                containers(s3("flat"), (".tar",))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.reset_peak()
+            _, shards = folder.plan(Source(s3("flat"), Format.FOLDER), 500)
+            planned = [piece.path for shard in shards for piece in shard.pieces]
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+            anew()
+    assert planned == [b"data/flat/%08d.jpg" % n for n in range(4 * PAGE)]
+    assert max(peaks) < 5 * 2**20, "a page takes two, all that is said of these keys nine"
 
 
 def test_no_secret_is_told(store: S3, workers: Stack, runs: dict[str, Embed]) -> None:
