@@ -16,7 +16,7 @@ from bulk.progress import Progress
 from bulk.report import Report
 from bulk.resume import check_model, check_same, markers
 from bulk.runner import Runner
-from bulk.shard_job import OutputError
+from bulk.shard_job import OutputError, explained
 from shared.errors import ClipError
 from shared.models import parse_model
 from shared.settings import Settings
@@ -126,6 +126,9 @@ def run(
     except ClipError as failure:
         error = failure
         raise
+    except OSError as failure:  # else the run's job would end as if all were well
+        error = OutputError(explained(failure))
+        raise error from failure
     finally:
         runner.close(error)
     found = list(markers(where, plan))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bulk.files import LOCAL, filesystem
+from bulk.files import LOCAL, as_os_error, filesystem
 from bulk.layout import PLAN, Output
 from bulk.source import Piece, ShardPlan, SourceError
 
@@ -51,7 +51,8 @@ class PlanFile:
 
     def __init__(self, output: Output) -> None:
         store = None if output.protocol == LOCAL else filesystem(output.protocol)
-        self._file = pq.ParquetFile(output.path(PLAN), filesystem=store)
+        with as_os_error():
+            self._file = pq.ParquetFile(output.path(PLAN), filesystem=store)
 
     def __len__(self) -> int:
         return int(self._file.num_row_groups)

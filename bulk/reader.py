@@ -163,7 +163,7 @@ def _entries(protocol: str, folder: bytes) -> Iterator[tuple[bytes, bool]]:
                 if not entry.name.startswith(b"."):
                     yield entry.name, leads_to_folder(entry)
         return
-    for about in files.filesystem(protocol).ls(os.fsdecode(folder), detail=True):
-        name = os.fsencode(about["name"].rstrip("/").rpartition("/")[2])
+    for path, kind, _ in files.entries(protocol, os.fsdecode(folder)):
+        name = path.rpartition(b"/")[2]
         if name and not name.startswith(b"."):
-            yield name, about["type"] == "directory"
+            yield name, kind == files.FOLDER

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bulk.files import filesystem
+from bulk.files import as_os_error, filesystem
 from bulk.layout import Output
 from bulk.query import embed, unit
 from bulk.resume import markers
@@ -113,6 +113,8 @@ class Index:
         direction = unit(query)
         best = _Best(top)
         for marker in self._markers:
+            if not marker["rows"]:  # a shard of failures alone has no vectors
+                continue
             for row, cosines in self._cosines(marker["shard"], direction):
                 best.add(marker["shard"], row, cosines)
         return self._hits(best)
@@ -150,7 +152,8 @@ class Index:
             yield self.output.local / name
             return
         with self.output.scratch() as folder:
-            filesystem(self.output.protocol).get_file(self.output.path(name), str(folder / "part"))
+            with as_os_error():
+                filesystem(self.output.protocol).get_file(self.output.path(name), str(folder / "part"))
             yield folder / "part"
 
 

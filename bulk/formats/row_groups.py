@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from bulk.columns import is_own, own_name
-from bulk.files import LOCAL
+from bulk.files import LOCAL, StoreAway, is_away
 from bulk.formats.arrow import plain, texts, values
 from bulk.formats.rows import Table, changed
 from bulk.listing import reason
@@ -35,6 +35,7 @@ def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]
 
     Raises:
         SourceError: the file is not the one that was planned.
+        StoreAway: its store is: that is no row's fault.
     """
     asked = [column for column in (source.image_column, source.text_column) if column is not None]
     there = file.schema_arrow.names
@@ -58,6 +59,8 @@ def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]
                     part = batch.slice(min(start - at, len(batch)), stop - start)
                     rows = list(_made(source, table, part, start, own))
                 except Exception as error:  # arrow's, or whatever a remote store's client raises
+                    if is_away(error):
+                        raise StoreAway(in_words(error)) from error
                     yield from table.lost(start, stop, f"row group {group} cannot be read ({in_words(error)})")
                     break
                 yield from rows

@@ -259,6 +259,17 @@ def test_broken_metadata_is_named(tmp_path: Path) -> None:
         index.nearest(eye[3], 1)
 
 
+def test_a_shard_of_failures_alone_has_no_vectors_and_is_passed_over(tmp_path: Path) -> None:
+    vectors = np.eye(3, 24, dtype=np.float16)
+    output = make_output(str(tmp_path), [vectors, vectors, vectors])
+    for kind in ("image", "metadata"):
+        output.remove(output.names(1, 3)[kind])
+    marker = orjson.loads(output.read(output.names(1, 3)["shard"]) or b"")
+    output.write(output.names(1, 3)["shard"], orjson.dumps({**marker, "rows": 0, "failed": 3, "files": {}}))
+    hits = Index(str(tmp_path)).nearest(vectors[0].astype(np.float32), 4)
+    assert [(hit.shard, hit.row) for hit in hits[:2]] == [(0, 0), (2, 0)]
+
+
 # The query
 
 
