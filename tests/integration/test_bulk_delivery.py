@@ -118,10 +118,11 @@ def jobs(team: Team, kind: Kind) -> list[Job]:
     """What the store knows of a kind."""
     store = team.store()
     try:
-        found = [ops.record(store.client.hgetall(key)) for key in store.client.scan_iter("cq:job:*", count=1000)]
+        found = [store.client.hgetall(key) for key in store.client.scan_iter("cq:job:*", count=1000)]
     finally:
         store.close()
-    return [job for job in found if job.kind is kind]
+    there = [ops.record(fields) for fields in found if fields]  # one may expire between the two looks
+    return [job for job in there if job.kind is kind]
 
 
 # What may be killed
