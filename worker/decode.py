@@ -15,6 +15,9 @@ from shared.errors import BadImage
 # Formats that are pictures people have; Pillow's others (EPS runs Ghostscript, PSD, FITS, …) stay closed.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "MPO")
 
+# What matters of a picture raises. Once for the process: catch_warnings() is not for threads.
+warnings.filterwarnings("ignore", module=r"PIL\b")
+
 
 def decode(
     data: bytes,
@@ -38,9 +41,7 @@ def decode(
     if len(data) > max_bytes:
         raise BadImage.because(f"Image of {len(data)} bytes is over the limit of {max_bytes}.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own guard, at twice the limit
         raise BadImage.because(f"Image is over the limit of {max_pixels} pixels.") from error
     except Exception as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -116,12 +118,31 @@ def test_nothing_is_an_empty_payload() -> None:
         whole(b"")
 
 
-@pytest.mark.filterwarnings("error")
-def test_warnings_of_the_decoder_stay_inside() -> None:
+# In a process of its own: pytest has filters of its own around each test.
+WARN = """
+import sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from PIL import Image
+from worker.decode import decode
+
+warnings.simplefilter("error", append=True)
+data = sys.stdin.buffer.read()
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: decode(data, np.asarray, max_bytes=10**6, max_pixels=10**6), range(500)))
+try:
+    warnings.warn("another's")
+except UserWarning:
+    print("told")
+"""
+
+
+def test_warnings_of_the_decoder_stay_inside_and_no_other_does_whatever_threads_decode() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     broken = encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif.tobytes()[:-6])
-    whole(broken)
+    run = subprocess.run([sys.executable, "-c", WARN], input=broken, capture_output=True, timeout=60, check=True)
+    assert run.stdout == b"told\n", run.stderr
 
 
 def test_the_crop_sees_rgb_upright() -> None:
