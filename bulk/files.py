@@ -21,8 +21,10 @@ LOCAL = "file"
 FILE, FOLDER = "file", "directory"  # as fsspec calls them
 
 # How a store that is away shows: each client has errors of its own, known by their names; s3fs makes numbers of some.
-_AWAY = re.compile("Connect|Timeout|Transport|Credential|HTTPClient")
+_AWAY = re.compile("Connect|Timeout|Transport|Credential|Authentication|RefreshError|HTTPClient")
 _AWAY_NUMBERS = {errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EBUSY), errno.ECONNRESET, errno.EPIPE}
+# S3's words for a login that is wrong or has run out, whatever was asked for. An answer without a body has only "400".
+_LOGIN = {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "400"}
 
 
 class StoreAway(OSError):
@@ -70,9 +72,7 @@ def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
     """
     if protocol != LOCAL:
         try:
-            with filesystem(protocol).open(os.fsdecode(path), "rb", block_size=2**18) as remote:
-                data: bytes = remote.read(limit + 1)
-                return data
+            return _remote(filesystem(protocol), os.fsdecode(path), limit + 1)
         except Exception as error:
             if is_away(error):
                 raise SourceError(f"{shown(path)} cannot be read: {reason(error)}") from error
@@ -84,6 +84,26 @@ def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise OSError("not a regular file")
         return file.read(min(found.st_size, limit) + 1)
+
+
+def _remote(store: Any, path: str, limit: int) -> bytes:
+    """At most ``limit`` bytes of a store's file; of S3 in one request, where opening it first asks for its size."""
+    data: bytes
+    if not is_s3(store):
+        with store.open(path, "rb", block_size=2**18) as file:
+            data = file.read(limit)
+        return data
+    try:
+        data = store.cat_file(path, start=0, end=limit)
+    except OSError as error:
+        if _code(error) != "InvalidRange":
+            raise
+        data = b""  # an empty file has no first byte
+    return data
+
+
+def is_s3(store: Any) -> bool:
+    return hasattr(store, "call_s3")
 
 
 def reader(protocol: str, path: bytes, limit: int) -> Callable[[], bytes]:
@@ -99,7 +119,7 @@ def entries(protocol: str, folder: str, *, flat: bool = False) -> Iterator[tuple
     hide what others write.
     """
     store = filesystem(protocol)
-    if not hasattr(store, "call_s3"):
+    if not is_s3(store):
         store.invalidate_cache(folder)
         found = store.ls(folder, detail=True)
         store.invalidate_cache(folder)
@@ -129,7 +149,7 @@ def reason(error: Exception) -> str:
     words = text if isinstance(error, OSError) and "://" not in text else type(error).__name__
     if is_away(error):
         advice = ": check that the store can be reached, and the credentials for it"
-    elif isinstance(error, PermissionError) and error.errno is None:  # no kernel's
+    elif _is_refused(error):
         advice = ": check the credentials for the store"
     else:
         return words
@@ -144,7 +164,7 @@ def as_os_error() -> Iterator[None]:
     except Exception as error:
         if is_away(error):
             raise StoreAway(reason(error)) from error
-        if isinstance(error, PermissionError) and error.errno is None:
+        if _is_refused(error):
             raise PermissionError(reason(error)) from error
         if isinstance(error, OSError):
             raise
@@ -155,7 +175,24 @@ def is_away(error: Exception) -> bool:
     """Whether it says that a store is away (:class:`StoreAway`), in whatever way its client says it."""
     if isinstance(error, StoreAway) or (isinstance(error, OSError) and error.errno in _AWAY_NUMBERS):
         return True
-    return any(_AWAY.search(kind.__name__) for kind in type(error).__mro__)
+    return _code(error) in _LOGIN or any(_AWAY.search(kind.__name__) for kind in type(error).__mro__)
+
+
+def is_barred(error: Exception) -> bool:
+    """Whether a container cannot be had because its store is away or lets nobody in: that is no row's fault. (A picture
+    that may not be read is one row that fails; of a table that would be all of them.)"""
+    return is_away(error) or _is_refused(error)
+
+
+def _is_refused(error: Exception) -> bool:
+    return isinstance(error, PermissionError) and error.errno is None  # a kernel's has a number
+
+
+def _code(error: Exception) -> str:
+    """S3's word for an error: s3fs makes an error of Python's of it, and keeps the client's as the cause."""
+    response = getattr(error.__cause__ or error, "response", None)
+    found: str = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
+    return found
 
 
 def shown(path: bytes) -> str:

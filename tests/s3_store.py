@@ -20,9 +20,11 @@ from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 import boto3
+import fsspec
 import httpx
 from botocore.config import Config
 
+from bulk import files
 from tests.harness import Service, free_port, wait_for
 
 SECRET = "hunter2-is-no-secret-to-tell"
@@ -134,6 +136,12 @@ class Line:
         writer.close()
 
 
+def anew() -> None:
+    """What this process opens next is where its environment says by then."""
+    files.filesystem.cache_clear()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 def _answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/moto-api/", timeout=5, trust_env=False).status_code == 200
@@ -177,10 +185,49 @@ class _Flat(BaseHTTPRequestHandler):
         pass
 
 
+class _Canned(BaseHTTPRequestHandler):
+    """Answers whatever is asked the same, and notes what it was."""
+
+    status, body = 200, b""
+    asked: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        self.asked.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".rstrip())
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def canned(status: int, body: bytes) -> Iterator[tuple[str, list[str]]]:
+    """The address of a store that answers everything the same, and what it was asked."""
+    asked: list[str] = []
+    with _served(type("Canned", (_Canned,), {"status": status, "body": body, "asked": asked})) as url:
+        yield url, asked
+
+
 @contextlib.contextmanager
 def flat(count: int) -> Iterator[str]:
     """The address of a store in which any bucket and any folder has ``count`` keys."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Flat", (_Flat,), {"count": count}))
+    with _served(type("Flat", (_Flat,), {"count": count})) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

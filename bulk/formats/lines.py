@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from bulk.files import LOCAL, StoreAway, is_away, shown, split
+from bulk.files import LOCAL, StoreAway, is_barred, shown, split
 from bulk.formats.rows import Table, changed
 from bulk.formats.tars import opened
 from bulk.listing import containers, name, reason
@@ -160,7 +160,7 @@ def read(
             except ClipError:
                 raise
             except Exception as error:  # whatever a remote store's client raises
-                if is_away(error):
+                if is_barred(error):
                     raise StoreAway(reason(error)) from error
                 yield from table.lost(number, end, f"cannot be read ({reason(error)})")
                 break

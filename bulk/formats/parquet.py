@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pyarrow import types
 
 from bulk.columns import choose, is_own, own_name
-from bulk.files import StoreAway, is_away, shown, split
+from bulk.files import StoreAway, is_barred, shown, split
 from bulk.formats import row_groups
 from bulk.formats.arrow import NOTHING, kept, plain
 from bulk.formats.row_groups import in_words
@@ -84,7 +84,7 @@ def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
             except ClipError:
                 raise
             except Exception as error:  # whatever a remote store's client raises
-                if is_away(error):
+                if is_barred(error):
                     raise StoreAway(in_words(error)) from error
                 yield from table.lost(piece.start, piece.stop, f"cannot be read ({in_words(error)})")
                 continue
@@ -160,7 +160,7 @@ def _footer(protocol: str, path: bytes) -> _Footer:
                 file.metadata.num_rows, {field.name: (_holds(field.type), kept(field.type)) for field in schema}
             )
     except Exception as error:  # whatever a remote store's client raises
-        if is_away(error):
+        if is_barred(error):
             raise SourceError(f"{shown(path)} cannot be read: {in_words(error)}") from error
         return _Footer(0, {}, in_words(error))
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from bulk.columns import is_own, own_name
-from bulk.files import LOCAL, StoreAway, is_away
+from bulk.files import LOCAL, StoreAway, is_barred
 from bulk.formats.arrow import plain, texts, values
 from bulk.formats.rows import Table, changed
 from bulk.listing import reason
@@ -59,7 +59,7 @@ def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]
                     part = batch.slice(min(start - at, len(batch)), stop - start)
                     rows = list(_made(source, table, part, start, own))
                 except Exception as error:  # arrow's, or whatever a remote store's client raises
-                    if is_away(error):
+                    if is_barred(error):
                         raise StoreAway(in_words(error)) from error
                     yield from table.lost(start, stop, f"row group {group} cannot be read ({in_words(error)})")
                     break

@@ -8,24 +8,21 @@ from __future__ import annotations
 import os
 import re
 import signal
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from bulk import files
 from bulk.embed import embed as embed_here
 from bulk.formats import folder, parquet, pictures
-from bulk.listing import containers
 from bulk.source import Format, Piece, Source, SourceError
 from shared.settings import Settings
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.harness import Service, Stack, stack, wait_for
 from tests.outputs import checksums, strays, table
-from tests.s3_store import PAGE, S3, SECRET, Line, access, flat
+from tests.s3_store import S3, SECRET, Line, access, anew
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -79,12 +76,6 @@ def source(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size * 2 // 3])
     store.upload(root, BUCKET, "in")
     return root
-
-
-def anew() -> None:
-    """What this process opens next is where the environment says now."""
-    files.filesystem.cache_clear()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def command(folder: Path, source: str, output: str, *options: object, name: str = "embed", **env: str) -> Embed:
@@ -300,31 +291,6 @@ def test_planning_takes_no_store_that_is_away_for_files_that_are_broken(
             next(folder.read(Source(s3("in/pictures"), Format.FOLDER), [captioned]))
     finally:
         line.mend()
-
-
-# Listing
-
-
-def test_a_folder_of_many_pages_is_listed_in_order_and_never_held_with_all_that_is_said_of_it(line: Line) -> None:
-    with flat(8 * PAGE) as url, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", url)
-        anew()
-        files.filesystem("s3").info(f"{BUCKET}/flat")  # its connection
-        peaks = []
-        tracemalloc.start()
-        try:
-            with pytest.raises(SourceError, match=r"no file there ends in \.tar"):
-                containers(s3("flat"), (".tar",))
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.reset_peak()
-            _, shards = folder.plan(Source(s3("flat"), Format.FOLDER), 500)
-            planned = [piece.path for shard in shards for piece in shard.pieces]
-            peaks.append(tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
-            anew()
-    assert planned == [b"data/flat/%08d.jpg" % n for n in range(4 * PAGE)]
-    assert max(peaks) < 5 * 2**20, "a page takes two, all that is said of these keys nine"
 
 
 def test_no_secret_is_told(store: S3, workers: Stack, runs: dict[str, Embed]) -> None:
