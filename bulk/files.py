@@ -14,7 +14,7 @@ from typing import Any
 
 import fsspec
 
-from bulk.source import SourceError
+from bulk.source import SourceAway
 from shared.errors import BadInput
 
 LOCAL = "file"
@@ -66,7 +66,7 @@ def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
     """A whole file, at most ``limit`` + 1 bytes of it, so that too large shows.
 
     Raises:
-        SourceError: its store is away, as it would be for any other file.
+        SourceAway: its store is, as it would be for any other file.
         OSError: it cannot be read; a device, a pipe or a folder is none.
         Exception: what else a store's client raises.
     """
@@ -75,7 +75,7 @@ def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
             return _remote(filesystem(protocol), os.fsdecode(path), limit + 1)
         except Exception as error:
             if is_away(error):
-                raise SourceError(f"{shown(path)} cannot be read: {reason(error)}") from error
+                raise SourceAway(f"{shown(path)} cannot be read: {reason(error)}") from error
             raise
     # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from bulk.ahead import Ahead, Slow
 from bulk.batch import Batch
+from bulk.files import is_barred
 from bulk.layout import Plan
-from bulk.source import Row, SourceError
+from bulk.source import Row, SourceAway, SourceError
 from shared.errors import BadImage, BadInput, ClipError, TextTooLong
 from shared.job import Lane
 from worker.decode import decode
@@ -78,6 +79,7 @@ class Mapper:
         """Every row of ``rows``, embedded or failed.
 
         Raises:
+            SourceAway: its store is.
             SourceError: the source gives nothing any more, or nothing of it can be had.
             Exception: what ``rows`` raises.
         """
@@ -181,7 +183,8 @@ class Mapper:
             try:
                 item = ahead.next(limit, self._check)
             except OSError as error:
-                raise SourceError(f"the source cannot be read: {error.strerror or error}") from error
+                kind = SourceAway if is_barred(error) else SourceError
+                raise kind(f"the source cannot be read: {error.strerror or error}") from error
             except Slow:
                 raise SourceError(f"the source gave no row for {limit:g} s (setting read_timeout)") from None
             finally:

@@ -25,6 +25,7 @@ class Progress:
     whole: int = 0  # shards
     workers: int = 0
     device: str = ""
+    away: bool = False  # the source is, and waited for
     busy: float | None = None  # share of the time that workers spent in forward passes
     underway: list[tuple[int, int]] = field(default_factory=list)  # done and failed of the shards that run
     _done: int = 0
@@ -107,6 +108,7 @@ class Progress:
             "rows_per_s": round(rate, 1),
             "eta_s": round(left / rate) if rate and left is not None else None,
             "busy": None if self.busy is None else round(self.busy, 3),
+            "source_away": self.away,
             "workers": self.workers,
             "device": self.device,
         }

@@ -20,6 +20,7 @@ from bulk.plan import PlanFile
 from bulk.progress import Progress
 from bulk.resume import whole
 from bulk.shard_job import OutputError, WrongModel, inputs_of
+from bulk.source import SourceAway
 from shared import ops
 from shared.broker import TASK, celery_app, queue_name
 from shared.errors import ClipError, Unavailable, UnknownJob, WorkerLost
@@ -36,6 +37,8 @@ LOOK = 0.2  # seconds between looks at the shards under way
 BEAT = 1.0  # seconds between signs of life
 AHEAD = 4  # shards a worker that are submitted and not yet done
 SUBMISSIONS = 3  # times that a shard which lost its workers is submitted
+PAUSE = 5.0  # seconds before a shard whose source was away is tried again
+AWAY = 300.0  # seconds that the source may be away, and no shard be done, before the run is given up
 UNSEEN = 90.0  # seconds that a file may take to be seen from another machine
 NO_WORKER = 600.0  # seconds without a live worker before the run is given up
 NO_LIMIT = 2**53  # a run's window is its own limit
@@ -57,6 +60,7 @@ class Underway:
     done: int = 0
     failed: int = 0
     unseen_since: float = 0.0
+    again_at: float = 0.0  # when to submit it again; 0: it is submitted
 
 
 @dataclass
@@ -88,7 +92,7 @@ class Runner:
         self._sender = celery_app(settings, publisher=True)
         self._lead = Lead(self._store, plan, owner, settings)
         self._underway: dict[int, Underway] = {}
-        self._beaten, self._last_alive = 0.0, time.monotonic()
+        self._beaten, self._last_alive, self._away_since = 0.0, time.monotonic(), 0.0
         self.progress = Progress(shards=plan.shards, rows=plan.rows)
         self.progress.weight = sum(map(self._weight, range(plan.shards)))
         self.outcome = Outcome()
@@ -104,6 +108,7 @@ class Runner:
 
         Raises:
             OutputError: the output cannot be written.
+            SourceAway: the source has not come back.
         """
         waiting = self._left()
         exhausted = False
@@ -200,6 +205,10 @@ class Runner:
         """What has become of the shards under way."""
         self._stop_if_told()
         for shard in list(self._underway.values()):
+            if shard.again_at:
+                if time.monotonic() >= shard.again_at:
+                    self._submit(shard.number, shard.tries)
+                continue
             try:
                 view, _ = self._store.run(ops.outcome(shard.job_id))
             except Unavailable:
@@ -214,6 +223,7 @@ class Runner:
             marker = whole(self._output, self._plan, shard.number)
             if marker is not None:
                 del self._underway[shard.number]
+                self._away_since = 0.0
                 self.progress.finished(marker, self._weight(shard.number))
                 for stage in self.waited:
                     self.waited[stage] += marker["seconds"].get(stage, 0.0)
@@ -224,14 +234,26 @@ class Runner:
             else:  # cancelled by somebody
                 self._again(shard, "its job was cancelled each time")
         self.progress.underway = [(s.done, s.failed) for s in self._underway.values()]
+        self.progress.away = self._away_since > 0
 
     def _failed(self, shard: Underway, error: ClipError) -> None:
         if isinstance(error, (OutputError, WrongModel)):
             raise error
-        if isinstance(error, WorkerLost):
+        if isinstance(error, SourceAway):
+            self._away(shard, error)
+        elif isinstance(error, WorkerLost):
             self._again(shard, f"its worker was lost each of {SUBMISSIONS * self._settings.max_attempts} times")
         else:
             self._lose(shard, error.message)
+
+    def _away(self, shard: Underway, error: SourceAway) -> None:
+        """The source is waited for: trying one shard after the other would only say the same of each."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if now - self._away_since > AWAY:
+            raise SourceAway(f"the source has been away for {AWAY / 60:.0f} minutes: {error.message}")
+        shard.done = shard.failed = 0
+        shard.again_at = now + PAUSE
 
     def _unseen(self, shard: Underway) -> None:
         """A worker says that it is done, and it is not to be seen: a network's file system may be late."""

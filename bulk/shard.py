@@ -47,6 +47,8 @@ class ShardWork:
             return None
         except ClipError as error:
             return self._failure(error)
+        except OSError as error:  # the output's: what the source raises is a SourceError by now
+            return self._failure(OutputError(explained(error)))
         except Exception as error:
             log.exception("a shard could not be done")
             return self._failure(ClipError(f"The shard could not be done ({type(error).__name__}: {error})."))
@@ -70,12 +72,9 @@ class ShardWork:
             return marker  # a duplicate, or its end was not heard of
         mapper = Mapper(self._engine, the_plan, self._wanted)
         pieces = PlanFile(folder).shard(shard).pieces
-        try:
-            with ShardWriter(folder, the_plan, shard) as writer:
-                self._write(writer, mapper.map(reader.read(the_plan.source, pieces)))
-                return writer.finish({"all": time.monotonic() - began, **mapper.waited})
-        except OSError as error:
-            raise OutputError(explained(error)) from error
+        with ShardWriter(folder, the_plan, shard) as writer:
+            self._write(writer, mapper.map(reader.read(the_plan.source, pieces)))
+            return writer.finish({"all": time.monotonic() - began, **mapper.waited})
 
     def _plan(self, folder: Output, plan_id: str) -> Plan:
         loaded = folder.load()

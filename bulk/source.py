@@ -34,6 +34,12 @@ class SourceError(BadInput):
     code = "source"
 
 
+class SourceAway(SourceError):
+    """The source's store does not answer, or not now, or lets nobody in: no fault of what was asked for."""
+
+    code = "source_away"
+
+
 class BrokenContainer(ClipError):
     """A file that holds many rows is broken; the message says how many of them that cost."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +16,9 @@ from rich.table import Table
 from bulk.draft import Dry
 from bulk.progress import Progress
 from bulk.report import Report
+from cli.terminal import printable
 
+LOST = 10  # shards that the report names of those that could not be done
 EVERY = 5.0  # seconds between lines where there is no terminal
 
 Show = Callable[[Progress], None]
@@ -61,6 +64,8 @@ def figures(progress: Progress) -> str:
     parts = [f"{numbers['rows_per_s']:,.0f} rows/s"]
     if numbers["eta_s"] is not None:
         parts.append(f"{duration(numbers['eta_s'])} left")
+    if progress.away:
+        parts.append("the source does not answer, waiting for it")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if numbers["busy"] is not None:
@@ -100,8 +105,10 @@ def tell(console: Console, report: Report, again: str) -> None:
             table.add_row(code, f"{reason.rows:,}", escape(examples))
         console.print(table)
         say(f"  all of them, with their errors: {escape(report.output)}/errors")
-    for shard, why in report.lost.items():
+    for shard, why in islice(report.lost.items(), LOST):
         say(f"[red]shard {shard} could not be done:[/] {escape(why)}")
+    if len(report.lost) > LOST:
+        say(f"[red]and {len(report.lost) - LOST:,} more shards[/]")
     if not report.finished:
         say(f"{report.whole:,} of {report.shards:,} shards are whole and stay. To go on:\n  {escape(again)}")
 
@@ -113,11 +120,6 @@ def limited(report: Report) -> str:
     return (
         f", limited by {'the forward pass' if report.limit == 'forward' else report.limit} ({share:.0%} of the waiting)"
     )
-
-
-def printable(text: str) -> str:
-    """A name on one line, whatever is in it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def tell_dry(console: Console, dry: Dry) -> None:

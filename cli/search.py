@@ -16,6 +16,7 @@ from bulk import sheet as sheets
 from bulk.files import read_bytes, split
 from bulk.query import embed
 from bulk.search import Hit, Index
+from cli.terminal import printable
 from shared.errors import BadInput
 from shared.models import NOTICES
 from shared.settings import Settings
@@ -108,8 +109,3 @@ def read_picture(url: str, limit: int) -> bytes:
         return read_bytes(protocol, os.fsencode(path), limit)
     except OSError as error:
         raise BadInput(f"{url} cannot be read: {error.strerror or error}") from error
-
-
-def printable(text: str) -> str:
-    """A name on one line, whatever is in it: a table's captions come from anywhere, and a terminal obeys escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

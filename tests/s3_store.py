@@ -112,6 +112,8 @@ class Line:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
 
     async def _open(self) -> None:
+        if self._server and self._server.is_serving():
+            return
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     async def _close(self) -> None:

@@ -6,17 +6,17 @@ The store is moto's server, a process of its own, at the end of a line that a te
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bulk import files
+from bulk import files, runner
 from bulk.embed import embed as embed_here
 from bulk.formats import folder, parquet, pictures
-from bulk.source import Format, Piece, Source, SourceError
+from bulk.progress import Progress
+from bulk.source import Format, Piece, Source, SourceAway, SourceError
 from shared.settings import Settings
 from tests import datasets
 from tests.bulk_command import Embed
@@ -230,10 +230,10 @@ def test_what_a_store_refuses_ends_the_command_with_1_the_reason_and_what_to_do(
     assert [about["Name"] for about in store.client.list_buckets()["Buckets"]] == [BUCKET], "no bucket is made"
 
 
-def test_a_store_that_goes_away_ends_the_command_which_goes_on_once_it_is_back(
+def test_a_store_that_goes_away_costs_no_row(
     store: S3, line: Line, workers: Stack, here: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    """No row fails for it, and it says what to do: one command has its output there as well, the other has not."""
+    """A command whose output is there ends, and says how to go on; one whose source alone is there waits for it."""
     options = ("--shard-size", SHARD, "--redis", workers.valkey.url)
     there = command(tmp_path, s3("in/pictures"), s3("out/forsaken"), *options, name="there").start()
     below = command(tmp_path, s3("in/pictures"), str(tmp_path / "below"), *options, name="below").start()
@@ -247,22 +247,48 @@ def test_a_store_that_goes_away_ends_the_command_which_goes_on_once_it_is_back(
         line.cut()
         for run in (there, below):
             os.kill(run.pid, signal.SIGCONT)
-            assert run.ended(60) == 1, run.said
-            assert "check that the store can be reached, and the credentials for it" in run.said
-            assert SECRET not in run.said
+        assert there.ended(60) == 1, there.said
+        waits = "the source does not answer, waiting for it"
+        wait_for(lambda: waits in below.said or not below.alive, 60, "the other to notice")
+        assert below.alive, below.said
+        line.mend()
+        assert below.ended(ENDED) == 3, below.said
+        assert "could not be done" not in below.said
     finally:
         line.mend()
         for run in (there, below):
             run.kill()
     assert "clip-queue: the output cannot be written: " in there.said
+    assert "check that the store can be reached, and the credentials for it" in there.said
     assert "To go on once that is mended:\n  clip-queue embed s3://" in there.said
-    assert " could not be done: " in below.said
-    assert re.search(rf"\d of {SHARDS} shards are whole and stay. To go on:\n  clip-queue embed s3://", below.said)
-    for run in (there, below):
-        assert run.start().ended(ENDED) == 3, run.said
-        assert " of them were there before" in run.said
+    assert there.start().ended(ENDED) == 3, there.said
+    assert " of them were there before" in there.said
+    assert SECRET not in there.said + below.said
     assert checksums(below.output) == here["folder"]
     assert checksums(store.download(BUCKET, "out/forsaken", tmp_path / "there")) == here["folder"]
+
+
+def test_a_source_that_does_not_come_back_is_given_up(
+    line: Line, workers: Stack, here: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "AWAY", 2.0)
+    monkeypatch.setattr(runner, "PAUSE", 0.5)
+    away: list[bool] = []
+
+    def show(progress: Progress) -> None:
+        if not away:
+            line.cut()
+        away.append(progress.away)
+
+    about = {"shard_size": SHARD, "redis_url": workers.valkey.url, "settings": Settings(precision="fp32")}
+    try:
+        with pytest.raises(SourceAway, match=r"the source has been away for .* cannot be .*: check that the store"):
+            embed_here(s3("in/pictures"), str(tmp_path / "out"), show=show, **about)  # type: ignore[arg-type]
+    finally:
+        line.mend()
+    assert away[-1]
+    assert embed_here(s3("in/pictures"), str(tmp_path / "out"), **about).status == 3  # type: ignore[arg-type]
+    assert checksums(tmp_path / "out") == here["folder"]
 
 
 def test_planning_takes_no_store_that_is_away_for_files_that_are_broken(

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bulk.files import StoreAway
 from bulk.layout import Options, Plan
 from bulk.mapper import Abandoned, Mapped, Mapper
-from bulk.source import Format, Row, Source, SourceError
+from bulk.source import Format, Row, Source, SourceAway, SourceError
 from shared.errors import BadImage, ClipError, TextTooLong
 from shared.job import Lane
 from shared.settings import Settings
@@ -191,7 +192,18 @@ def test_a_container_that_cannot_be_read_on_ends_the_shard_with_the_reason(engin
         yield Row({"caption": "a"}, text="a")
         raise OSError(5, "Input/output error")
 
-    with pytest.raises(SourceError, match="Input/output error"):
+    with pytest.raises(SourceError, match="Input/output error") as told:
+        mapped(engine, rows())
+    assert not isinstance(told.value, SourceAway), "a disk that fails does not come back"
+
+
+@pytest.mark.parametrize("error", [StoreAway("Not now"), PermissionError("Forbidden")])
+def test_a_container_whose_store_is_away_may_come_back(engine: Any, error: Exception) -> None:
+    def rows() -> Iterator[Row]:
+        yield Row({"caption": "a"}, text="a")
+        raise error
+
+    with pytest.raises(SourceAway, match=str(error)):
         mapped(engine, rows())
 
 
