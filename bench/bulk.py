@@ -54,8 +54,8 @@ CASES = (
     Case("emoji-mini", "parquet", "640", 8000),
     Case("emoji-mini", "folder", "256", 8000),
     Case("emoji-mini", "folder", "640", 4000, peer=True, precision="fp32"),  # as clip-retrieval has it on a CPU
-    Case(VIT, "folder", "640", 1000, peer=True),
-    Case(VIT, "folder", "256", 1000),
+    Case(VIT, "folder", "640", 2000, peer=True),
+    Case(VIT, "folder", "256", 2000),
 )
 
 
