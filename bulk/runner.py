@@ -38,7 +38,7 @@ BEAT = 1.0  # seconds between signs of life
 AHEAD = 4  # shards a worker that are submitted and not yet done
 SUBMISSIONS = 3  # times that a shard which lost its workers is submitted
 PAUSE = 5.0  # seconds before a shard whose source was away is tried again
-AWAY = 300.0  # seconds that the source may be away, and no shard be done, before the run is given up
+AWAY = 300.0  # seconds that the source may be away, and no row come, before the run is given up
 UNSEEN = 90.0  # seconds that a file may take to be seen from another machine
 NO_WORKER = 600.0  # seconds without a live worker before the run is given up
 NO_LIMIT = 2**53  # a run's window is its own limit
@@ -217,13 +217,14 @@ class Runner:
                 self._submit(shard.number, shard.tries)
                 continue
             job = view.job
+            if job.done + job.failed > shard.done + shard.failed:
+                self._away_since = 0.0  # it answers
             shard.done, shard.failed = job.done, job.failed
             if job.state not in FINAL:
                 continue
             marker = whole(self._output, self._plan, shard.number)
             if marker is not None:
                 del self._underway[shard.number]
-                self._away_since = 0.0
                 self.progress.finished(marker, self._weight(shard.number))
                 for stage in self.waited:
                     self.waited[stage] += marker["seconds"].get(stage, 0.0)

@@ -180,9 +180,8 @@ def arrow_type(name: str) -> pa.DataType:
 
 def unit(matrix: Matrix) -> Matrix:
     """Rows of length 1; a row of zeros stays one."""
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    out: Matrix = matrix / np.maximum(norms, np.float32(1e-12))
-    return out
+    norms: Matrix = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.divide(matrix, np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
 
 
 def checksum(path: Path) -> str:
