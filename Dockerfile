@@ -6,7 +6,7 @@ RUN useradd --uid 10001 --create-home clip
 WORKDIR /src
 # What the dependencies are read from, and no more: a change of code does not install them again.
 COPY pyproject.toml requirements.lock README.md ./
-COPY shared/__init__.py shared/
+COPY clip_queue/__init__.py clip_queue/version.py clip_queue/
 
 FROM base AS api
 RUN pip install --constraint requirements.lock .
@@ -16,9 +16,9 @@ USER clip
 WORKDIR /home/clip
 EXPOSE 9001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-m", "cli.health", "api"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-m", "clip_queue.cli.health", "api"]
 # No access log: an API key may stand in a query string.
-CMD ["uvicorn", "api.app:app", "--host", "0.0.0.0", "--port", "9001", "--no-access-log", "--no-server-header", \
+CMD ["uvicorn", "clip_queue.api.app:app", "--host", "0.0.0.0", "--port", "9001", "--no-access-log", "--no-server-header", \
      "--timeout-graceful-shutdown", "20"]
 
 FROM base AS worker
@@ -32,6 +32,6 @@ USER clip
 WORKDIR /home/clip
 VOLUME /weights
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=10s --start-period=600s CMD ["python", "-m", "cli.health", "worker"]
-CMD ["celery", "-A", "worker.app", "worker", "--pool", "threads", "--without-gossip", "--without-mingle", \
+HEALTHCHECK --interval=15s --timeout=10s --start-period=600s CMD ["python", "-m", "clip_queue.cli.health", "worker"]
+CMD ["celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads", "--without-gossip", "--without-mingle", \
      "--without-heartbeat", "--loglevel", "INFO"]

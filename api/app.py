@@ -1,4 +1,4 @@
-"""The ASGI application: ``uvicorn api.app:app``."""
+"""The ASGI application: ``uvicorn clip_queue.api.app:app``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import clip, compat, faults, health, jobs, openapi
-from api.door import Door
-from shared import __version__
-from shared.broker import celery_app
-from shared.settings import Settings, get_settings
+from clip_queue.api import clip, compat, faults, health, jobs, openapi
+from clip_queue.api.door import Door
+from clip_queue.shared.broker import celery_app
+from clip_queue.shared.settings import Settings, get_settings
+from clip_queue.version import __version__
 
 DESCRIPTION = """
 CLIP embeddings as a service. The `/clip` routes are those of Roboflow Inference: point its SDK here.

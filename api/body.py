@@ -9,9 +9,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from api.keys import owner
-from shared.errors import TooLarge
-from shared.settings import Settings
+from clip_queue.api.keys import owner
+from clip_queue.shared.errors import TooLarge
+from clip_queue.shared.settings import Settings
 
 T = TypeVar("T")
 

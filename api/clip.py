@@ -12,12 +12,12 @@ from fastapi.responses import Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter
 
-from api import body
-from api.door import Door
-from api.openapi import documented
-from api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
-from shared.job import Answer
-from shared.models import NOTICES
+from clip_queue.api import body
+from clip_queue.api.door import Door
+from clip_queue.api.openapi import documented
+from clip_queue.api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
+from clip_queue.shared.job import Answer
+from clip_queue.shared.models import NOTICES
 
 router = APIRouter(prefix="/clip", tags=["CLIP"])
 

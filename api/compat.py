@@ -7,9 +7,9 @@ import uuid
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.clip import respond
-from api.door import Door
-from shared import __version__
+from clip_queue.api.clip import respond
+from clip_queue.api.door import Door
+from clip_queue.version import __version__
 
 router = APIRouter(tags=["Server"])
 

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import httpx
 
-from shared.errors import BadImage
-from shared.settings import Settings
+from clip_queue.shared.errors import BadImage
+from clip_queue.shared.settings import Settings
 
 Address = IPv4Address | IPv6Address
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from api.clip import matrix, similarity
-from shared.errors import BadInput
-from shared.job import FINAL, Answer, Job, Kind, Lane, OnError, State
-from shared.ops import View
+from clip_queue.api.clip import matrix, similarity
+from clip_queue.shared.errors import BadInput
+from clip_queue.shared.job import FINAL, Answer, Job, Kind, Lane, OnError, State
+from clip_queue.shared.ops import View
 
 BULK = (Kind.EMBED_DATASET, Kind.EMBED_SHARD)
 

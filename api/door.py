@@ -11,19 +11,19 @@ from contextlib import asynccontextmanager
 
 from celery import Celery
 
-from api.fetch import Fetcher
-from api.images import load_images
-from api.outbox import Outbox
-from api.reconciler import Reconciler
-from api.registry import Registry
-from api.replies import Replies, Waiter
-from api.requests import ClipRequest, Limits
-from shared import ops
-from shared.errors import ClipError, Late, QueueFull, Unavailable
-from shared.job import FINAL, Answer, Inputs, Job, Kind, Lane
-from shared.settings import Settings
-from shared.store import AsyncStore
-from shared.wire import unpack_answer
+from clip_queue.api.fetch import Fetcher
+from clip_queue.api.images import load_images
+from clip_queue.api.outbox import Outbox
+from clip_queue.api.reconciler import Reconciler
+from clip_queue.api.registry import Registry
+from clip_queue.api.replies import Replies, Waiter
+from clip_queue.api.requests import ClipRequest, Limits
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable
+from clip_queue.shared.job import FINAL, Answer, Inputs, Job, Kind, Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import AsyncStore
+from clip_queue.shared.wire import unpack_answer
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 import orjson
 from fastapi.responses import Response, StreamingResponse
 
-from api.document import document, ended
-from api.door import Door
-from shared import ops
-from shared.errors import ClipError, UnknownJob
+from clip_queue.api.document import document, ended
+from clip_queue.api.door import Door
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError, UnknownJob
 
 HEARTBEAT = 10.0  # seconds of silence before a comment says that the line is alive
 LONGEST = 3600.0  # seconds after which a stream ends; the client reconnects and goes on

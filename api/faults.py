@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from shared.errors import ClipError
+from clip_queue.shared.errors import ClipError
 
 log = logging.getLogger(__name__)
 

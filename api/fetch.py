@@ -22,9 +22,9 @@ from ipaddress import ip_address
 import httpcore
 import httpx
 
-from api.destination import INVALID, NOT_ALLOWED, Address, Policy
-from shared.errors import BadImage
-from shared.settings import Settings
+from clip_queue.api.destination import INVALID, NOT_ALLOWED, Address, Policy
+from clip_queue.shared.errors import BadImage
+from clip_queue.shared.settings import Settings
 
 log = logging.getLogger(__name__)
 # httpcore's debug log holds response headers, and a redirect's Location may be a signed URL.

@@ -10,11 +10,11 @@ import time
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.clip import respond
-from api.door import Door
-from api.requests import HEART
-from shared.errors import ClipError
-from shared.job import Inputs, Kind
+from clip_queue.api.clip import respond
+from clip_queue.api.door import Door
+from clip_queue.api.requests import HEART
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.job import Inputs, Kind
 
 router = APIRouter(tags=["Health"])
 

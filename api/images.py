@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from shared.errors import BadImage, BadInput, ClipError
-from shared.settings import Settings
+from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.shared.settings import Settings
 
 # As the original, any subtype; and unlike it, also with parameters, capitals and `svg+xml`.
 _DATA_URI = re.compile(r"data:image/[^;,]*(;[^;,]*)*;base64", re.IGNORECASE)
@@ -28,7 +28,7 @@ class Url(str):
 
 
 class Fetches(Protocol):
-    """What :func:`load_images` needs of :class:`api.fetch.Fetcher`."""
+    """What :func:`load_images` needs of :class:`clip_queue.api.fetch.Fetcher`."""
 
     async def get(self, url: str) -> bytes: ...
 

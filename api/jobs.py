@@ -16,17 +16,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import TypeAdapter
 
-from api import body, events
-from api.clip import COMMON_ERRORS, ErrorResponse, about, respond
-from api.document import JobDocument, JobPage, array, document, ended, result
-from api.door import Door
-from api.keys import owner
-from api.openapi import documented
-from api.requests import HEART, JobRequest, Limits
-from shared import ops
-from shared.errors import BadInput, JobFinished
-from shared.job import Answer, Job, Lane, State
-from shared.settings import Settings
+from clip_queue.api import body, events
+from clip_queue.api.clip import COMMON_ERRORS, ErrorResponse, about, respond
+from clip_queue.api.document import JobDocument, JobPage, array, document, ended, result
+from clip_queue.api.door import Door
+from clip_queue.api.keys import owner
+from clip_queue.api.openapi import documented
+from clip_queue.api.requests import HEART, JobRequest, Limits
+from clip_queue.shared import ops
+from clip_queue.shared.errors import BadInput, JobFinished
+from clip_queue.shared.job import Answer, Job, Lane, State
+from clip_queue.shared.settings import Settings
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 

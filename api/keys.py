@@ -7,8 +7,8 @@ import hmac
 
 from fastapi import Request
 
-from shared.errors import Unauthorized
-from shared.settings import Settings
+from clip_queue.shared.errors import Unauthorized
+from clip_queue.shared.settings import Settings
 
 
 def key_of(request: Request, body_key: object = None) -> str:

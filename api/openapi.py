@@ -1,4 +1,4 @@
-"""The documentation of bodies that the routes read themselves (:mod:`api.body`)."""
+"""The documentation of bodies that the routes read themselves (:mod:`clip_queue.api.body`)."""
 
 from __future__ import annotations
 

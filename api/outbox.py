@@ -16,11 +16,11 @@ from typing import Any
 
 from celery import Celery
 
-from shared import ops
-from shared.broker import MESSAGE, TASK, queue_name
-from shared.errors import ClipError, Unavailable
-from shared.job import Lane
-from shared.store import AsyncStore
+from clip_queue.shared import ops
+from clip_queue.shared.broker import MESSAGE, TASK, queue_name
+from clip_queue.shared.errors import ClipError, Unavailable
+from clip_queue.shared.job import Lane
+from clip_queue.shared.store import AsyncStore
 
 log = logging.getLogger(__name__)
 

@@ -1,18 +1,18 @@
-"""The API's turns as reconciler (:mod:`shared.reconciler`): jobs are looked after where no worker is left."""
+"""The API's turns as reconciler (:mod:`clip_queue.shared.reconciler`): jobs are looked after where no worker is left."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
-from api.outbox import Outbox
-from api.registry import Registry
-from api.tasks import Owned
-from shared.broker import queue_name
-from shared.errors import Unavailable
-from shared.reconciler import PERIOD, Patience, Round, resend_level, take_turn
-from shared.settings import Settings
-from shared.store import AsyncStore
+from clip_queue.api.outbox import Outbox
+from clip_queue.api.registry import Registry
+from clip_queue.api.tasks import Owned
+from clip_queue.shared.broker import queue_name
+from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.reconciler import PERIOD, Patience, Round, resend_level, take_turn
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import AsyncStore
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import logging
 import math
 import time
 
-from api.tasks import Owned
-from shared.errors import Unavailable
-from shared.models import check_known, parse_models
-from shared.settings import Settings
-from shared.store import AsyncStore
-from shared.workers import ModelInfo, WorkerInfo, workers
+from clip_queue.api.tasks import Owned
+from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.models import check_known, parse_models
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import AsyncStore
+from clip_queue.shared.workers import ModelInfo, WorkerInfo, workers
 
 log = logging.getLogger(__name__)
 

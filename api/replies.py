@@ -19,9 +19,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from api.tasks import Owned
-from shared.settings import Settings
-from shared.wire import unpack_note
+from clip_queue.api.tasks import Owned
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.wire import unpack_note
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from shared.errors import BadInput, TextTooLong
-from shared.job import Inputs, Kind, Lane, OnError
-from shared.settings import Settings
+from clip_queue.shared.errors import BadInput, TextTooLong
+from clip_queue.shared.job import Inputs, Kind, Lane, OnError
+from clip_queue.shared.settings import Settings
 
 # A red heart, 32 × 32, so that the examples at /docs run as they stand.
 HEART = (

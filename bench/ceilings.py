@@ -19,10 +19,10 @@ from PIL import Image
 
 from bench.common import bare
 from bench.load import rate_of
-from shared.settings import Settings, cores
-from worker import preprocess
-from worker.clip import Clip
-from worker.decode import decode
+from clip_queue.shared.settings import Settings, cores
+from clip_queue.worker import preprocess
+from clip_queue.worker.clip import Clip
+from clip_queue.worker.decode import decode
 
 _clip: Clip
 _plain: preprocess.Crop

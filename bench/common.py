@@ -16,12 +16,12 @@ from PIL import Image, ImageFilter
 from rich.console import Console
 from rich.table import Table
 
-from shared.models import parse_model
-from shared.settings import Settings
-from shared.store import Store
-from shared.workers import WorkerInfo, workers
-from stack.embedded import EmbeddedStack
-from worker.clip import Clip
+from clip_queue.shared.models import parse_model
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import WorkerInfo, workers
+from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.worker.clip import Clip
 
 console = Console()
 ROUNDS = 3

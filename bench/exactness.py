@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common import VIT, Row, show
-from shared.models import parse_model
-from shared.settings import Settings
-from worker.clip import Clip
+from clip_queue.shared.models import parse_model
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.clip import Clip
 
 TEXTS = ["cat", "a dog on green grass", "two red hearts", "a photo of a big old house near the sea at night"]
 

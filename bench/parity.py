@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.common import VIT, Row, photo, show
-from shared.models import parse_model
-from shared.settings import Settings
-from worker import preprocess
-from worker.clip import Clip
-from worker.decode import decode
+from clip_queue.shared.models import parse_model
+from clip_queue.shared.settings import Settings
+from clip_queue.worker import preprocess
+from clip_queue.worker.clip import Clip
+from clip_queue.worker.decode import decode
 
 MOST = 256  # pictures
 GENERATED = ((256, 256), (640, 480), (1600, 1200))  # sizes

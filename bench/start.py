@@ -11,9 +11,7 @@ import psutil
 from bench.common import ROUNDS, Row, served, show
 
 MODEL = "emoji-mini"
-IMPORT = (
-    "import time, sys; t = time.perf_counter(); import api.app; print(time.perf_counter() - t, 'torch' in sys.modules)"
-)
+IMPORT = "import time, sys; t = time.perf_counter(); import clip_queue.api.app; print(time.perf_counter() - t, 'torch' in sys.modules)"
 
 
 def main() -> None:
@@ -33,7 +31,7 @@ def main() -> None:
     show(
         f"starting, {MODEL}",
         [
-            Row("import api.app, without torch", imports, "s", "< 2"),
+            Row("import clip_queue.api.app, without torch", imports, "s", "< 2"),
             Row("up to ready", ready, "s"),
             *(Row(f"memory of {name}", values, "MiB") for name, values in memory.items()),
         ],

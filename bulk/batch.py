@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.job import Lane
-from worker.batcher import Forward, Result
+from clip_queue.shared.job import Lane
+from clip_queue.worker.batcher import Forward, Result
 
 Matrix = NDArray[np.float32]
 
 
 class Batch:
-    """:class:`worker.batcher.Item` of ``size`` rows; ``features`` will hold theirs (size, dimension).
+    """:class:`clip_queue.worker.batcher.Item` of ``size`` rows; ``features`` will hold theirs (size, dimension).
 
     ``forward`` computes ``payload``; once ``wanted`` says no it costs nothing any more.
     """

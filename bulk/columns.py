@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from bulk.source import Source, SourceError
+from clip_queue.bulk.source import Source, SourceError
 
 EXTRA = "extra"  # what had no column of its own, as a JSON object
 MOST = 256  # columns inferred; a source with a name for each row must not make as many columns

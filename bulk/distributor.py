@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 from pydantic import SecretStr
 
-from bulk.layout import Output
-from bulk.runner import NoWorker
-from bulk.shard_job import OutputError, explained
-from shared.errors import ClipError, Unavailable
-from shared.job import Kind
-from shared.settings import Settings, cores
-from shared.store import Store
-from shared.workers import ModelInfo, WorkerInfo, workers
-from stack.embedded import EmbeddedStack
-from stack.machine import visible_gpus
+from clip_queue.bulk.layout import Output
+from clip_queue.bulk.runner import NoWorker
+from clip_queue.bulk.shard_job import OutputError, explained
+from clip_queue.shared.errors import ClipError, Unavailable
+from clip_queue.shared.job import Kind
+from clip_queue.shared.settings import Settings, cores
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import ModelInfo, WorkerInfo, workers
+from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.stack.machine import visible_gpus
 
 FIND_WORKERS = 60.0  # seconds to look for live workers on a Redis that was given
 LOOK = 0.25

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from bulk import files, reader
-from bulk import plan as plans
-from bulk.distributor import NotBegun
-from bulk.layout import Options, Output, Plan
-from bulk.shard_job import OutputError, explained
-from bulk.source import Format, Source, SourceError
-from shared.workers import ModelInfo
+from clip_queue.bulk import files, reader
+from clip_queue.bulk import plan as plans
+from clip_queue.bulk.distributor import NotBegun
+from clip_queue.bulk.layout import Options, Output, Plan
+from clip_queue.bulk.shard_job import OutputError, explained
+from clip_queue.bulk.source import Format, Source, SourceError
+from clip_queue.shared.workers import ModelInfo
 
 BATCH_CUDA = 256  # rows a forward pass
 BATCH_CPU = 32

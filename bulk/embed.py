@@ -8,18 +8,18 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from api.keys import tenant
-from bulk.distributor import find_workers, locked, served, the_model
-from bulk.draft import Asked, Draft, as_asked, options
-from bulk.layout import Output, Plan
-from bulk.progress import Progress
-from bulk.report import Report
-from bulk.resume import check_model, check_same, markers
-from bulk.runner import Runner
-from bulk.shard_job import OutputError, explained
-from shared.errors import ClipError
-from shared.models import parse_model
-from shared.settings import Settings
+from clip_queue.api.keys import tenant
+from clip_queue.bulk.distributor import find_workers, locked, served, the_model
+from clip_queue.bulk.draft import Asked, Draft, as_asked, options
+from clip_queue.bulk.layout import Output, Plan
+from clip_queue.bulk.progress import Progress
+from clip_queue.bulk.report import Report
+from clip_queue.bulk.resume import check_model, check_same, markers
+from clip_queue.bulk.runner import Runner
+from clip_queue.bulk.shard_job import OutputError, explained
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.models import parse_model
+from clip_queue.shared.settings import Settings
 
 
 def nothing(*_: object) -> None:
@@ -52,8 +52,8 @@ def embed(
     Args:
         source: a folder of images, tars, parquet, ``.txt``, ``.csv`` or ``.jsonl``: a path, a glob, a brace expression,
             or a URL that fsspec opens.
-        output: a folder, likewise (:mod:`bulk.layout`).
-        format: one of :class:`bulk.source.Format`; None: from what is there.
+        output: a folder, likewise (:mod:`clip_queue.bulk.layout`).
+        format: one of :class:`clip_queue.bulk.source.Format`; None: from what is there.
         model: a served name, or ``NAME=SOURCE``; None: the first of the setting ``models``.
         image_column, text_column: of a table; None: from the columns' names.
         images, texts: whether to embed them; None: if there are any.

@@ -1,6 +1,6 @@
 """Pictures by URL for the threads that read them, with every guard and limit that the API has.
 
-One event loop in one thread serves them all: addresses are checked in one place (:mod:`api.fetch`), and
+One event loop in one thread serves them all: addresses are checked in one place (:mod:`clip_queue.api.fetch`), and
 ``fetch_concurrency`` holds for the process.
 """
 
@@ -10,10 +10,10 @@ import asyncio
 import threading
 from concurrent.futures import Future
 
-from api.fetch import UNREACHABLE, Fetcher
-from bulk.source import SourceError
-from shared.errors import BadImage, ClipError
-from shared.settings import Settings, get_settings
+from clip_queue.api.fetch import UNREACHABLE, Fetcher
+from clip_queue.bulk.source import SourceError
+from clip_queue.shared.errors import BadImage, ClipError
+from clip_queue.shared.settings import Settings, get_settings
 
 GRACE = 5.0  # seconds beyond what fetching itself may take
 

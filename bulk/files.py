@@ -14,8 +14,8 @@ from typing import Any
 
 import fsspec
 
-from bulk.source import SourceAway
-from shared.errors import BadInput
+from clip_queue.bulk.source import SourceAway
+from clip_queue.shared.errors import BadInput
 
 LOCAL = "file"
 FILE, FOLDER = "file", "directory"  # as fsspec calls them

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import urljoin
 
-from bulk import fetch
-from bulk.files import LOCAL, read_bytes, split
-from shared.errors import BadImage
+from clip_queue.bulk import fetch
+from clip_queue.bulk.files import LOCAL, read_bytes, split
+from clip_queue.shared.errors import BadImage
 
 NONE = "The row has no image."
 

@@ -30,9 +30,9 @@ from typing import Any
 
 import orjson
 
-from bulk.files import LOCAL, as_os_error, entries, filesystem, join, reason, split
-from bulk.source import Source, SourceError
-from shared.workers import ModelInfo
+from clip_queue.bulk.files import LOCAL, as_os_error, entries, filesystem, join, reason, split
+from clip_queue.bulk.source import Source, SourceError
+from clip_queue.shared.workers import ModelInfo
 
 ASIDE, LOCK = ".aside", ".lock"
 MANIFEST, PLAN = "manifest.json", "plan.parquet"

@@ -3,13 +3,13 @@ it stops the run. No worker can take it: the command's process leads it."""
 
 from __future__ import annotations
 
-from bulk.layout import Plan
-from bulk.progress import Progress
-from shared import ops
-from shared.errors import ClipError
-from shared.job import Answer, Job, Kind, Lane, State
-from shared.settings import Settings
-from shared.store import Store
+from clip_queue.bulk.layout import Plan
+from clip_queue.bulk.progress import Progress
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.job import Answer, Job, Kind, Lane, State
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
 
 LEASE = 15.0  # seconds that a silent command leads its run
 
@@ -19,7 +19,7 @@ class Stopped(Exception):
 
 
 class Lead:
-    """Leads the run of ``plan``. Every method raises :class:`shared.errors.Unavailable` while the store is away."""
+    """Leads the run of ``plan``. Every method raises :class:`clip_queue.shared.errors.Unavailable` while the store is away."""
 
     def __init__(self, store: Store, plan: Plan, owner: str, settings: Settings) -> None:
         self._store, self._plan, self._owner = store, plan, owner

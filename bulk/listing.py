@@ -10,10 +10,10 @@ from typing import Any
 
 from braceexpand import braceexpand
 
-from bulk.files import FILE, FOLDER, LOCAL, entries, filesystem, shown, split
-from bulk.files import reason as reason
-from bulk.source import SourceError
-from shared.errors import ClipError
+from clip_queue.bulk.files import FILE, FOLDER, LOCAL, entries, filesystem, shown, split
+from clip_queue.bulk.files import reason as reason
+from clip_queue.bulk.source import SourceError
+from clip_queue.shared.errors import ClipError
 
 Found = Iterator[tuple[bytes, int]]
 
@@ -156,7 +156,7 @@ def _size(path: bytes) -> int:
 
 
 class _Remote:
-    """A store's files. What lies below a folder is listed page by page (:func:`bulk.files.entries`), and what is not
+    """A store's files. What lies below a folder is listed page by page (:func:`clip_queue.bulk.files.entries`), and what is not
     wanted of a page is forgotten with it; a glob holds all that its client lists for it."""
 
     def __init__(self, protocol: str) -> None:

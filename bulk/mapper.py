@@ -20,16 +20,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bulk.ahead import Ahead, Slow
-from bulk.batch import Batch
-from bulk.files import is_barred
-from bulk.layout import Plan
-from bulk.source import Row, SourceAway, SourceError
-from shared.errors import BadImage, BadInput, ClipError, TextTooLong
-from shared.job import Lane
-from worker.decode import decode
-from worker.engine import Engine, die
-from worker.pool import DecodePool
+from clip_queue.bulk.ahead import Ahead, Slow
+from clip_queue.bulk.batch import Batch
+from clip_queue.bulk.files import is_barred
+from clip_queue.bulk.layout import Plan
+from clip_queue.bulk.source import Row, SourceAway, SourceError
+from clip_queue.shared.errors import BadImage, BadInput, ClipError, TextTooLong
+from clip_queue.shared.job import Lane
+from clip_queue.worker.decode import decode
+from clip_queue.worker.engine import Engine, die
+from clip_queue.worker.pool import DecodePool
 
 Matrix = NDArray[np.float32]
 T = TypeVar("T")

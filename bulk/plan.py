@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bulk.files import LOCAL, as_os_error, filesystem
-from bulk.layout import PLAN, Output
-from bulk.source import Piece, ShardPlan, SourceError
+from clip_queue.bulk.files import LOCAL, as_os_error, filesystem
+from clip_queue.bulk.layout import PLAN, Output
+from clip_queue.bulk.source import Piece, ShardPlan, SourceError
 
 SCHEMA = pa.schema(
     [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.workers import WorkerInfo
+from clip_queue.shared.workers import WorkerInfo
 
 WINDOW = 30.0  # seconds that the speed is an average of
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import BadInput, TextTooLong
-from shared.models import CATALOGUE, ModelSpec, parse_model, parse_models
-from shared.settings import Settings
-from shared.workers import ModelInfo
+from clip_queue.shared.errors import BadInput, TextTooLong
+from clip_queue.shared.models import CATALOGUE, ModelSpec, parse_model, parse_models
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.workers import ModelInfo
 
 Vector = NDArray[np.float32]  # (dimension,)
 
@@ -30,8 +30,8 @@ def embed(info: ModelInfo, text: str | None, image: bytes | None, model: str | N
             f"{len(text)} characters, {settings.max_text_chars} at most."
         )
     spec = spec_of(info, model, settings)
-    from worker.clip import Clip  # torch: seconds, and nothing above needs it
-    from worker.decode import decode
+    from clip_queue.worker.clip import Clip  # torch: seconds, and nothing above needs it
+    from clip_queue.worker.decode import decode
 
     try:
         same = {name: getattr(info, name) for name in ("precision", "resize", "jpeg_draft")}

@@ -10,21 +10,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, cast
 
-from bulk import files
-from bulk.formats.pictures import SUFFIXES as PICTURES
-from bulk.formats.pictures import leads_to_folder
-from bulk.listing import containers, reason
-from bulk.source import Format, Piece, Planned, Row, Source, SourceError
-from shared.errors import ClipError
+from clip_queue.bulk import files
+from clip_queue.bulk.formats.pictures import SUFFIXES as PICTURES
+from clip_queue.bulk.formats.pictures import leads_to_folder
+from clip_queue.bulk.listing import containers, reason
+from clip_queue.bulk.source import Format, Piece, Planned, Row, Source, SourceError
+from clip_queue.shared.errors import ClipError
 
 # By name: a format's packages are loaded when it is read.
 FORMATS = {
-    Format.FOLDER: "bulk.formats.folder",
-    Format.WEBDATASET: "bulk.formats.webdataset",
-    Format.PARQUET: "bulk.formats.parquet",
-    Format.TEXT: "bulk.formats.text",
-    Format.CSV: "bulk.formats.csv",
-    Format.JSONL: "bulk.formats.jsonl",
+    Format.FOLDER: "clip_queue.bulk.formats.folder",
+    Format.WEBDATASET: "clip_queue.bulk.formats.webdataset",
+    Format.PARQUET: "clip_queue.bulk.formats.parquet",
+    Format.TEXT: "clip_queue.bulk.formats.text",
+    Format.CSV: "clip_queue.bulk.formats.csv",
+    Format.JSONL: "clip_queue.bulk.formats.jsonl",
 }
 
 SUFFIXES = {
@@ -43,7 +43,7 @@ LOOK_ALL = 5_000  # entries of all folders
 
 
 class Module(Protocol):
-    """What a format's module offers: :mod:`bulk.source`."""
+    """What a format's module offers: :mod:`clip_queue.bulk.source`."""
 
     def plan(self, source: Source, shard_size: int) -> Planned: ...
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from bulk.layout import Options, Output, Plan
-from bulk.source import Source
-from shared.errors import BadInput
+from clip_queue.bulk.layout import Options, Output, Plan
+from clip_queue.bulk.source import Source
+from clip_queue.shared.errors import BadInput
 
 
 class AnotherRun(BadInput):

@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
 
-from bulk.layout import Output, Plan
-from bulk.lead import Lead, Stopped
-from bulk.plan import PlanFile
-from bulk.progress import Progress
-from bulk.resume import whole
-from bulk.shard_job import OutputError, WrongModel, inputs_of
-from bulk.source import SourceAway
-from shared import ops
-from shared.broker import TASK, celery_app, queue_name
-from shared.errors import ClipError, Unavailable, UnknownJob, WorkerLost
-from shared.job import FINAL, Job, Kind, Lane, State
-from shared.settings import Settings
-from shared.store import Op, Store
-from shared.workers import WorkerInfo, workers
+from clip_queue.bulk.layout import Output, Plan
+from clip_queue.bulk.lead import Lead, Stopped
+from clip_queue.bulk.plan import PlanFile
+from clip_queue.bulk.progress import Progress
+from clip_queue.bulk.resume import whole
+from clip_queue.bulk.shard_job import OutputError, WrongModel, inputs_of
+from clip_queue.bulk.source import SourceAway
+from clip_queue.shared import ops
+from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.errors import ClipError, Unavailable, UnknownJob, WorkerLost
+from clip_queue.shared.job import FINAL, Job, Kind, Lane, State
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Op, Store
+from clip_queue.shared.workers import WorkerInfo, workers
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bulk.files import as_os_error, filesystem
-from bulk.layout import Output
-from bulk.query import embed, unit
-from bulk.resume import markers
-from bulk.stored import blocks, metadata
-from shared.errors import BadInput
-from shared.settings import Settings
-from shared.workers import ModelInfo
+from clip_queue.bulk.files import as_os_error, filesystem
+from clip_queue.bulk.layout import Output
+from clip_queue.bulk.query import embed, unit
+from clip_queue.bulk.resume import markers
+from clip_queue.bulk.stored import blocks, metadata
+from clip_queue.shared.errors import BadInput
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.workers import ModelInfo
 
 KINDS = {"images": "image", "texts": "text"}  # what can be searched, and how Output.names calls it
 
@@ -54,7 +54,7 @@ def search(
     """The ``top`` rows of an output nearest to a text or to an encoded picture, best first.
 
     ``among``: ``images`` or ``texts``; by default images where the output has them. ``model``: the model as
-    NAME=SOURCE, where the manifest does not tell its source (:func:`bulk.query.spec_of`).
+    NAME=SOURCE, where the manifest does not tell its source (:func:`clip_queue.bulk.query.spec_of`).
 
     Raises:
         BadInput: no such output, nothing in it yet, another model's vectors, or a query that cannot be embedded.

@@ -10,24 +10,24 @@ from typing import Any
 
 import orjson
 
-from bulk import reader
-from bulk.layout import Output, Plan
-from bulk.mapper import Abandoned, Mapped, Mapper
-from bulk.plan import PlanFile
-from bulk.resume import whole
-from bulk.shard_job import OutputError, WrongModel, explained
-from bulk.source import SourceError
-from bulk.writer import ShardWriter
-from shared.errors import ClipError
-from shared.job import Answer, Inputs, Job, State
-from shared.ops import Ending
-from worker.engine import Engine
+from clip_queue.bulk import reader
+from clip_queue.bulk.layout import Output, Plan
+from clip_queue.bulk.mapper import Abandoned, Mapped, Mapper
+from clip_queue.bulk.plan import PlanFile
+from clip_queue.bulk.resume import whole
+from clip_queue.bulk.shard_job import OutputError, WrongModel, explained
+from clip_queue.bulk.source import SourceError
+from clip_queue.bulk.writer import ShardWriter
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.job import Answer, Inputs, Job, State
+from clip_queue.shared.ops import Ending
+from clip_queue.worker.engine import Engine
 
 log = logging.getLogger(__name__)
 
 
 class ShardWork:
-    """:class:`worker.work.Work` of a shard."""
+    """:class:`clip_queue.worker.work.Work` of a shard."""
 
     def __init__(self, job: Job, inputs: Inputs, engine: Engine) -> None:
         self.job = job

@@ -6,9 +6,9 @@ import errno
 
 import orjson
 
-from bulk.layout import Output, Plan
-from shared.errors import ClipError
-from shared.job import Inputs
+from clip_queue.bulk.layout import Output, Plan
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.job import Inputs
 
 
 class OutputError(ClipError):

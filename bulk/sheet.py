@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from bulk.search import Hit
-from bulk.source import Source
-from shared.errors import BadInput, ClipError
-from shared.settings import Settings
-from worker.decode import decode
+from clip_queue.bulk.search import Hit
+from clip_queue.bulk.source import Source
+from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.decode import decode
 
 TILE = 220  # pixels, a side
 GAP, MARGIN = 20, 32
@@ -37,7 +37,7 @@ def loader(source: Source, settings: Settings) -> Load:
 
     What it returns raises :class:`ClipError` or :class:`OSError`.
     """
-    from bulk.reader import find  # every format and its packages
+    from clip_queue.bulk.reader import find  # every format and its packages
 
     def load(hit: Hit) -> Image.Image:
         if hit.image_path is None:

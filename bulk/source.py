@@ -1,6 +1,6 @@
 """What is embedded: a source, cut into shards of pieces, read row by row.
 
-Each format is a module with two functions, registered in :data:`bulk.reader.FORMATS`:
+Each format is a module with two functions, registered in :data:`clip_queue.bulk.reader.FORMATS`:
 
 ``plan(source, shard_size)`` looks at the source once and returns it completed (columns, whether it has images and
 texts), with the pieces of each shard, lazily: a plan of a hundred million rows is never in memory.
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from shared.errors import BadInput, ClipError
+from clip_queue.shared.errors import BadInput, ClipError
 
 
 class Format(StrEnum):

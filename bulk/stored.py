@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shared.errors import BadInput
+from clip_queue.shared.errors import BadInput
 
 # Numbers made float32 at a time: 128 KiB, which stays in a core's cache. torch shares out any more among threads,
 # which on a machine that does anything else takes ten times as long.

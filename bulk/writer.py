@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bulk.images import said
-from bulk.layout import Output, Plan
-from bulk.report import EXAMPLES
-from bulk.source import Row, Source
-from shared.errors import ClipError
+from clip_queue.bulk.images import said
+from clip_queue.bulk.layout import Output, Plan
+from clip_queue.bulk.report import EXAMPLES
+from clip_queue.bulk.source import Row, Source
+from clip_queue.shared.errors import ClipError
 
 ROW_GROUP = 4096  # rows of metadata held before they are written
 
@@ -171,7 +171,7 @@ def arrow_schema(source: Source) -> pa.Schema:
 
 
 def arrow_type(name: str) -> pa.DataType:
-    """A type as :data:`bulk.source.Source.columns` spells it; one that has no short name is kept as JSON text."""
+    """A type as :data:`clip_queue.bulk.source.Source.columns` spells it; one that has no short name is kept as JSON text."""
     try:
         return pa.type_for_alias(name)
     except ValueError:

@@ -1,5 +1,5 @@
-"""``python -m cli``, the same as ``clip-queue``."""
+"""``python -m clip_queue.cli``, the same as ``clip-queue``."""
 
-from cli.main import app
+from clip_queue.cli.main import app
 
 app(prog_name="clip-queue")

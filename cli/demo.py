@@ -18,10 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shared.models import NOTICES
-from shared.settings import Settings
-from stack.embedded import EmbeddedStack
-from stack.machine import StackError
+from clip_queue.shared.models import NOTICES
+from clip_queue.shared.settings import Settings
+from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.stack.machine import StackError
 
 MODEL = "emoji-mini"
 REQUEST_TIMEOUT = 60.0  # seconds
@@ -44,7 +44,7 @@ class Sample:
 
 
 def load_samples() -> list[Sample]:
-    folder = importlib.resources.files("cli") / "samples"
+    folder = importlib.resources.files("clip_queue.cli") / "samples"
     listed = json.loads((folder / "samples.json").read_text())
     return [Sample(entry["name"], (folder / entry["file"]).read_bytes()) for entry in listed]
 

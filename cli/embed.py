@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProg
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bulk.draft import Dry
-from bulk.progress import Progress
-from bulk.report import Report
-from cli.terminal import printable
+from clip_queue.bulk.draft import Dry
+from clip_queue.bulk.progress import Progress
+from clip_queue.bulk.report import Report
+from clip_queue.cli.terminal import printable
 
 LOST = 10  # shards that the report names of those that could not be done
 EVERY = 5.0  # seconds between lines where there is no terminal

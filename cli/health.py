@@ -1,4 +1,4 @@
-"""Health checks of containers: ``python -m cli.health api`` and ``… worker``; exit code 0 is well."""
+"""Health checks of containers: ``python -m clip_queue.cli.health api`` and ``… worker``; exit code 0 is well."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 
 import httpx
 
-from shared.errors import ClipError
-from shared.settings import get_settings
-from shared.store import Store
-from shared.workers import workers
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.settings import get_settings
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import workers
 
 TIMEOUT = 4.0  # seconds
 

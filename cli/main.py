@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from shared import __version__
-from shared.models import parse_models
-from shared.settings import Settings
-from stack.machine import StackError
+from clip_queue.shared.models import parse_models
+from clip_queue.shared.settings import Settings
+from clip_queue.stack.machine import StackError
+from clip_queue.version import __version__
 
 app = typer.Typer(
     help="CLIP embeddings through a queue: serve them, embed a dataset, search it, see it work.",
@@ -83,7 +83,7 @@ def up(
     ] = None,
 ) -> None:
     """Serve: Valkey, workers and the API, restarted when they die, until Ctrl-C."""
-    from cli.up import up as serve
+    from clip_queue.cli.up import up as serve
 
     settings = load_settings(models=model, redis_url=redis, data_dir=data_dir)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
@@ -96,7 +96,7 @@ def up(
 @app.command()
 def models() -> None:
     """List what can be served, and what of it is on this machine already."""
-    from cli.models import table
+    from clip_queue.cli.models import table
 
     console.print(table(load_settings()))
 
@@ -104,7 +104,7 @@ def models() -> None:
 @app.command()
 def demo() -> None:
     """Embed and compare the sample pictures, end to end on this machine."""
-    from cli.demo import demo as show
+    from clip_queue.cli.demo import demo as show
 
     try:
         show(console)
@@ -186,14 +186,14 @@ def embed(
 
     Exit status: 0; 3 where some rows failed; 1 where it could not go on; 130 after Ctrl-C.
     """
-    from cli.up import stop_signals
-    from shared.errors import ClipError
-    from stack.embedded import never
+    from clip_queue.cli.up import stop_signals
+    from clip_queue.shared.errors import ClipError
+    from clip_queue.stack.embedded import never
 
     with needs_bulk():
-        from bulk.draft import dry_run as look
-        from bulk.embed import embed as run
-        from cli import embed as view
+        from clip_queue.bulk.draft import dry_run as look
+        from clip_queue.bulk.embed import embed as run
+        from clip_queue.cli import embed as view
     if dtype not in (None, "float16", "float32"):
         fail(f"--dtype {dtype}: use float16 or float32")
     settings = load_settings(redis_url=redis, models=[model] if model else None)
@@ -265,10 +265,10 @@ def search(
 
     A table on a terminal; else rank, score, path and caption with tabs between.
     """
-    from shared.errors import ClipError
+    from clip_queue.shared.errors import ClipError
 
     with needs_bulk():
-        from cli.search import search as find
+        from clip_queue.cli.search import search as find
     settings = load_settings()
     try:
         find(console, errors, settings, output, text=text, image=image, top=top, among=among, model=model, sheet=sheet)

@@ -12,8 +12,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from shared.models import CATALOGUE, RANDOM, SHIPPED, ModelSpec, parse_models
-from shared.settings import Settings
+from clip_queue.shared.models import CATALOGUE, RANDOM, SHIPPED, ModelSpec, parse_models
+from clip_queue.shared.settings import Settings
 
 # Where open_clip finds OpenAI's weights on the hub (a test compares this with open_clip's own list).
 OPENAI_REPOS = {
@@ -63,7 +63,7 @@ def table(settings: Settings) -> Table:
 def facts_of(spec: ModelSpec, cache: Path) -> Facts:
     """What configuration files say of a model."""
     if spec.source.startswith(SHIPPED):
-        return _of_folder(_folder_of("worker") / "checkpoints" / spec.source.removeprefix(SHIPPED))
+        return _of_folder(_folder_of("clip_queue.worker") / "checkpoints" / spec.source.removeprefix(SHIPPED))
     if spec.source.startswith("local-dir:"):
         return _of_folder(Path(spec.source.removeprefix("local-dir:")).expanduser())
     if spec.source.startswith("hf-hub:"):

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bulk import sheet as sheets
-from bulk.files import read_bytes, split
-from bulk.query import embed
-from bulk.search import Hit, Index
-from cli.terminal import printable
-from shared.errors import BadInput
-from shared.models import NOTICES
-from shared.settings import Settings
+from clip_queue.bulk import sheet as sheets
+from clip_queue.bulk.files import read_bytes, split
+from clip_queue.bulk.query import embed
+from clip_queue.bulk.search import Hit, Index
+from clip_queue.cli.terminal import printable
+from clip_queue.shared.errors import BadInput
+from clip_queue.shared.models import NOTICES
+from clip_queue.shared.settings import Settings
 
 CAPTION = 120  # characters of a caption that a table shows
 

@@ -13,11 +13,11 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from shared import __version__
-from shared.models import NOTICES, parse_models
-from shared.settings import Settings
-from stack.embedded import EmbeddedStack
-from stack.machine import StackError, is_loopback
+from clip_queue.shared.models import NOTICES, parse_models
+from clip_queue.shared.settings import Settings
+from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.stack.machine import StackError, is_loopback
+from clip_queue.version import __version__
 
 START_TIMEOUT = 3600.0  # seconds; a first start may download gigabytes of weights
 LOOK = 0.1  # seconds between looks whether to stop

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from celery import Celery
 
-from shared.job import Lane
-from shared.settings import Settings
+from clip_queue.shared.job import Lane
+from clip_queue.shared.settings import Settings
 
 TASK = "clip.run"
 MESSAGE = 64  # most references in a message

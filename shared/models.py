@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.errors import UnknownModel
+from clip_queue.shared.errors import UnknownModel
 
 SHIPPED = "shipped:"  # a checkpoint inside this distribution
 RANDOM = "random"  # a pretrained tag: seeded random weights, for measuring speed

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import ClipError, KeyReused, QueueFull, UnknownJob
-from shared.job import Answer, Inputs, Job, Kind, Lane, OnError, State
-from shared.store import Op, call
-from shared.wire import pack_answer, pack_inputs, unpack_answer, unpack_inputs
+from clip_queue.shared.errors import ClipError, KeyReused, QueueFull, UnknownJob
+from clip_queue.shared.job import Answer, Inputs, Job, Kind, Lane, OnError, State
+from clip_queue.shared.store import Op, call
+from clip_queue.shared.wire import pack_answer, pack_inputs, unpack_answer, unpack_inputs
 
 INLINE = 64 * 1024  # inputs up to this size come back with the claim, bytes
 

@@ -11,11 +11,11 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from shared import ops
-from shared.broker import MESSAGE
-from shared.job import Lane
-from shared.settings import Settings
-from shared.store import Op
+from clip_queue.shared import ops
+from clip_queue.shared.broker import MESSAGE
+from clip_queue.shared.job import Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Op
 
 PERIOD = 1.0  # seconds between rounds
 RESEND_AFTER = 3.0  # seconds that a job waits for its message to be delivered when the queue is empty

@@ -179,4 +179,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # `python -m shared.settings`: for the README
+    print(table())  # `python -m clip_queue.shared.settings`: for the README

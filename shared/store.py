@@ -1,6 +1,6 @@
 """The job store: the source of truth for every job. Celery only carries references to what stands here.
 
-An operation (:mod:`shared.ops`) is a list of commands and a way to read the replies; it knows nothing of
+An operation (:mod:`clip_queue.shared.ops`) is a list of commands and a way to read the replies; it knows nothing of
 connections. :class:`Store` runs operations in a thread (workers), :class:`AsyncStore` in an event loop (the API).
 """
 
@@ -21,9 +21,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
-from shared.errors import Cancelled, ClipError, Late, Unavailable, WorkerLost
-from shared.job import TRANSITIONS, Lane
-from shared.settings import Settings
+from clip_queue.shared.errors import Cancelled, ClipError, Late, Unavailable, WorkerLost
+from clip_queue.shared.job import TRANSITIONS, Lane
+from clip_queue.shared.settings import Settings
 
 T = TypeVar("T")
 Command = tuple[Any, ...]

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-from shared.job import Answer, Inputs
+from clip_queue.shared.job import Answer, Inputs
 
 ID_LENGTH = 32
 

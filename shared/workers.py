@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-from shared.store import Op, call
+from clip_queue.shared.store import Op, call
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from shared.settings import Settings, cores
-from stack.supervisor import Spec
+from clip_queue.shared.settings import Settings, cores
+from clip_queue.stack.supervisor import Spec
 
 API_GRACE = 10.0  # seconds the API has to answer what it has begun
 VALKEY_GRACE = 10.0  # seconds Valkey has to write its append-only file
@@ -34,7 +34,7 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
         env["CUDA_VISIBLE_DEVICES"] = gpu
     elif of > 1 and "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(max(1, cores() // of))  # they share the cores, not fight for them
-    celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads"]
+    celery = [sys.executable, "-m", "celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # leases and heartbeats are our own
     options = ["--concurrency", str(settings.worker_threads), "--loglevel", settings.log_level]
     return Spec(name, [*celery, *quiet, *options, "--hostname", f"{name}@%h"], settings.drain_timeout + 15, 1, env)
@@ -42,7 +42,7 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
 
 def api(settings: Settings, host: str, port: int) -> Spec:
     # No access log: a key may stand in a query string.
-    uvicorn = [sys.executable, "-m", "uvicorn", "api.app:app", "--no-access-log", "--no-server-header"]
+    uvicorn = [sys.executable, "-m", "uvicorn", "clip_queue.api.app:app", "--no-access-log", "--no-server-header"]
     address = ["--host", host, "--port", str(port)]
     options = ["--timeout-graceful-shutdown", f"{API_GRACE:.0f}", "--log-level", settings.log_level.lower()]
     return Spec("api", [*uvicorn, *address, *options], API_GRACE + 5, 2, settings.env())

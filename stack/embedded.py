@@ -16,14 +16,14 @@ import httpx
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
-from shared.errors import Unavailable
-from shared.models import parse_model
-from shared.settings import Settings
-from shared.store import Store
-from shared.workers import workers
-from stack import children
-from stack.machine import FolderLock, StackError, bind_problem, free_port, reachable, sweep, visible_gpus
-from stack.supervisor import Child, Spec, Supervisor
+from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.models import parse_model
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import workers
+from clip_queue.stack import children
+from clip_queue.stack.machine import FolderLock, StackError, bind_problem, free_port, reachable, sweep, visible_gpus
+from clip_queue.stack.supervisor import Child, Spec, Supervisor
 
 LOOK = 0.05  # seconds between looks whether something is ready
 TEMPORARY = "clip-queue-"  # how names of temporary data folders begin

@@ -1,7 +1,7 @@
 """The API with a heartbeat of its event streams that a test can wait for."""
 
-from api import events
-from api.app import app
+from clip_queue.api import events
+from clip_queue.api.app import app
 
 events.HEARTBEAT = 0.5
 

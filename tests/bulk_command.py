@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from bulk.layout import Output
-from bulk.resume import markers
+from clip_queue.bulk.layout import Output
+from clip_queue.bulk.resume import markers
 from tests.harness import Service, wait_for
 
 ENDED = 240.0  # seconds that a run may take on a loaded machine
@@ -23,7 +23,7 @@ class Embed(Service):
     def __init__(
         self, folder: Path, source: str, output: Path, *options: object, name: str = "embed", env: dict[str, str]
     ) -> None:
-        command = [sys.executable, "-m", "cli", "embed", source, str(output), *map(str, options)]
+        command = [sys.executable, "-m", "clip_queue.cli", "embed", source, str(output), *map(str, options)]
         super().__init__(name, command, folder, {"CLIP_QUEUE_PRECISION": "fp32", "OMP_NUM_THREADS": "1", **env})
         self.output = output
         self._begin = 0

@@ -1,4 +1,4 @@
-"""A worker application like ``worker.app`` whose forward passes fail as a test says (:mod:`tests.faults`)."""
+"""A worker application like ``clip_queue.worker.app`` whose forward passes fail as a test says (:mod:`tests.faults`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.clip import Clip, Pending
-from worker.text import Tokenizer
+from clip_queue.worker.clip import Clip, Pending
+from clip_queue.worker.text import Tokenizer
 
 Embed = Callable[[Clip, Sequence[Any]], Pending]
 
@@ -73,6 +73,6 @@ Tokenizer.__call__ = remembering  # type: ignore[method-assign]
 Clip.embed_texts = faulty(Clip.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
 Clip.embed_images = faulty(Clip.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
 
-from worker.app import app  # noqa: E402
+from clip_queue.worker.app import app  # noqa: E402
 
 __all__ = ["app"]

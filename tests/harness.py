@@ -130,14 +130,14 @@ class Stack:
         self.services.append(service)
         return service.start()
 
-    def worker(self, app: str = "worker.app", **settings: object) -> Service:
+    def worker(self, app: str = "clip_queue.worker.app", **settings: object) -> Service:
         """A worker that is being started; :meth:`ready` waits for it."""
         name = f"worker-{len(self.services)}"
         flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO", "-n", f"{name}@%h"]
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", *flags]
         return self.add(Service(name, command, self.folder, self.env(**settings)))
 
-    def api(self, app: str = "api.app:app", **settings: object) -> Api:
+    def api(self, app: str = "clip_queue.api.app:app", **settings: object) -> Api:
         api = Api(app, self.folder, f"api-{len(self.services)}", self.env(**settings))
         self.services.append(api)
         api.start()
@@ -145,9 +145,9 @@ class Stack:
 
     def workers(self) -> set[int]:
         """Process ids of the workers that the store knows alive."""
-        from shared.settings import Settings
-        from shared.store import Store
-        from shared.workers import workers
+        from clip_queue.shared.settings import Settings
+        from clip_queue.shared.store import Store
+        from clip_queue.shared.workers import workers
 
         store = Store.connect(Settings(redis_url=self.valkey.url))  # type: ignore[arg-type]
         try:

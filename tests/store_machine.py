@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
-from shared import ops
-from shared.errors import KeyReused, QueueFull, UnknownJob
-from shared.job import FINAL, TRANSITIONS, Answer, Inputs, Job, Kind, Lane, State
-from shared.store import Store
-from shared.wire import pack_answer, unpack_note
+from clip_queue.shared import ops
+from clip_queue.shared.errors import KeyReused, QueueFull, UnknownJob
+from clip_queue.shared.job import FINAL, TRANSITIONS, Answer, Inputs, Job, Kind, Lane, State
+from clip_queue.shared.store import Store
+from clip_queue.shared.wire import pack_answer, unpack_note
 
 MODEL = "m"
 WORKERS = ("a", "b")

@@ -9,8 +9,8 @@ from uuid import uuid4
 
 import httpx
 
-from shared.settings import Settings
-from shared.store import Store
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
 from tests.door import look, submit_texts
 from tests.faults import Faults
 from tests.harness import Api, Service, Stack, wait_for
@@ -34,7 +34,7 @@ class Team:
         it.ready(*workers, api, timeout=START)
         return cls(it, faults, api, workers, api.client())
 
-    def another_api(self, app: str = "api.app:app", **settings: object) -> Api:
+    def another_api(self, app: str = "clip_queue.api.app:app", **settings: object) -> Api:
         api = self.stack.api(app, **settings)
         self.stack.ready(api, timeout=START)
         return api

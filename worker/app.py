@@ -1,4 +1,4 @@
-"""The Celery application: ``celery -A worker.app worker --pool threads``.
+"""The Celery application: ``celery -A clip_queue.worker.app worker --pool threads``.
 
 The model is loaded once, in ``worker_init``, in the process that Celery's threads share. (CUDA and fork don't mix,
 so there is no prefork here.)
@@ -16,12 +16,12 @@ from typing import Any
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from kombu.entity import Exchange, Queue
 
-from shared.broker import TASK, celery_app, queue_name
-from shared.job import Lane
-from shared.models import parse_models
-from shared.settings import get_settings
-from worker.engine import Engine
-from worker.heartbeat import Heartbeat
+from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.job import Lane
+from clip_queue.shared.models import parse_models
+from clip_queue.shared.settings import get_settings
+from clip_queue.worker.engine import Engine
+from clip_queue.worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.job import Lane
+from clip_queue.shared.job import Lane
 
 log = logging.getLogger(__name__)
 

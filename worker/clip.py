@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
 
-from shared.models import RANDOM, SHIPPED, ModelSpec
-from shared.settings import Settings
-from shared.workers import ModelInfo
-from worker import preprocess
-from worker.text import TextTower, Tokenizer
+from clip_queue.shared.models import RANDOM, SHIPPED, ModelSpec
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.workers import ModelInfo
+from clip_queue.worker import preprocess
+from clip_queue.worker.text import TextTower, Tokenizer
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

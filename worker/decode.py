@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from shared.errors import BadImage
+from clip_queue.shared.errors import BadImage
 
 # Formats that are pictures people have; Pillow's others (EPS runs Ghostscript, PSD, FITS, …) stay closed.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "MPO")

@@ -19,20 +19,20 @@ from typing import NoReturn
 
 from PIL import Image
 
-from shared import ops
-from shared.errors import ClipError, Unavailable
-from shared.job import Answer, Inputs, Job, Lane, State
-from shared.models import NOTICES, parse_models
-from shared.settings import Settings, cores
-from shared.store import Store
-from worker.batcher import Batcher
-from worker.cache import TextCache
-from worker.clip import Clip, pick_device
-from worker.decode import decode
-from worker.held import Held
-from worker.pool import DecodePool
-from worker.run import Row, Run, RunItem
-from worker.work import Work, load_work, refusal
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError, Unavailable
+from clip_queue.shared.job import Answer, Inputs, Job, Lane, State
+from clip_queue.shared.models import NOTICES, parse_models
+from clip_queue.shared.settings import Settings, cores
+from clip_queue.shared.store import Store
+from clip_queue.worker.batcher import Batcher
+from clip_queue.worker.cache import TextCache
+from clip_queue.worker.clip import Clip, pick_device
+from clip_queue.worker.decode import decode
+from clip_queue.worker.held import Held
+from clip_queue.worker.pool import DecodePool
+from clip_queue.worker.run import Row, Run, RunItem
+from clip_queue.worker.work import Work, load_work, refusal
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Engine:
                     self._work([job_id], alone=True)
 
     def _serve_whole(self, job_ids: list[str]) -> None:
-        """Jobs of a kind that another package knows (:mod:`worker.work`): done in this thread, start to end."""
+        """Jobs of a kind that another package knows (:mod:`clip_queue.worker.work`): done in this thread, start to end."""
         for job_id in job_ids:
             if self._do(job_id) == "alone":
                 with self._alone:

@@ -8,14 +8,14 @@ import socket
 import threading
 import time
 
-from shared import ops
-from shared.broker import TASK, celery_app, queue_name
-from shared.errors import Unavailable
-from shared.reconciler import Patience, Round, resend_level, take_turn
-from shared.settings import Settings
-from shared.store import Store
-from shared.workers import WorkerInfo
-from worker.engine import Engine, die
+from clip_queue.shared import ops
+from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.reconciler import Patience, Round, resend_level, take_turn
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import WorkerInfo
+from clip_queue.worker.engine import Engine, die
 
 log = logging.getLogger(__name__)
 

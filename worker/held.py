@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
-from worker.run import Run
-from worker.work import Work
+from clip_queue.worker.run import Run
+from clip_queue.worker.work import Work
 
 
 class Held:

@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from shared.job import Lane
+from clip_queue.shared.job import Lane
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ClipError, Late
-from shared.job import Answer, Inputs, Job, Kind, Lane, OnError, State
-from shared.ops import Ending
-from worker.batcher import Forward
+from clip_queue.shared.errors import ClipError, Late
+from clip_queue.shared.job import Answer, Inputs, Job, Kind, Lane, OnError, State
+from clip_queue.shared.ops import Ending
+from clip_queue.worker.batcher import Forward
 
 if TYPE_CHECKING:
-    from worker.clip import Clip
+    from clip_queue.worker.clip import Clip
 
 Row = NDArray[np.float32]  # (dimension,)
 
@@ -130,7 +130,7 @@ def cosine(subject: Row, prompts: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class RunItem:
-    """One picture or text of a run, as the batcher sees it (:class:`worker.batcher.Item`)."""
+    """One picture or text of a run, as the batcher sees it (:class:`clip_queue.worker.batcher.Item`)."""
 
     __slots__ = ("_began", "_index", "_leave", "_ready", "_run", "_started", "forward", "lane", "payload")
     size = 1

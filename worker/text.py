@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import text_global_pool
 
-from shared.errors import BadInput, TextTooLong
+from clip_queue.shared.errors import BadInput, TextTooLong
 
 WORD_CACHE = 50_000  # words whose byte pairs the tokenizer may remember: its own dictionary has no limit
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
-from shared.errors import ClipError
-from shared.job import Answer, Inputs, Job, State
-from shared.ops import Ending
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.job import Answer, Inputs, Job, State
+from clip_queue.shared.ops import Ending
 
 if TYPE_CHECKING:
-    from worker.engine import Engine
+    from clip_queue.worker.engine import Engine
 
 log = logging.getLogger(__name__)
 

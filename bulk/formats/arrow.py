@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import types
 
-from bulk.columns import as_json
+from clip_queue.bulk.columns import as_json
 
 NOTHING = "null"  # the type of a column in which nobody ever wrote a value
 
@@ -26,7 +26,7 @@ def plain(kind: Any) -> Any:
 
 
 def kept(kind: Any) -> str | None:
-    """The type that a column has in the metadata, by its name (:data:`bulk.source.Source.columns`).
+    """The type that a column has in the metadata, by its name (:data:`clip_queue.bulk.source.Source.columns`).
 
     What parquet has no short name for becomes text. None: it is left out, since pictures may be in it; the metadata
     are read whole.

@@ -1,7 +1,7 @@
 """CSV: the first row names the columns, fields may be quoted, and a quoted field may hold newlines.
 
 The delimiter is the one of ``, ; tab |`` that gives the header most columns. All columns are texts. A quote that is
-not closed within :data:`bulk.formats.lines.LIMIT` bytes would swallow what follows: its line is a row that fails, and
+not closed within :data:`clip_queue.bulk.formats.lines.LIMIT` bytes would swallow what follows: its line is a row that fails, and
 the next line is the next row.
 """
 
@@ -15,13 +15,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, BinaryIO
 
-from bulk.columns import choose, is_own, own_name
-from bulk.files import split
-from bulk.formats import lines
-from bulk.formats.rows import Table, find_by_path
-from bulk.listing import name, reason, root
-from bulk.source import Piece, Planned, Row, Source, SourceError
-from shared.errors import BadInput, ClipError
+from clip_queue.bulk.columns import choose, is_own, own_name
+from clip_queue.bulk.files import split
+from clip_queue.bulk.formats import lines
+from clip_queue.bulk.formats.rows import Table, find_by_path
+from clip_queue.bulk.listing import name, reason, root
+from clip_queue.bulk.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
 
 SUFFIXES = (".csv", ".tsv")
 DELIMITERS = ",;\t|"

@@ -1,6 +1,6 @@
 """A folder of pictures with all folders below it, here or where fsspec reaches; a caption is ``NAME.txt`` beside.
 
-The order and what is skipped: :mod:`bulk.formats.pictures`. A folder that cannot be listed is a row that fails and says
+The order and what is skipped: :mod:`clip_queue.bulk.formats.pictures`. A folder that cannot be listed is a row that fails and says
 so. A single picture is a source too.
 """
 
@@ -17,12 +17,12 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from bulk import files
-from bulk.formats.pictures import SUFFIXES, WANTED, suffix, walk
-from bulk.listing import reason
-from bulk.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
-from shared.errors import BadInput, ClipError
-from shared.settings import get_settings
+from clip_queue.bulk import files
+from clip_queue.bulk.formats.pictures import SUFFIXES, WANTED, suffix, walk
+from clip_queue.bulk.listing import reason
+from clip_queue.bulk.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.shared.settings import get_settings
 
 LOOK = 10_000  # pictures looked at for a caption before the source counts as one without
 CAPTION_BYTES = 64 * 2**10
@@ -110,7 +110,7 @@ def find(source: Source, image_path: str) -> bytes:
 
 
 def spellings(text: str) -> list[bytes]:
-    """The names that :func:`bulk.files.shown` shows as ``text``: as it stands, and with what looks escaped as bytes."""
+    """The names that :func:`clip_queue.bulk.files.shown` shows as ``text``: as it stands, and with what looks escaped as bytes."""
     name = text.encode()
     raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), name)
     return [name] if raw == name else [name, raw]

@@ -10,14 +10,14 @@ from typing import Any
 
 import orjson
 
-from bulk.columns import choose, conform, infer, is_own
-from bulk.files import split
-from bulk.formats import lines
-from bulk.formats.rows import Table, find_by_path
-from bulk.formats.text import decoded
-from bulk.listing import name, reason, root
-from bulk.source import Piece, Planned, Row, Source, SourceError
-from shared.errors import BadInput, ClipError
+from clip_queue.bulk.columns import choose, conform, infer, is_own
+from clip_queue.bulk.files import split
+from clip_queue.bulk.formats import lines
+from clip_queue.bulk.formats.rows import Table, find_by_path
+from clip_queue.bulk.formats.text import decoded
+from clip_queue.bulk.listing import name, reason, root
+from clip_queue.bulk.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
 
 SUFFIXES = (".jsonl", ".ndjson")
 LOOK = 1_000  # lines from which columns are inferred

@@ -13,12 +13,12 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from bulk.files import LOCAL, StoreAway, is_barred, shown, split
-from bulk.formats.rows import Table, changed
-from bulk.formats.tars import opened
-from bulk.listing import containers, name, reason
-from bulk.source import Piece, Row, ShardPlan, Source, SourceError
-from shared.errors import BadInput, ClipError
+from clip_queue.bulk.files import LOCAL, StoreAway, is_barred, shown, split
+from clip_queue.bulk.formats.rows import Table, changed
+from clip_queue.bulk.formats.tars import opened
+from clip_queue.bulk.listing import containers, name, reason
+from clip_queue.bulk.source import Piece, Row, ShardPlan, Source, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
 
 LIMIT = 16 * 2**20  # bytes of a row
 BLOCK = 2**20

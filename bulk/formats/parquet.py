@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 
 from pyarrow import types
 
-from bulk.columns import choose, is_own, own_name
-from bulk.files import StoreAway, is_barred, shown, split
-from bulk.formats import row_groups
-from bulk.formats.arrow import NOTHING, kept, plain
-from bulk.formats.row_groups import in_words
-from bulk.formats.rows import Table, changed, find_by_path
-from bulk.formats.tars import opened
-from bulk.listing import containers, name, root
-from bulk.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
-from shared.errors import BadInput, ClipError
+from clip_queue.bulk.columns import choose, is_own, own_name
+from clip_queue.bulk.files import StoreAway, is_barred, shown, split
+from clip_queue.bulk.formats import row_groups
+from clip_queue.bulk.formats.arrow import NOTHING, kept, plain
+from clip_queue.bulk.formats.row_groups import in_words
+from clip_queue.bulk.formats.rows import Table, changed, find_by_path
+from clip_queue.bulk.formats.tars import opened
+from clip_queue.bulk.listing import containers, name, root
+from clip_queue.bulk.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
 
 SUFFIXES = (".parquet", ".pq", ".parq")
 THREADS = 8  # footers read at once

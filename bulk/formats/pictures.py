@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from bulk import files
-from bulk.listing import reason
-from bulk.source import SourceError
+from clip_queue.bulk import files
+from clip_queue.bulk.listing import reason
+from clip_queue.bulk.source import SourceError
 
 SUFFIXES = frozenset(b"jpg jpeg jpe jfif png webp gif bmp tif tiff avif ppm jp2".split())
 WANTED = " ".join(f".{suffix.decode()}" for suffix in sorted(SUFFIXES))

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from bulk.columns import is_own, own_name
-from bulk.files import LOCAL, StoreAway, is_barred
-from bulk.formats.arrow import plain, texts, values
-from bulk.formats.rows import Table, changed
-from bulk.listing import reason
-from bulk.source import Piece, Row, Source
+from clip_queue.bulk.columns import is_own, own_name
+from clip_queue.bulk.files import LOCAL, StoreAway, is_barred
+from clip_queue.bulk.formats.arrow import plain, texts, values
+from clip_queue.bulk.formats.rows import Table, changed
+from clip_queue.bulk.listing import reason
+from clip_queue.bulk.source import Piece, Row, Source
 
 BATCH, BATCH_BYTES = 1024, 8 * 2**20  # rows, or about so many bytes of them, in memory at once
 BUFFER, REMOTE_BUFFER = 2**20, 2**22  # bytes read of a column at once: else it would be all of a row group

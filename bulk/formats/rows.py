@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from bulk.files import split
-from bulk.images import load, load_below
-from bulk.listing import containers, name
-from bulk.source import BrokenContainer, Row, Source, SourceError
-from shared.errors import BadInput, ClipError
-from shared.settings import get_settings
+from clip_queue.bulk.files import split
+from clip_queue.bulk.images import load, load_below
+from clip_queue.bulk.listing import containers, name
+from clip_queue.bulk.source import BrokenContainer, Row, Source, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.shared.settings import get_settings
 
 
 class Table:
@@ -76,7 +76,7 @@ def text_of(value: object) -> str | None:
 
 
 def find_by_path(source: Source, image_path: str, suffixes: tuple[str, ...]) -> bytes:
-    """The picture of a row whose column says where it is. Raises as :func:`bulk.images.load_below`."""
+    """The picture of a row whose column says where it is. Raises as :func:`clip_queue.bulk.images.load_below`."""
     return load_below(image_path, split(source.url)[0], _folders(source.url, suffixes), get_settings().max_image_bytes)
 
 

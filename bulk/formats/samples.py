@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from bulk.files import shown
-from bulk.formats.pictures import SUFFIXES
-from bulk.formats.tars import Tar
-from shared.errors import BadInput
-from shared.settings import get_settings
+from clip_queue.bulk.files import shown
+from clip_queue.bulk.formats.pictures import SUFFIXES
+from clip_queue.bulk.formats.tars import Tar
+from clip_queue.shared.errors import BadInput
+from clip_queue.shared.settings import get_settings
 
 TEXT_BYTES = 2**20  # of a .txt or .json, at most
 

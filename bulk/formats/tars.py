@@ -9,8 +9,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, Self, cast
 
-from bulk import files
-from bulk.listing import reason
+from clip_queue.bulk import files
+from clip_queue.bulk.listing import reason
 
 BUFFER = 2**18
 REMOTE_BLOCK = 2**22  # asked of a store at once

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bulk.formats import lines
-from bulk.formats.rows import Table
-from bulk.listing import root
-from bulk.source import Piece, Planned, Row, Source, SourceError
-from shared.errors import BadInput
+from clip_queue.bulk.formats import lines
+from clip_queue.bulk.formats.rows import Table
+from clip_queue.bulk.listing import root
+from clip_queue.bulk.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.shared.errors import BadInput
 
 SUFFIXES = (".txt", ".text")
 

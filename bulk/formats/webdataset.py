@@ -20,15 +20,15 @@ from typing import Any
 
 import orjson
 
-from bulk import files, listing
-from bulk.columns import conform, infer
-from bulk.formats.folder import spellings
-from bulk.formats.pictures import SUFFIXES, suffix
-from bulk.formats.samples import PICTURE, TEXT_BYTES, Sample, is_plain, raw_name, samples
-from bulk.formats.tars import BrokenTar, Tar, opened
-from bulk.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
-from shared.errors import BadImage, BadInput, ClipError
-from shared.settings import get_settings
+from clip_queue.bulk import files, listing
+from clip_queue.bulk.columns import conform, infer
+from clip_queue.bulk.formats.folder import spellings
+from clip_queue.bulk.formats.pictures import SUFFIXES, suffix
+from clip_queue.bulk.formats.samples import PICTURE, TEXT_BYTES, Sample, is_plain, raw_name, samples
+from clip_queue.bulk.formats.tars import BrokenTar, Tar, opened
+from clip_queue.bulk.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
+from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.shared.settings import get_settings
 
 LOOK = 100  # rows looked at to learn what there is
 LOOK_TARS = 8  # tars tried for them

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.errors import Unavailable
+from clip_queue.shared.errors import Unavailable
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.faults import Faults

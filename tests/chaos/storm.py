@@ -15,16 +15,16 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from shared.errors import Unavailable
-from shared.models import CATALOGUE
-from shared.settings import Settings
+from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.models import CATALOGUE
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.clip import Clip
+from clip_queue.worker.decode import decode
 from tests.chaos.weather import Weather
 from tests.chaos.work import PICTURES, Accepted, Books, Client, Fate
 from tests.door import FINAL
 from tests.faults import Faults
 from tests.harness import Api, Stack, stack, wait_for
-from worker.clip import Clip
-from worker.decode import decode
 
 EXACT = 1e-5  # how far a vector may be off, as a part of its length
 CLIENTS = 4

@@ -10,13 +10,13 @@ import httpx
 import pytest
 import trustme
 
-from api.fetch import Fetcher
-from shared.models import CATALOGUE
-from shared.settings import Settings
+from clip_queue.api.fetch import Fetcher
+from clip_queue.shared.models import CATALOGUE
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.clip import Clip
 from tests.harness import stack
 from tests.reference import Reference
 from tests.team import Team
-from worker.clip import Clip
 
 from .tls_site import LIMIT, PRIVATE, Make, Names, Resolver, Site, answer
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from shared.job import State
-from shared.workers import workers
+from clip_queue.shared.job import State
+from clip_queue.shared.workers import workers
 from tests.door import ended, look, post, submit, submit_texts, succeeded
 from tests.harness import wait_for
 from tests.team import Team

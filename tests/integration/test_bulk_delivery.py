@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from bulk.embed import embed
-from bulk.layout import ASIDE, Output
-from bulk.report import Report
-from bulk.runner import SUBMISSIONS
-from bulk.shard_job import inputs_of
-from shared import ops
-from shared.broker import TASK, celery_app, queue_name
-from shared.job import Job, Kind, Lane, State
-from shared.settings import Settings
+from clip_queue.bulk.embed import embed
+from clip_queue.bulk.layout import ASIDE, Output
+from clip_queue.bulk.report import Report
+from clip_queue.bulk.runner import SUBMISSIONS
+from clip_queue.bulk.shard_job import inputs_of
+from clip_queue.shared import ops
+from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.job import Job, Kind, Lane, State
+from clip_queue.shared.settings import Settings
 from tests import datasets
 from tests.bulk_command import Embed, count_whole
 from tests.harness import Service, stack, wait_for
@@ -249,7 +249,7 @@ def test_a_command_that_hears_ctrl_c_ends_soon_and_its_shards_are_given_back(
 def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(
     pair: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bulk.runner.SUBMISSIONS", 1)  # each death costs a start
+    monkeypatch.setattr("clip_queue.bulk.runner.SUBMISSIONS", 1)  # each death costs a start
     path = tmp_path / "in.txt"
     lines = [f"line {i} of {path.parent.name}" for i in range(24)]
     lines[9] = "poison"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bulk import files, runner
-from bulk.embed import embed as embed_here
-from bulk.formats import folder, parquet, pictures
-from bulk.progress import Progress
-from bulk.source import Format, Piece, Source, SourceAway, SourceError
-from shared.settings import Settings
+from clip_queue.bulk import files, runner
+from clip_queue.bulk.embed import embed as embed_here
+from clip_queue.bulk.formats import folder, parquet, pictures
+from clip_queue.bulk.progress import Progress
+from clip_queue.bulk.source import Format, Piece, Source, SourceAway, SourceError
+from clip_queue.shared.settings import Settings
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.harness import Service, Stack, stack, wait_for

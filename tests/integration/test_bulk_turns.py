@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bulk.embed import embed
-from shared.settings import Settings
+from clip_queue.bulk.embed import embed
+from clip_queue.shared.settings import Settings
 from tests.door import ended, look, post, submit_texts
 from tests.harness import wait_for
 from tests.team import Team

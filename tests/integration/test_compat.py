@@ -7,9 +7,9 @@ import uuid
 import httpx
 import pytest
 
-from shared import __version__
+from clip_queue.version import __version__
+from clip_queue.worker.clip import Clip
 from tests.wire import COMPARE_KEYS, EMBED_KEYS, ok
-from worker.clip import Clip
 
 
 def test_the_root_answers(http: httpx.Client) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared import ops
-from shared.broker import TASK, celery_app, queue_name
-from shared.job import Inputs, Job, Kind, Lane
+from clip_queue.shared import ops
+from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.job import Inputs, Job, Kind, Lane
+from clip_queue.worker.clip import Clip
 from tests.door import ended, look, submit_texts, succeeded
 from tests.harness import stack, wait_for
 from tests.team import START, Team
 from tests.wire import embed_texts, same, vectors
-from worker.clip import Clip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -9,11 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
-from shared.settings import Settings
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.clip import Clip
 from tests.pictures import picture
 from tests.reference import Reference
 from tests.wire import EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors
-from worker.clip import Clip
 
 PICTURES = [picture(seed, size=(40 + 16 * seed, 96)) for seed in range(8)]
 TEXTS = ["red heart", "a cat", "", "Größe 東京 🙂", "a longer text, of some more words than the others have", "x" * 9]

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.settings import Settings
+from clip_queue.shared.settings import Settings
 from tests.pictures import base64_image, picture
 from tests.wire import embed_images, embed_texts, ok, refused
 

@@ -9,10 +9,10 @@ import httpcore
 import pytest
 import trustme
 
-from api.destination import Policy
-from api.fetch import Fetcher, GuardedBackend
-from shared.errors import BadImage
-from shared.settings import Settings
+from clip_queue.api.destination import Policy
+from clip_queue.api.fetch import Fetcher, GuardedBackend
+from clip_queue.shared.errors import BadImage
+from clip_queue.shared.settings import Settings
 
 from .tls_site import IMAGE, LIMIT, NOT_ALLOWED, PRIVATE, UNREACHABLE, Make, Resolver, Site, answer, redirect, refusal
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.errors import BadImage
+from clip_queue.shared.errors import BadImage
 
 from .tls_site import (
     CAUSE,

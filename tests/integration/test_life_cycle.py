@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from shared.settings import Settings
-from shared.store import Store
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
 from tests.harness import Stack
 from tests.store_machine import StoreMachine
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.settings import Settings
+from clip_queue.shared.settings import Settings
 from tests.harness import ROOT, Api, Stack
 from tests.pictures import base64_image, encoded
 from tests.wire import Vectors, embed_images, embed_texts, ok, vectors

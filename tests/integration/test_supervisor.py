@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stack import supervisor as module
-from stack.supervisor import Spec, Supervisor
+from clip_queue.stack import supervisor as module
+from clip_queue.stack.supervisor import Spec, Supervisor
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 POLITE = (

@@ -16,9 +16,9 @@ import httpx
 import psutil
 import pytest
 
-from shared.settings import Settings
-from stack.embedded import EmbeddedStack
-from stack.machine import StackError, free_port
+from clip_queue.shared.settings import Settings
+from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.stack.machine import StackError, free_port
 
 READY = 120.0  # seconds; a loaded machine imports torch slowly
 ENDED = 45.0  # seconds
@@ -31,7 +31,16 @@ class Up:
         self.port = free_port()
         self.data_dir = folder / "data"
         self.out = folder / "out"
-        command = [sys.executable, "-m", "cli", "up", "--port", str(self.port), "--data-dir", str(self.data_dir)]
+        command = [
+            sys.executable,
+            "-m",
+            "clip_queue.cli",
+            "up",
+            "--port",
+            str(self.port),
+            "--data-dir",
+            str(self.data_dir),
+        ]
         with self.out.open("w") as out:
             self.process = subprocess.Popen(
                 [*command, *arguments],
@@ -161,7 +170,7 @@ def test_what_is_killed_is_started_again_and_serves(up: Up, which: str) -> None:
 
 
 def test_a_second_one_on_the_same_folder_or_port_is_refused(up: Up) -> None:
-    command = [sys.executable, "-m", "cli", "up", "--port"]
+    command = [sys.executable, "-m", "clip_queue.cli", "up", "--port"]
     same_port = subprocess.run([*command, str(up.port)], capture_output=True, text=True, timeout=60)
     assert same_port.returncode == 1
     assert "Address already in use" in same_port.stderr

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.job import Lane
+from clip_queue.shared.job import Lane
+from clip_queue.worker.batcher import Batcher, Forward
 from tests.harness import wait_for
-from worker.batcher import Batcher, Forward
 
 WAIT = 10.0  # seconds; only a bug lets them pass
 

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from worker.cache import TextCache
+from clip_queue.worker.cache import TextCache
 
 
 def row(value: float) -> np.ndarray:

@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import health
-from cli.demo import load_samples
-from cli.main import app
-from cli.models import OPENAI_REPOS, facts_of, hub_cache, table
-from cli.up import first_request
-from shared import __version__
-from shared.models import CATALOGUE, ModelSpec
-from shared.settings import Settings
-from stack import children, machine
-from stack.embedded import EmbeddedStack, absolute
-from stack.machine import (
+from clip_queue.cli import health
+from clip_queue.cli.demo import load_samples
+from clip_queue.cli.main import app
+from clip_queue.cli.models import OPENAI_REPOS, facts_of, hub_cache, table
+from clip_queue.cli.up import first_request
+from clip_queue.shared.models import CATALOGUE, ModelSpec
+from clip_queue.shared.settings import Settings
+from clip_queue.stack import children, machine
+from clip_queue.stack.embedded import EmbeddedStack, absolute
+from clip_queue.stack.machine import (
     FolderLock,
     StackError,
     bind_problem,
@@ -31,6 +30,7 @@ from stack.machine import (
     sweep,
     visible_gpus,
 )
+from clip_queue.version import __version__
 
 run = CliRunner().invoke
 

@@ -6,9 +6,9 @@ import io
 
 from rich.console import Console
 
-from bulk.progress import Progress
-from bulk.report import Reason, Report
-from cli.embed import LOST, figures, tell
+from clip_queue.bulk.progress import Progress
+from clip_queue.bulk.report import Reason, Report
+from clip_queue.cli.embed import LOST, figures, tell
 
 
 def told(report: Report) -> str:

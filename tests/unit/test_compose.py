@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.settings import Settings
+from clip_queue.shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -97,7 +97,7 @@ def test_the_gpu_worker_reserves_a_gpu_and_keeps_its_weights() -> None:
 def test_images_run_as_a_user_and_check_their_health(target: str) -> None:
     stage = stages()[target]
     assert re.search(r"^USER clip$", stage, re.MULTILINE)
-    assert f'"cli.health", "{target}"]' in stage
+    assert f'"clip_queue.cli.health", "{target}"]' in stage
     assert "--constraint requirements.lock" in stage
 
 

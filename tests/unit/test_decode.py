@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.errors import BadImage
+from clip_queue.shared.errors import BadImage
+from clip_queue.worker.decode import FORMATS, decode
 from tests.pictures import bomb, encoded, picture
-from worker.decode import FORMATS, decode
 
 MEGAPIXEL = 1_000_000
 
@@ -124,7 +124,7 @@ import sys, warnings
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
-from worker.decode import decode
+from clip_queue.worker.decode import decode
 
 warnings.simplefilter("error", append=True)
 data = sys.stdin.buffer.read()

@@ -6,9 +6,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from api.destination import Policy
-from shared.errors import BadImage
-from shared.settings import Settings
+from clip_queue.api.destination import Policy
+from clip_queue.shared.errors import BadImage
+from clip_queue.shared.settings import Settings
 
 
 def refusal(url: str, **settings: object) -> str:

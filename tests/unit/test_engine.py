@@ -11,20 +11,19 @@ import fakeredis
 import numpy as np
 import pytest
 
-import worker.engine
-from shared import ops
-from shared.errors import Unavailable
-from shared.job import Inputs, Job, Kind, Lane, State
-from shared.settings import Settings
-from shared.store import Op, Store
+from clip_queue.shared import ops
+from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.job import Inputs, Job, Kind, Lane, State
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Op, Store
+from clip_queue.worker.engine import Engine
 from tests.harness import wait_for
-from worker.engine import Engine
 
 MODEL = "emoji-mini"
 
 
 class Model:
-    """In place of :class:`worker.clip.Clip`: a text's vector is its length."""
+    """In place of :class:`clip_queue.worker.clip.Clip`: a text's vector is its length."""
 
     fingerprint, precision, crop, draft = "f", "fp32", None, 0
     info = SimpleNamespace(name=MODEL, source="none")
@@ -60,7 +59,7 @@ class Losing(Store):
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(worker.engine, "Clip", Model)
+    monkeypatch.setattr("clip_queue.worker.engine.Clip", Model)
     it = Engine(Settings(device="cpu"), "w")
     it._store = Losing(fakeredis.FakeRedis())
     it.start()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from api.images import Url, load_images, parse_image
-from shared.errors import BadImage, BadInput, ClipError
-from shared.settings import Settings
+from clip_queue.api.images import Url, load_images, parse_image
+from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.shared.settings import Settings
 
 LIMIT = 4096
 JPEG = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 3 + b"\xfb\xff\xfe"  # its base64 holds both + and /
@@ -164,7 +164,7 @@ def test_the_size_limit_is_exact_and_counts_neither_prefix_nor_line_breaks() -> 
 
 
 def test_the_size_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.images.binascii.a2b_base64", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("clip_queue.api.images.binascii.a2b_base64", lambda *_: pytest.fail("decoded"))
     with pytest.raises(BadImage, match="larger than"):
         parse_image("A" * 20_000, LIMIT)
 

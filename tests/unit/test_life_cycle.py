@@ -6,7 +6,7 @@ import fakeredis
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from shared.store import Store
+from clip_queue.shared.store import Store
 from tests.store_machine import StoreMachine
 
 RUNS = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.errors import UnknownModel
-from shared.models import CATALOGUE, NOTICES, ModelSpec, check_known, parse_model, parse_models
+from clip_queue.shared.errors import UnknownModel
+from clip_queue.shared.models import CATALOGUE, NOTICES, ModelSpec, check_known, parse_model, parse_models
 
 NINE = ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-16", "ViT-B-32", "ViT-L-14", "ViT-L-14-336px"]
 

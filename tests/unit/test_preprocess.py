@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from shared.models import parse_model
-from shared.settings import Settings
-from worker import preprocess
-from worker.clip import Clip
+from clip_queue.shared.models import parse_model
+from clip_queue.shared.settings import Settings
+from clip_queue.worker import preprocess
+from clip_queue.worker.clip import Clip
 
 SQUARE = PreprocessCfg(size=64)
 SHAPES = [(64, 64), (640, 480), (480, 640), (65, 64), (3, 2), (1, 1), (40, 900), (1000, 12), (2000, 1500), (63, 63)]

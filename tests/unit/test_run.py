@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.errors import BadImage, ClipError
-from shared.job import Inputs, Job, Kind, Lane, OnError, State
-from worker.run import Run, RunItem, cosine
+from clip_queue.shared.errors import BadImage, ClipError
+from clip_queue.shared.job import Inputs, Job, Kind, Lane, OnError, State
+from clip_queue.worker.run import Run, RunItem, cosine
 
 CLIP: Any = SimpleNamespace(fingerprint="f1ngerpr1nt")
 ROWS = np.random.default_rng(3).normal(size=(40, 4)).astype(np.float32)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.settings import END, START, Settings, table
+from clip_queue.shared.settings import END, START, Settings, table
 from tests.harness import ROOT
 
 
@@ -22,9 +22,11 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_readmes_table_is_the_one_that_the_settings_make() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert START in readme, f"README.md has no {START}: put the output of `python -m shared.settings` there"
+    assert START in readme, f"README.md has no {START}: put the output of `python -m clip_queue.shared.settings` there"
     section = START + readme.partition(START)[2].partition(END)[0] + END
-    assert section == table(), "README.md's settings are old: put the output of `python -m shared.settings` there"
+    assert section == table(), (
+        "README.md's settings are old: put the output of `python -m clip_queue.shared.settings` there"
+    )
 
 
 def test_the_table_names_every_setting_with_its_meaning_and_default() -> None:
@@ -41,7 +43,7 @@ def test_the_table_names_every_setting_with_its_meaning_and_default() -> None:
 
 
 def test_the_command_prints_the_table() -> None:
-    command = [sys.executable, "-W", "error", "-m", "shared.settings"]
+    command = [sys.executable, "-W", "error", "-m", "clip_queue.shared.settings"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n") == table()

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 
-from shared import ops
-from shared.errors import ClipError, KeyReused, QueueFull, Unavailable, UnknownJob
-from shared.job import Answer, Inputs, Job, Kind, Lane, State
-from shared.ops import Accepted, Ending, Submission
-from shared.reconciler import Patience, Round, take_turn
-from shared.settings import Settings
-from shared.store import AsyncStore, Store
-from shared.workers import WorkerInfo, workers
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError, KeyReused, QueueFull, Unavailable, UnknownJob
+from clip_queue.shared.job import Answer, Inputs, Job, Kind, Lane, State
+from clip_queue.shared.ops import Accepted, Ending, Submission
+from clip_queue.shared.reconciler import Patience, Round, take_turn
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import AsyncStore, Store
+from clip_queue.shared.workers import WorkerInfo, workers
 from tests.harness import free_port, wait_for
 
 HOUR = 3600.0

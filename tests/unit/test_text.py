@@ -12,13 +12,13 @@ import open_clip
 import pytest
 import torch
 
-from shared.errors import TextTooLong
-from shared.models import CATALOGUE, parse_model
-from shared.settings import Settings
+from clip_queue.shared.errors import TextTooLong
+from clip_queue.shared.models import CATALOGUE, parse_model
+from clip_queue.shared.settings import Settings
+from clip_queue.worker import text as text_module
+from clip_queue.worker.clip import Clip, load
+from clip_queue.worker.text import TextTower, Tokenizer
 from tests.checkpoints import tiny_checkpoint
-from worker import text as text_module
-from worker.clip import Clip, load
-from worker.text import TextTower, Tokenizer
 
 TEXTS = ["a", "", "a photo of a cat", "東京 Größe 🙂", "one two three four five six seven eight", "<end_of_text> b"]
 FP32 = Settings(device="cpu", precision="fp32")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bulk.formats import folder
-from bulk.source import Format, Piece, Row, Source
+from clip_queue.bulk.formats import folder
+from clip_queue.bulk.source import Format, Piece, Row, Source
 
 
 def source(url: object, **about: Any) -> Source:

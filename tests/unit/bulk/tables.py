@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from bulk.formats import csv as csv_format
-from bulk.formats import jsonl, text
-from bulk.source import Format, Row, Source, SourceError
+from clip_queue.bulk.formats import csv as csv_format
+from clip_queue.bulk.formats import jsonl, text
+from clip_queue.bulk.source import Format, Row, Source, SourceError
 
 MODULES: dict[Format, Any] = {Format.TEXT: text, Format.CSV: csv_format, Format.JSONL: jsonl}
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from bulk.formats import webdataset
-from bulk.source import Format, Piece, Row, Source
+from clip_queue.bulk.formats import webdataset
+from clip_queue.bulk.source import Format, Piece, Row, Source
 
 Member = tuple[str | tarfile.TarInfo, bytes]
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk.columns import EXTRA, MOST, as_json, choose, conform, infer, own_name
-from bulk.source import Format, Source, SourceError
+from clip_queue.bulk.columns import EXTRA, MOST, as_json, choose, conform, infer, own_name
+from clip_queue.bulk.source import Format, Source, SourceError
 
 SCALAR = st.sampled_from([None, True, 0, -1, 2**63 - 1, 2**63, -(2**70), 1.5, 1e300, "", "text", "é\ud800", b"\xff"])
 JSON = SCALAR | st.lists(SCALAR, max_size=2) | st.dictionaries(st.sampled_from(["a", "\ud800"]), SCALAR, max_size=2)

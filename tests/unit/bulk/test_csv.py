@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bulk.formats import csv as csv_format
-from bulk.formats import lines
-from bulk.source import Format
-from shared.errors import BadInput
+from clip_queue.bulk.formats import csv as csv_format
+from clip_queue.bulk.formats import lines
+from clip_queue.bulk.source import Format
+from clip_queue.shared.errors import BadInput
 from tests.unit.bulk.tables import errors, planned, refusal, rows
 
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from api.fetch import Fetcher
-from bulk import fetch
-from bulk.images import load
-from shared.errors import BadImage, ClipError
-from shared.settings import get_settings
+from clip_queue.api.fetch import Fetcher
+from clip_queue.bulk import fetch
+from clip_queue.bulk.images import load
+from clip_queue.shared.errors import BadImage, ClipError
+from clip_queue.shared.settings import get_settings
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bulk.formats import folder, pictures
-from bulk.source import BrokenContainer, SourceError
+from clip_queue.bulk.formats import folder, pictures
+from clip_queue.bulk.source import BrokenContainer, SourceError
 from tests.unit.bulk.folders import loaded, paths, pieces, put, rows, source
 
 # Rows and their order

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from bulk import files
-from bulk.formats import folder, pictures
-from bulk.source import BrokenContainer, SourceError
-from shared.errors import BadInput, ClipError
-from shared.settings import get_settings
+from clip_queue.bulk import files
+from clip_queue.bulk.formats import folder, pictures
+from clip_queue.bulk.source import BrokenContainer, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.shared.settings import get_settings
 from tests.unit.bulk.folders import loaded, paths, pieces, put, rows, source
 
 # What is no source

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bulk.formats import jsonl
-from bulk.source import Format
+from clip_queue.bulk.formats import jsonl
+from clip_queue.bulk.source import Format
 from tests.unit.bulk.tables import errors, planned, refusal, rows
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fakeredis
 import pytest
 
-from bulk.progress import Progress
-from shared import ops
-from shared.errors import ClipError
-from shared.job import Answer, Job, Kind, Lane, State
-from shared.store import Store
-from shared.workers import WorkerInfo, workers
+from clip_queue.bulk.progress import Progress
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.job import Answer, Job, Kind, Lane, State
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import WorkerInfo, workers
 
 MODEL = "m"
 
@@ -72,7 +72,7 @@ def test_its_leader_ends_a_run(store: Store) -> None:
 
 
 def test_an_error_of_another_floor_comes_back_as_what_it_is() -> None:
-    from bulk.shard_job import OutputError
+    from clip_queue.bulk.shard_job import OutputError
 
     error = ClipError.from_wire(OutputError("full").to_wire())
     assert isinstance(error, OutputError)
@@ -94,7 +94,7 @@ def test_the_progress_estimates_what_only_reading_tells() -> None:
 
 def test_the_busy_share_is_of_the_time_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("bulk.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("clip_queue.bulk.progress.time.monotonic", lambda: now[0])
     progress = Progress(shards=1, rows=10)
     worker = WorkerInfo("w", "h", 1, "cuda:0", 0.0)
 

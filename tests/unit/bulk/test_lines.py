@@ -9,10 +9,10 @@ import fsspec
 import orjson
 import pytest
 
-from bulk.formats import csv as csv_format
-from bulk.formats import lines, text
-from bulk.source import BrokenContainer, Format, Row, Source, SourceError
-from shared.errors import BadInput, ClipError
+from clip_queue.bulk.formats import csv as csv_format
+from clip_queue.bulk.formats import lines, text
+from clip_queue.bulk.source import BrokenContainer, Format, Row, Source, SourceError
+from clip_queue.shared.errors import BadInput, ClipError
 from tests.unit.bulk.tables import MODULES, errors, planned, refusal, rows
 
 # Texts

@@ -8,8 +8,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from bulk.listing import containers, name, root
-from bulk.source import SourceError
+from clip_queue.bulk.listing import containers, name, root
+from clip_queue.bulk.source import SourceError
 
 ODD = [
     "with space",

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bulk.files import StoreAway
-from bulk.layout import Options, Plan
-from bulk.mapper import Abandoned, Mapped, Mapper
-from bulk.source import Format, Row, Source, SourceAway, SourceError
-from shared.errors import BadImage, ClipError, TextTooLong
-from shared.job import Lane
-from shared.settings import Settings
-from shared.workers import ModelInfo
+from clip_queue.bulk.files import StoreAway
+from clip_queue.bulk.layout import Options, Plan
+from clip_queue.bulk.mapper import Abandoned, Mapped, Mapper
+from clip_queue.bulk.source import Format, Row, Source, SourceAway, SourceError
+from clip_queue.shared.errors import BadImage, ClipError, TextTooLong
+from clip_queue.shared.job import Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.workers import ModelInfo
+from clip_queue.worker.batcher import Batcher
+from clip_queue.worker.pool import DecodePool
 from tests.pictures import picture
-from worker.batcher import Batcher
-from worker.pool import DecodePool
 
 INFO = ModelInfo("m", "none", "f", 1, 8, (4, 4), "fp32")
 PICTURE = picture(1, (8, 8))

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bulk.formats import parquet, row_groups
-from bulk.source import BrokenContainer, Format, Row, ShardPlan, Source, SourceError
-from bulk.writer import arrow_schema
-from shared.errors import BadImage, BadInput, ClipError
+from clip_queue.bulk.formats import parquet, row_groups
+from clip_queue.bulk.source import BrokenContainer, Format, Row, ShardPlan, Source, SourceError
+from clip_queue.bulk.writer import arrow_schema
+from clip_queue.shared.errors import BadImage, BadInput, ClipError
 
 HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

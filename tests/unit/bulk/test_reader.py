@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bulk import reader
-from bulk.source import Format, Source, SourceError
+from clip_queue.bulk import reader
+from clip_queue.bulk.source import Format, Source, SourceError
 
 
 def put(root: Path, *names: str) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bulk import runner
-from bulk.progress import Progress
-from bulk.runner import AWAY, PAUSE, Runner, Underway
-from bulk.source import SourceAway
-from shared.job import Job, Kind, Lane, State
+from clip_queue.bulk import runner
+from clip_queue.bulk.progress import Progress
+from clip_queue.bulk.runner import AWAY, PAUSE, Runner, Underway
+from clip_queue.bulk.source import SourceAway
+from clip_queue.shared.job import Job, Kind, Lane, State
 
 
 class Run(Runner):

@@ -12,10 +12,10 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from bulk import stored
-from bulk.search import Hit, Index, search
-from bulk.source import SourceError
-from shared.errors import BadInput
+from clip_queue.bulk import stored
+from clip_queue.bulk.search import Hit, Index, search
+from clip_queue.bulk.source import SourceError
+from clip_queue.shared.errors import BadInput
 from tests.unit.bulk.outputs_by_hand import MODEL, cosines, make_output, places
 
 

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bulk import query as queries
-from bulk.layout import Output
-from bulk.search import Hit, Index, search
-from cli.demo import load_samples
-from cli.search import search as command
-from cli.search import show
-from shared.errors import BadInput, TextTooLong
-from shared.models import CATALOGUE
-from shared.settings import Settings
+from clip_queue.bulk import query as queries
+from clip_queue.bulk.layout import Output
+from clip_queue.bulk.search import Hit, Index, search
+from clip_queue.cli.demo import load_samples
+from clip_queue.cli.search import search as command
+from clip_queue.cli.search import show
+from clip_queue.shared.errors import BadInput, TextTooLong
+from clip_queue.shared.models import CATALOGUE
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.clip import Clip
+from clip_queue.worker.decode import decode
 from tests.checkpoints import tiny_checkpoint
 from tests.pictures import picture
 from tests.unit.bulk.outputs_by_hand import MODEL, make_output
-from worker.clip import Clip
-from worker.decode import decode
 
 # The query
 

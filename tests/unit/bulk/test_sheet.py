@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bulk import sheet as sheets
-from bulk.search import Hit
-from bulk.sheet import GAP, HEADER, MARGIN, TILE, check, contact_sheet, fitted, font, loader, save, wrapped
-from bulk.source import Format, Source
-from shared.errors import BadImage, BadInput
-from shared.settings import Settings
+from clip_queue.bulk import sheet as sheets
+from clip_queue.bulk.search import Hit
+from clip_queue.bulk.sheet import GAP, HEADER, MARGIN, TILE, check, contact_sheet, fitted, font, loader, save, wrapped
+from clip_queue.bulk.source import Format, Source
+from clip_queue.shared.errors import BadImage, BadInput
+from clip_queue.shared.settings import Settings
 from tests.pictures import bomb, picture
 
 SOURCE = Source("/pictures", Format.FOLDER, images=True, texts=False)
@@ -88,7 +88,7 @@ def test_pictures_are_loaded_from_the_source_with_the_limits(monkeypatch: pytest
         assert source is SOURCE
         return pictures[image_path]
 
-    monkeypatch.setitem(sys.modules, "bulk.reader", SimpleNamespace(find=find))
+    monkeypatch.setitem(sys.modules, "clip_queue.bulk.reader", SimpleNamespace(find=find))
     load = loader(SOURCE, Settings())
 
     def hit(path: str | None) -> Hit:

@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
-from bulk.formats import webdataset
-from bulk.source import SourceError
-from shared.errors import BadImage
-from shared.settings import get_settings
+from clip_queue.bulk.formats import webdataset
+from clip_queue.bulk.source import SourceError
+from clip_queue.shared.errors import BadImage
+from clip_queue.shared.settings import get_settings
 from tests.unit.bulk.tar_files import (
     EXPECTED,
     MEMBERS,

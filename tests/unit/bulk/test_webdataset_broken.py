@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bulk.formats import tars, webdataset
-from bulk.source import BrokenContainer, Row, SourceError
-from shared.errors import BadInput
+from clip_queue.bulk.formats import tars, webdataset
+from clip_queue.bulk.source import BrokenContainer, Row, SourceError
+from clip_queue.shared.errors import BadInput
 from tests.unit.bulk.tar_files import (
     EXPECTED,
     WHOLE,

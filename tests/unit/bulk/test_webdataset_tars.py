@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bulk.formats import webdataset
-from bulk.source import SourceError
-from shared.errors import BadImage
+from clip_queue.bulk.formats import webdataset
+from clip_queue.bulk.source import SourceError
+from clip_queue.shared.errors import BadImage
 from tests.unit.bulk.tar_files import (
     EXPECTED,
     WHOLE,

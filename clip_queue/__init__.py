@@ -1,0 +1,45 @@
+"""clip-queue: CLIP behind an API and a queue, and datasets embedded by the same workers.
+
+In Python::
+
+    from clip_queue import embed, search
+
+    report = embed("pictures", "vectors")
+    hits = search("vectors", "a red fruit", top=3)
+
+What is named here is the public face of the package; everything else may change from release to release. Importing
+it costs neither torch nor FastAPI: each name is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from clip_queue.version import __version__
+
+if TYPE_CHECKING:
+    from clip_queue.bulk.draft import dry_run
+    from clip_queue.bulk.embed import embed
+    from clip_queue.bulk.search import search
+    from clip_queue.shared.settings import Settings
+
+__all__ = ["Settings", "__version__", "dry_run", "embed", "search"]
+
+_HOMES = {
+    "Settings": "clip_queue.shared.settings",
+    "dry_run": "clip_queue.bulk.draft",
+    "embed": "clip_queue.bulk.embed",
+    "search": "clip_queue.bulk.search",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, loaded when they are asked for (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
