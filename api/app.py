@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from clip_queue.api import clip, compat, faults, health, jobs, openapi
-from clip_queue.api.door import Door
+from clip_queue.api import clip, compat, health, jobs, openapi
+from clip_queue.api import error_responses as faults
+from clip_queue.api.job_client import Door
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.version import __version__

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter
 
 from clip_queue.api import body
-from clip_queue.api.door import Door
+from clip_queue.api.job_client import Door
 from clip_queue.api.openapi import documented
 from clip_queue.api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
 from clip_queue.shared.job import Answer

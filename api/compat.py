@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from clip_queue.api.clip import respond
-from clip_queue.api.door import Door
+from clip_queue.api.job_client import Door
 from clip_queue.version import __version__
 
 router = APIRouter(tags=["Server"])

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 import orjson
 from fastapi.responses import Response, StreamingResponse
 
-from clip_queue.api.document import document, ended
-from clip_queue.api.door import Door
+from clip_queue.api.job_client import Door
+from clip_queue.api.job_document import document, ended
 from clip_queue.shared import ops
 from clip_queue.shared.errors import ClipError, UnknownJob
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from clip_queue.api.clip import respond
-from clip_queue.api.door import Door
+from clip_queue.api.job_client import Door
 from clip_queue.api.requests import HEART
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Kind

@@ -28,7 +28,7 @@ class Url(str):
 
 
 class Fetches(Protocol):
-    """What :func:`load_images` needs of :class:`clip_queue.api.fetch.Fetcher`."""
+    """What :func:`load_images` needs of :class:`clip_queue.shared.fetch.Fetcher`."""
 
     async def get(self, url: str) -> bytes: ...
 

@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 
 from clip_queue.api import body, events
 from clip_queue.api.clip import COMMON_ERRORS, ErrorResponse, about, respond
-from clip_queue.api.document import JobDocument, JobPage, array, document, ended, result
-from clip_queue.api.door import Door
+from clip_queue.api.job_client import Door
+from clip_queue.api.job_document import JobDocument, JobPage, array, document, ended, result
 from clip_queue.api.keys import owner
 from clip_queue.api.openapi import documented
 from clip_queue.api.requests import HEART, JobRequest, Limits

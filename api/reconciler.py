@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from clip_queue.api.outbox import Outbox
+from clip_queue.api.critical_task import Owned
+from clip_queue.api.publisher import Outbox
 from clip_queue.api.registry import Registry
-from clip_queue.api.tasks import Owned
 from clip_queue.shared.broker import queue_name
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.reconciler import PERIOD, Patience, Round, resend_level, take_turn

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 
-from clip_queue.api.tasks import Owned
+from clip_queue.api.critical_task import Owned
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.models import check_known, parse_models
 from clip_queue.shared.settings import Settings

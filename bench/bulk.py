@@ -13,13 +13,13 @@ from pathlib import Path
 from bench import pictures
 from bench.ceilings import Ceilings, ceilings
 from bench.common import ROUNDS, SECONDS, VIT, Row, console, show
-from clip_queue.bulk.distributor import default_workers
-from clip_queue.bulk.draft import BATCH_CPU
-from clip_queue.bulk.embed import embed
+from clip_queue.bulk.run.embed import embed
+from clip_queue.bulk.run.planner import BATCH_CPU
+from clip_queue.bulk.run.workers import default_workers
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings, cores
 from clip_queue.stack.embedded import EmbeddedStack
-from clip_queue.worker.clip import CHECKPOINTS
+from clip_queue.worker.inference.clip_model import CHECKPOINTS
 
 # Its environment: `make .venv-retrieval/.done`.
 RETRIEVAL = Path(os.environ.get("CLIP_QUEUE_RETRIEVAL_PYTHON", ".venv-retrieval/bin/python"))

@@ -20,9 +20,9 @@ from PIL import Image
 from bench.common import bare
 from bench.load import rate_of
 from clip_queue.shared.settings import Settings, cores
-from clip_queue.worker import preprocess
-from clip_queue.worker.clip import Clip
-from clip_queue.worker.decode import decode
+from clip_queue.worker.inference import preprocess
+from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.decode import decode
 
 _clip: Clip
 _plain: preprocess.Crop

@@ -21,7 +21,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.stack.embedded import EmbeddedStack
-from clip_queue.worker.clip import Clip
+from clip_queue.worker.inference.clip_model import Clip
 
 console = Console()
 ROUNDS = 3

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from bench.common import VIT, Row, show
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.clip import Clip
+from clip_queue.worker.inference.clip_model import Clip
 
 TEXTS = ["cat", "a dog on green grass", "two red hearts", "a photo of a big old house near the sea at night"]
 

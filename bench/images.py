@@ -6,7 +6,7 @@ import time
 
 from bench.common import ROUNDS, SECONDS, VIT, Row, bare, image_bodies, photo, served, show, worker_of
 from bench.load import rate_of, run
-from clip_queue.worker.decode import decode
+from clip_queue.worker.inference.decode import decode
 
 AT_ONCE = 32
 

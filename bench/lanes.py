@@ -14,10 +14,10 @@ import httpx
 from bench import pictures
 from bench.common import ROUNDS, VIT, Row, bare, image_bodies, photo, served, show
 from bench.load import run
-from clip_queue.bulk.embed import embed
+from clip_queue.bulk.run.embed import embed
 from clip_queue.stack.embedded import EmbeddedStack
-from clip_queue.worker.clip import Clip
-from clip_queue.worker.decode import decode
+from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.decode import decode
 
 SIZE = (256, 256)
 BATCH = 8  # of background and bulk: the default on a CPU

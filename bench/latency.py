@@ -6,8 +6,8 @@ import time
 
 from bench.common import ROUNDS, Row, bare, image_bodies, photo, served, show
 from bench.load import Load, run
-from clip_queue.worker.clip import Clip
-from clip_queue.worker.decode import decode
+from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.decode import decode
 
 MODEL = "emoji-mini"
 SIZE = (256, 256)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import pictures
 from bench.common import Row, served, show
-from clip_queue.bulk.embed import embed
+from clip_queue.bulk.run.embed import embed
 
 SIZES = (1_000, 50_000)
 MODEL = "emoji-mini"

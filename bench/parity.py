@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from bench.common import VIT, Row, photo, show
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
-from clip_queue.worker import preprocess
-from clip_queue.worker.clip import Clip
-from clip_queue.worker.decode import decode
+from clip_queue.worker.inference import preprocess
+from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.decode import decode
 
 MOST = 256  # pictures
 GENERATED = ((256, 256), (640, 480), (1600, 1200))  # sizes

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProg
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from clip_queue.bulk.draft import Dry
-from clip_queue.bulk.progress import Progress
-from clip_queue.bulk.report import Report
+from clip_queue.bulk.run.planner import Dry
+from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.report import Report
 from clip_queue.cli.terminal import printable
 
 LOST = 10  # shards that the report names of those that could not be done

@@ -191,8 +191,8 @@ def embed(
     from clip_queue.stack.embedded import never
 
     with needs_bulk():
-        from clip_queue.bulk.draft import dry_run as look
-        from clip_queue.bulk.embed import embed as run
+        from clip_queue.bulk.run.embed import embed as run
+        from clip_queue.bulk.run.planner import dry_run as look
         from clip_queue.cli import embed as view
     if dtype not in (None, "float16", "float32"):
         fail(f"--dtype {dtype}: use float16 or float32")

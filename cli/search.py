@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clip_queue.bulk import sheet as sheets
-from clip_queue.bulk.files import read_bytes, split
-from clip_queue.bulk.query import embed
-from clip_queue.bulk.search import Hit, Index
+from clip_queue.bulk.search import contact_sheet as sheets
+from clip_queue.bulk.search.index import Hit, Index
+from clip_queue.bulk.search.query import embed
 from clip_queue.cli.terminal import printable
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import NOTICES
 from clip_queue.shared.settings import Settings
+from clip_queue.sources.storage import read_bytes, split
 
 CAPTION = 120  # characters of a caption that a table shows
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from clip_queue.bulk.layout import Output
-from clip_queue.bulk.resume import markers
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.run.resume import markers
 from tests.harness import Service, wait_for
 
 ENDED = 240.0  # seconds that a run may take on a loaded machine

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_queue.worker.clip import Clip, Pending
-from clip_queue.worker.text import Tokenizer
+from clip_queue.worker.inference.clip_model import Clip, Pending
+from clip_queue.worker.inference.text import Tokenizer
 
 Embed = Callable[[Clip, Sequence[Any]], Pending]
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_queue.worker.clip import CHECKPOINTS
+from clip_queue.worker.inference.clip_model import CHECKPOINTS
 
 SOURCE = f"local-dir:{CHECKPOINTS / 'emoji-mini'}"
 

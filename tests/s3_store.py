@@ -24,7 +24,7 @@ import fsspec
 import httpx
 from botocore.config import Config
 
-from clip_queue.bulk import files
+from clip_queue.sources import storage as files
 from tests.harness import Service, free_port, wait_for
 
 SECRET = "hunter2-is-no-secret-to-tell"
@@ -243,10 +243,10 @@ def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 MEASURE = """
 import resource, sys, time
-from clip_queue.bulk.files import filesystem
-from clip_queue.bulk.formats import folder
-from clip_queue.bulk.listing import containers
-from clip_queue.bulk.source import Format, Source, SourceError
+from clip_queue.sources.storage import filesystem
+from clip_queue.sources.formats import folder
+from clip_queue.sources.discovery import containers
+from clip_queue.sources.source import Format, Source, SourceError
 
 def pictures():
     return sum(shard.rows for shard in folder.plan(Source("s3://bucket/flat", Format.FOLDER), 10_000)[1])

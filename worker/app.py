@@ -20,7 +20,7 @@ from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.job import Lane
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.settings import get_settings
-from clip_queue.worker.engine import Engine
+from clip_queue.worker.executor.executor import Engine
 from clip_queue.worker.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)

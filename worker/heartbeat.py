@@ -15,7 +15,7 @@ from clip_queue.shared.reconciler import Patience, Round, resend_level, take_tur
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo
-from clip_queue.worker.engine import Engine, die
+from clip_queue.worker.executor.executor import Engine, die
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.models import CATALOGUE
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.clip import Clip
-from clip_queue.worker.decode import decode
+from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.decode import decode
 from tests.chaos.weather import Weather
 from tests.chaos.work import PICTURES, Accepted, Books, Client, Fate
 from tests.door import FINAL

@@ -10,10 +10,10 @@ import httpx
 import pytest
 import trustme
 
-from clip_queue.api.fetch import Fetcher
+from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.models import CATALOGUE
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.clip import Clip
+from clip_queue.worker.inference.clip_model import Clip
 from tests.harness import stack
 from tests.reference import Reference
 from tests.team import Team

@@ -9,13 +9,13 @@ import numpy as np
 import orjson
 import pytest
 
-from clip_queue.bulk.embed import embed
-from clip_queue.bulk.report import Report
-from clip_queue.bulk.resume import AnotherRun
-from clip_queue.bulk.runner import NoWorker
-from clip_queue.bulk.shard_job import OutputError
-from clip_queue.bulk.source import SourceError
+from clip_queue.bulk.output.shard_job import OutputError
+from clip_queue.bulk.run.embed import embed
+from clip_queue.bulk.run.report import Report
+from clip_queue.bulk.run.resume import AnotherRun
+from clip_queue.bulk.run.runner import NoWorker
 from clip_queue.shared.settings import Settings
+from clip_queue.sources.source import SourceError
 from tests import datasets
 from tests.harness import Api, Stack, wait_for
 from tests.outputs import checksums, matrix, strays, table
@@ -187,7 +187,7 @@ def test_what_cannot_begin_says_why(served: Served, tmp_path: Path, monkeypatch:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         run(served, source.url, tmp_path / "file")
-    monkeypatch.setattr("clip_queue.bulk.distributor.FIND_WORKERS", 1.0)
+    monkeypatch.setattr("clip_queue.bulk.run.workers.FIND_WORKERS", 1.0)
     with pytest.raises(NoWorker, match="serve emoji-mini"):
         run(served, source.url, tmp_path / "out", model="ViT-B-32")
     assert not (tmp_path / "out/manifest.json").exists()

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from clip_queue.bulk.embed import embed
-from clip_queue.bulk.layout import ASIDE, Output
-from clip_queue.bulk.report import Report
-from clip_queue.bulk.runner import SUBMISSIONS
-from clip_queue.bulk.shard_job import inputs_of
+from clip_queue.bulk.output.layout import ASIDE, Output
+from clip_queue.bulk.output.shard_job import inputs_of
+from clip_queue.bulk.run.embed import embed
+from clip_queue.bulk.run.report import Report
+from clip_queue.bulk.run.runner import SUBMISSIONS
 from clip_queue.shared import ops
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.job import Job, Kind, Lane, State
@@ -249,7 +249,7 @@ def test_a_command_that_hears_ctrl_c_ends_soon_and_its_shards_are_given_back(
 def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(
     pair: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_queue.bulk.runner.SUBMISSIONS", 1)  # each death costs a start
+    monkeypatch.setattr("clip_queue.bulk.run.runner.SUBMISSIONS", 1)  # each death costs a start
     path = tmp_path / "in.txt"
     lines = [f"line {i} of {path.parent.name}" for i in range(24)]
     lines[9] = "poison"

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from clip_queue.bulk import files, runner
-from clip_queue.bulk.embed import embed as embed_here
-from clip_queue.bulk.formats import folder, parquet, pictures
-from clip_queue.bulk.progress import Progress
-from clip_queue.bulk.source import Format, Piece, Source, SourceAway, SourceError
+from clip_queue.bulk.run import runner
+from clip_queue.bulk.run.embed import embed as embed_here
+from clip_queue.bulk.run.progress import Progress
 from clip_queue.shared.settings import Settings
+from clip_queue.sources import storage as files
+from clip_queue.sources.formats import folder, parquet
+from clip_queue.sources.formats import image_files as pictures
+from clip_queue.sources.source import Format, Piece, Source, SourceAway, SourceError
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.harness import Service, Stack, stack, wait_for

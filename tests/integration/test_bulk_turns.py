@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_queue.bulk.embed import embed
+from clip_queue.bulk.run.embed import embed
 from clip_queue.shared.settings import Settings
 from tests.door import ended, look, post, submit_texts
 from tests.harness import wait_for

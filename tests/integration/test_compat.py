@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from clip_queue.version import __version__
-from clip_queue.worker.clip import Clip
+from clip_queue.worker.inference.clip_model import Clip
 from tests.wire import COMPARE_KEYS, EMBED_KEYS, ok
 
 

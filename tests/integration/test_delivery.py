@@ -14,7 +14,7 @@ import pytest
 from clip_queue.shared import ops
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.job import Inputs, Job, Kind, Lane
-from clip_queue.worker.clip import Clip
+from clip_queue.worker.inference.clip_model import Clip
 from tests.door import ended, look, submit_texts, succeeded
 from tests.harness import stack, wait_for
 from tests.team import START, Team

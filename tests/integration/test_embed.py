@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.clip import Clip
+from clip_queue.worker.inference.clip_model import Clip
 from tests.pictures import picture
 from tests.reference import Reference
 from tests.wire import EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors

@@ -9,9 +9,9 @@ import httpcore
 import pytest
 import trustme
 
-from clip_queue.api.destination import Policy
-from clip_queue.api.fetch import Fetcher, GuardedBackend
 from clip_queue.shared.errors import BadImage
+from clip_queue.shared.fetch import Fetcher, GuardedBackend
+from clip_queue.shared.fetch_policy import Policy
 from clip_queue.shared.settings import Settings
 
 from .tls_site import IMAGE, LIMIT, NOT_ALLOWED, PRIVATE, UNREACHABLE, Make, Resolver, Site, answer, redirect, refusal

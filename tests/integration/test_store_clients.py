@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from clip_queue.bulk import files
-from clip_queue.bulk.formats import folder, jsonl, parquet, webdataset
-from clip_queue.bulk.listing import containers
-from clip_queue.bulk.source import Format, Piece, Source, SourceError
+from clip_queue.sources import storage as files
+from clip_queue.sources.discovery import containers
+from clip_queue.sources.formats import folder, jsonl, parquet, webdataset
+from clip_queue.sources.source import Format, Piece, Source, SourceError
 from tests.s3_store import PAGE, access, anew, canned, flat
 
 pytestmark = pytest.mark.timeout(120)

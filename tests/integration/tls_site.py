@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from clip_queue.api.fetch import Fetcher
 from clip_queue.shared.errors import BadImage
+from clip_queue.shared.fetch import Fetcher
 
 IMAGE = b"\x89PNG, as far as the fetch knows"
 LIMIT = 64 * 1024

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clip_queue.bulk.layout import Options, Output, Plan
-from clip_queue.bulk.search import Hit
-from clip_queue.bulk.source import Format, Source
+from clip_queue.bulk.output.layout import Options, Output, Plan
+from clip_queue.bulk.search.index import Hit
 from clip_queue.shared.workers import ModelInfo
+from clip_queue.sources.source import Format, Source
 
 Matrix = NDArray[Any]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from clip_queue.bulk import runner
-from clip_queue.bulk.progress import Progress
-from clip_queue.bulk.runner import AWAY, PAUSE, Runner, Underway
-from clip_queue.bulk.source import SourceAway
+from clip_queue.bulk.run import runner
+from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.runner import AWAY, PAUSE, Runner, Underway
 from clip_queue.shared.job import Job, Kind, Lane, State
+from clip_queue.sources.source import SourceAway
 
 
 class Run(Runner):

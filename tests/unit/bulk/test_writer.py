@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_queue.bulk import writer as module
-from clip_queue.bulk.layout import Options, Output, Plan
-from clip_queue.bulk.plan import PlanFile
-from clip_queue.bulk.plan import write as write_plan
-from clip_queue.bulk.resume import markers, whole
-from clip_queue.bulk.shard_job import explained
-from clip_queue.bulk.source import Format, Piece, Row, ShardPlan, Source, SourceError
-from clip_queue.bulk.writer import NpyFile, ShardWriter
+from clip_queue.bulk.output import writer as module
+from clip_queue.bulk.output.layout import Options, Output, Plan
+from clip_queue.bulk.output.plan_file import PlanFile
+from clip_queue.bulk.output.plan_file import write as write_plan
+from clip_queue.bulk.output.shard_job import explained
+from clip_queue.bulk.output.writer import NpyFile, ShardWriter
+from clip_queue.bulk.run.resume import markers, whole
 from clip_queue.shared.errors import BadImage
 from clip_queue.shared.workers import ModelInfo
+from clip_queue.sources.source import Format, Piece, Row, ShardPlan, Source, SourceError
 from tests.outputs import checksums
 
 INFO = ModelInfo("m", "none", "f", 3, 8, (4, 4), "fp32")

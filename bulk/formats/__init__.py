@@ -1,1 +1,0 @@
-"""The formats of sources, a module each: see :mod:`clip_queue.bulk.source`."""

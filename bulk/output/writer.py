@@ -1,0 +1,189 @@
+"""A shard's files, written row by row: vectors to .npy, what they are vectors of to .parquet.
+
+Memory does not grow with the shard. Every file is written aside; :meth:`ShardWriter.finish` puts them in place, the
+marker that says the shard is whole last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clip_queue.bulk.output.layout import Output, Plan
+from clip_queue.bulk.run.report import EXAMPLES
+from clip_queue.shared.errors import ClipError
+from clip_queue.sources.image_references import said
+from clip_queue.sources.source import Row, Source
+
+ROW_GROUP = 4096  # rows of metadata held before they are written
+
+Matrix = NDArray[np.float32]
+
+
+class NpyFile:
+    """A matrix (rows, dimension) that grows."""
+
+    def __init__(self, path: Path, dimension: int, dtype: str) -> None:
+        self.path = path
+        self._dimension, self._dtype = dimension, np.dtype(dtype).newbyteorder("<")
+        self.rows = 0
+        self._file: BinaryIO = path.open("wb")
+        self._file.write(self._header())
+
+    def append(self, matrix: Matrix) -> None:
+        self._file.write(np.ascontiguousarray(matrix, dtype=self._dtype).data)
+        self.rows += len(matrix)
+
+    def close(self) -> None:
+        self._file.seek(0)
+        self._file.write(self._header())  # numpy leaves room in it for the number of rows to grow
+        self._file.close()
+
+    def abandon(self) -> None:
+        self._file.close()
+
+    def _header(self) -> bytes:
+        out = io.BytesIO()
+        about = {"shape": (self.rows, self._dimension), "fortran_order": False, "descr": self._dtype.str}
+        np.lib.format.write_array_header_1_0(out, about)
+        return out.getvalue()
+
+
+class TableFile:
+    """A parquet file that grows, a row group at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self.rows = 0
+        self._schema = schema
+        self._writer: Any = None
+        self._waiting: list[dict[str, Any]] = []
+
+    def append(self, columns: dict[str, Any]) -> None:
+        self._waiting.append(columns)
+        self.rows += 1
+        if len(self._waiting) >= ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        self._waiting = []
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, self._schema, compression="zstd")
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            self._waiting = []
+
+
+class ShardWriter:
+    """A context manager; what is not finished when it ends is gone."""
+
+    def __init__(self, output: Output, plan: Plan, shard: int) -> None:
+        self._output, self._plan, self._shard = output, plan, shard
+        self._names = output.names(shard, plan.shards)
+        self._scratch = output.scratch()
+        self.rows = 0
+        self.failed = 0
+        self._reasons: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> ShardWriter:
+        self._folder = self._scratch.__enter__()
+        wanted = {"image": self._plan.source.images, "text": self._plan.source.texts}
+        dimension, dtype = self._plan.model.dimension, self._plan.options.dtype
+        schema = arrow_schema(self._plan.source)
+        self._vectors = {k: NpyFile(self._path(k), dimension, dtype) for k, is_wanted in wanted.items() if is_wanted}
+        self._tables = {k: TableFile(self._path(k), schema) for k in ("metadata", "errors")}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        files: list[NpyFile | TableFile] = [*self._vectors.values(), *self._tables.values()]
+        for file in files:
+            file.abandon()
+        self._scratch.__exit__(kind, error, at)
+
+    def _path(self, kind: str) -> Path:
+        return self._folder / self._names[kind].rpartition("/")[2]
+
+    def write(self, rows: Sequence[Row], vectors: dict[str, Matrix]) -> None:
+        """Rows that were embedded, and for each kind (``image``, ``text``) their vectors (rows, dimension), float32."""
+        for kind, matrix in vectors.items():
+            self._vectors[kind].append(unit(matrix) if self._plan.options.normalize else matrix)
+        for row in rows:
+            self._tables["metadata"].append(row.columns)
+        self.rows += len(rows)
+
+    def fail(self, row: Row, error: ClipError) -> None:
+        """A row that was not."""
+        self._tables["errors"].append({**row.columns, "error": error.message})
+        self.failed += 1
+        reason = self._reasons.setdefault(error.code, {"rows": 0, "examples": []})
+        reason["rows"] += 1
+        if len(reason["examples"]) < EXAMPLES:
+            path = row.columns.get("image_path")
+            reason["examples"].append({"image_path": path and said(path), "error": error.message})
+
+    def finish(self, seconds: dict[str, float]) -> dict[str, Any]:
+        """Put all in place; returns what the marker says."""
+        made: dict[str, NpyFile | TableFile] = {**self._vectors, **self._tables}
+        ready = {kind: file for kind, file in made.items() if file.rows}
+        files = {}
+        for kind, file in ready.items():
+            file.close()
+            files[self._names[kind]] = {"bytes": file.path.stat().st_size, "blake2b": checksum(file.path)}
+        for kind, file in ready.items():
+            self._output.place(file.path, self._names[kind])
+        marker = {
+            "plan": self._plan.id,
+            "shard": self._shard,
+            "rows": self.rows,
+            "failed": self.failed,
+            "errors": self._reasons,
+            "files": files,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        path = self._path("shard")
+        path.write_bytes(orjson.dumps(marker))
+        self._output.place(path, self._names["shard"])
+        return marker
+
+
+def arrow_schema(source: Source) -> pa.Schema:
+    """The metadata's columns, in order."""
+    own = [(name, arrow_type(text)) for name, text in source.columns.items()]
+    return pa.schema([("image_path", pa.string()), ("caption", pa.string()), *own, ("error", pa.string())])
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """A type as :data:`clip_queue.sources.source.Source.columns` spells it; one that has no short name is kept as JSON text."""
+    try:
+        return pa.type_for_alias(name)
+    except ValueError:
+        return pa.string()
+
+
+def unit(matrix: Matrix) -> Matrix:
+    """Rows of length 1; a row of zeros stays one."""
+    norms: Matrix = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.divide(matrix, np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,176 @@
+"""The rows of an output that are nearest to a text or a picture: every vector is looked at, a block at a time.
+
+Memory does not grow with the output: a shard is mapped, a block of it is made float32, and only the best so far stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.vectors import blocks, metadata
+from clip_queue.bulk.run.resume import markers
+from clip_queue.bulk.search.query import embed, unit
+from clip_queue.shared.errors import BadInput
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.workers import ModelInfo
+from clip_queue.sources.storage import as_os_error, filesystem
+
+KINDS = {"images": "image", "texts": "text"}  # what can be searched, and how Output.names calls it
+
+Vector = NDArray[np.float32]  # (dimension,)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row found. ``score`` is the cosine, ``columns`` the source's own; ``rank`` counts from 1."""
+
+    rank: int
+    score: float
+    shard: int
+    row: int
+    image_path: str | None
+    caption: str | None
+    columns: dict[str, Any]
+
+
+def search(
+    output: str,
+    text: str | None = None,
+    *,
+    image: bytes | None = None,
+    top: int = 12,
+    among: str | None = None,
+    model: str | None = None,
+    settings: Settings | None = None,
+) -> list[Hit]:
+    """The ``top`` rows of an output nearest to a text or to an encoded picture, best first.
+
+    ``among``: ``images`` or ``texts``; by default images where the output has them. ``model``: the model as
+    NAME=SOURCE, where the manifest does not tell its source (:func:`clip_queue.bulk.search.query.spec_of`).
+
+    Raises:
+        BadInput: no such output, nothing in it yet, another model's vectors, or a query that cannot be embedded.
+        OSError: the output cannot be read.
+    """
+    index = Index(output, among)
+    return index.nearest(embed(index.model, text, image, model, settings or Settings()), top)
+
+
+class Index:
+    """An output as it can be searched now: of an unfinished one, the shards that are whole."""
+
+    def __init__(self, url: str, among: str | None = None) -> None:
+        """Raises :class:`BadInput` where there is nothing to search."""
+        self.output = Output(url)
+        loaded = self.output.load()
+        if loaded is None:
+            raise BadInput(f"{url} has no manifest.json: it is not an output of `clip-queue embed`")
+        self.plan = loaded[0]
+        there = {"images": bool(self.plan.source.images), "texts": bool(self.plan.source.texts)}
+        self.among = among or ("images" if there["images"] else "texts")
+        if self.among not in KINDS:
+            raise BadInput(f"{among!r} cannot be searched: choose images or texts")
+        if not there[self.among]:
+            raise BadInput(
+                f"{url} has no vectors of {self.among}: search its {'texts' if there['texts'] else 'images'}"
+            )
+        self._markers = list(markers(self.output, self.plan))
+        if not self._markers:
+            raise BadInput(f"none of the {self.plan.shards} shards of {url} is finished yet")
+
+    @property
+    def model(self) -> ModelInfo:
+        return self.plan.model
+
+    @property
+    def shards(self) -> int:
+        """Shards that are whole; :attr:`Plan.shards` of the plan is how many there will be."""
+        return len(self._markers)
+
+    @property
+    def rows(self) -> int:
+        return sum(marker["rows"] for marker in self._markers)
+
+    def nearest(self, query: Vector, top: int) -> list[Hit]:
+        """The ``top`` rows with the largest cosines, best first, equal ones in the output's order.
+
+        Rows without a direction (zeros: no caption) and those that hold NaN or infinity never come up.
+
+        Raises:
+            BadInput: a file of the output is not what its marker says.
+            OSError: it cannot be read.
+        """
+        if top < 1:
+            raise BadInput(f"top is {top}: at least 1")
+        direction = unit(query)
+        best = _Best(top)
+        for marker in self._markers:
+            if not marker["rows"]:  # a shard of failures alone has no vectors
+                continue
+            for row, cosines in self._cosines(marker["shard"], direction):
+                best.add(marker["shard"], row, cosines)
+        return self._hits(best)
+
+    def _cosines(self, shard: int, query: Vector) -> Iterator[tuple[int, Vector]]:
+        """Cosines (n,) of a shard's rows with ``query``, a block at a time, each with the number of its first row."""
+        name = self.output.names(shard, self.plan.shards)[KINDS[self.among]]
+        with self._local(name) as path:
+            for start, block in blocks(path, name, self.model.dimension):
+                # einsum adds up every row the same way wherever it stands, so equal rows are equal hits; BLAS does not.
+                dots = np.einsum("ij,j->i", block, query)
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    yield start, dots / np.sqrt(np.einsum("ij,ij->i", block, block))
+
+    def _hits(self, best: _Best) -> list[Hit]:
+        places = [(int(shard), int(row)) for shard, row in best.places]
+        columns: dict[tuple[int, int], dict[str, Any]] = {}
+        for shard in sorted({shard for shard, _ in places}):
+            name = self.output.names(shard, self.plan.shards)["metadata"]
+            with self._local(name) as path:
+                found = metadata(path, name, [row for s, row in places if s == shard])
+            columns |= {(shard, row): values for row, values in found.items()}
+        hits = []
+        for rank, (place, score) in enumerate(zip(places, best.scores, strict=True), start=1):
+            own = columns[place]
+            path_and_caption = own.pop("image_path", None), own.pop("caption", None)
+            own.pop("error", None)
+            hits.append(Hit(rank, float(score), *place, *path_and_caption, own))
+        return hits
+
+    @contextlib.contextmanager
+    def _local(self, name: str) -> Iterator[Path]:
+        """A file of the output on this machine: fetched, for as long as the block lasts, where it is elsewhere."""
+        if self.output.local:
+            yield self.output.local / name
+            return
+        with self.output.scratch() as folder:
+            with as_os_error():
+                filesystem(self.output.protocol).get_file(self.output.path(name), str(folder / "part"))
+            yield folder / "part"
+
+
+class _Best:
+    """The best so far: ``scores`` (k,), descending, and ``places`` (k, 2), shard and row."""
+
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self.scores = np.empty(0, dtype=np.float32)
+        self.places = np.empty((0, 2), dtype=np.int64)
+
+    def add(self, shard: int, start: int, cosines: Vector) -> None:
+        # What comes later loses against its equals; NaN loses against all.
+        rows = np.flatnonzero(cosines > (self.scores[-1] if len(self.scores) == self._top else -np.inf))
+        if not len(rows):
+            return
+        scores = np.concatenate([self.scores, cosines[rows]])
+        places = np.concatenate([self.places, np.stack([np.full_like(rows, shard), start + rows], axis=1)])
+        order = np.argsort(-scores, kind="stable")[: self._top]
+        self.scores, self.places = scores[order], places[order]

@@ -1,0 +1,208 @@
+"""Parquet files with pictures in them, or with paths or URLs of pictures, and texts: planned by their footers alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from pyarrow import types
+
+from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.sources.columns import choose, is_own, own_name
+from clip_queue.sources.discovery import containers, name, root
+from clip_queue.sources.formats import row_groups
+from clip_queue.sources.formats.arrow import NOTHING, kept, plain
+from clip_queue.sources.formats.row_groups import in_words
+from clip_queue.sources.formats.table import Table, changed, find_by_path
+from clip_queue.sources.formats.tars import opened
+from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
+from clip_queue.sources.storage import StoreAway, is_barred, shown, split
+
+SUFFIXES = (".parquet", ".pq", ".parq")
+THREADS = 8  # footers read at once
+
+BYTES, STRUCT, TEXT, OTHER = "bytes", "struct", "text", "other"  # what a column can hold of pictures and texts
+
+_Kinds = dict[str, tuple[str, str | None]]  # of each column: what it can hold, and its type in the metadata
+
+
+class _Footer(NamedTuple):
+    rows: int
+    kinds: _Kinds
+    fault: str = ""  # why there is none
+
+
+def plan(source: Source, shard_size: int) -> Planned:
+    """Shards of exactly ``shard_size`` rows. A file without a footer is one row, which fails.
+
+    Raises:
+        SourceError: no file, none that can be read, files that differ in their columns, or nothing to embed.
+    """
+    found = containers(source.url, SUFFIXES)
+    folder = root(source.url)
+    counts: list[tuple[int, str]] = []
+    known: _Kinds = {}
+    for (path, _), footer in zip(found, _footers(split(source.url)[0], found), strict=True):
+        counts.append((1 if footer.fault else footer.rows, footer.fault))
+        if not footer.fault:
+            known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds
+    if not known:
+        raise SourceError(f"{source.url}: nothing there can be read as parquet: {counts[0][1] or 'no columns'}")
+    able = [column for column, (holds, _) in known.items() if holds != OTHER]
+    typed = next((column for column, (holds, _) in known.items() if holds == STRUCT), None)
+    texts = [column for column in able if known[column][0] != STRUCT]
+    source = choose(source, known, able, texts, typed=typed)
+    own = {
+        own_name(column): "string" if kind == NOTHING else kind
+        for column, (_, kind) in known.items()
+        if kind is not None and is_own(source, column)
+    }
+    holds = known[source.image_column][0] if source.image_column else ""
+    source = replace(source, columns=own, storage={"root": folder, "image": holds})
+    return source, _shards(found, counts, shard_size)
+
+
+def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
+    """The rows of a shard. Raises :class:`StoreAway` where their store is: that is no row's fault."""
+    for piece in pieces:
+        table = Table(source, piece.path)
+        if piece.note:
+            why = f"{table.name} could not be read when it was planned ({piece.note})"
+            yield table.broken(piece.start, BrokenContainer(f"{why}: its rows are lost, how many is not known"))
+            continue
+        with ExitStack() as stack:
+            try:
+                handle, size = stack.enter_context(opened(table.protocol, piece.path))
+                if size != piece.size:
+                    raise changed(table)
+                file = row_groups.parquet_file(handle, table.protocol)
+            except ClipError:
+                raise
+            except Exception as error:  # whatever a remote store's client raises
+                if is_barred(error):
+                    raise StoreAway(in_words(error)) from error
+                yield from table.lost(piece.start, piece.stop, f"cannot be read ({in_words(error)})")
+                continue
+            yield from row_groups.read(source, table, file, piece)
+
+
+def find(source: Source, image_path: str) -> bytes:
+    """The picture of a row; of several with the same path in them, the first's.
+
+    Raises:
+        ClipError: there is none, or it cannot be had.
+        OSError: likewise.
+    """
+    if source.storage["image"] == TEXT:
+        return find_by_path(source, image_path, SUFFIXES)
+    only = replace(source, texts=False, text_column=None, columns={})
+    row = next(read(only, [_piece_of(source, image_path)]))
+    if row.error is not None:
+        raise row.error
+    found = row.image() if callable(row.image) else row.image
+    assert found is not None
+    return found
+
+
+def _piece_of(source: Source, image_path: str) -> Piece:
+    """The row that has this ``image_path``: ``FILE#ROW``, or the path that its picture has beside its bytes."""
+    if not source.images:
+        raise BadInput(f"{source.url} was embedded without pictures")
+    file, _, row = image_path.rpartition("#")
+    found = _containers(source.url)
+    for path, size in found:
+        if name(source.storage["root"], path) == file and row.isdecimal():
+            return Piece(path, int(row), int(row) + 1, size)
+    if source.storage["image"] == STRUCT:
+        protocol, _ = split(source.url)
+        for path, size in found:
+            with opened(protocol, path) as (handle, _):
+                at = row_groups.find_path(source, row_groups.parquet_file(handle, protocol), image_path)
+            if at is not None:
+                return Piece(path, at, at + 1, size)
+    raise BadInput(f"no row of {source.url} has the image path {image_path}")
+
+
+@lru_cache(maxsize=4)
+def _containers(url: str) -> list[tuple[bytes, int]]:
+    return containers(url, SUFFIXES)
+
+
+# Planning
+
+
+def _footers(protocol: str, found: list[tuple[bytes, int]]) -> Iterator[_Footer]:
+    """The footer of each file, in order."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="footers") as pool:
+        waiting: deque[Future[_Footer]] = deque()
+        for path, _ in found:
+            waiting.append(pool.submit(_footer, protocol, path))
+            if len(waiting) > 4 * THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _footer(protocol: str, path: bytes) -> _Footer:
+    """Raises :class:`SourceError` where the store is away: the file would count as one row that fails."""
+    try:
+        with opened(protocol, path) as (handle, _):
+            file = row_groups.parquet_file(handle, protocol)
+            schema = file.schema_arrow
+            if len(set(schema.names)) < len(schema.names):
+                return _Footer(0, {}, "columns of the same name")
+            return _Footer(
+                file.metadata.num_rows, {field.name: (_holds(field.type), kept(field.type)) for field in schema}
+            )
+    except Exception as error:  # whatever a remote store's client raises
+        if is_barred(error):
+            raise SourceError(f"{shown(path)} cannot be read: {in_words(error)}") from error
+        return _Footer(0, {}, in_words(error))
+
+
+def _holds(kind: Any) -> str:
+    """What of pictures and texts a column can hold. A struct of bytes and path is how Hugging Face keeps pictures."""
+    kind = plain(kind)
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return STRUCT if index >= 0 and types.is_binary(plain(kind.field(index).type)) else OTHER
+    return BYTES if types.is_binary(kind) else TEXT if types.is_string(kind) else OTHER
+
+
+def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
+    """Columns of files seen so far with one file's more. Raises :class:`SourceError` where they differ."""
+    for column in known.keys() ^ more.keys():
+        raise SourceError(
+            f"{title} has {'no' if column in known else 'a'} column {column!r}, unlike the files before it"
+        )
+    out = {}
+    for column, kind in known.items():
+        here = more[column]
+        if here[1] != NOTHING and kind[1] != NOTHING and here != kind:
+            raise SourceError(
+                f"column {column!r} of {title} is {here[1] or here[0]}, in the files before it {kind[1] or kind[0]}"
+            )
+        out[column] = here if kind[1] == NOTHING else kind
+    return out
+
+
+def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size: int) -> Iterator[ShardPlan]:
+    pieces: list[Piece] = []
+    room = size
+    for (path, length), (rows, fault) in zip(found, footers, strict=True):
+        at = 0
+        while at < rows:
+            stop = min(rows, at + room)
+            pieces.append(Piece(path, at, stop, length, fault))
+            room -= stop - at
+            at = stop
+            if not room:
+                yield ShardPlan(pieces, size)
+                pieces, room = [], size
+    if pieces:
+        yield ShardPlan(pieces, size - room)

@@ -1,0 +1,105 @@
+"""Rows of a parquet file, streamed in batches that are small even where a row group is larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import types
+
+from clip_queue.sources.columns import is_own, own_name
+from clip_queue.sources.discovery import reason
+from clip_queue.sources.formats.arrow import plain, texts, values
+from clip_queue.sources.formats.table import Table, changed
+from clip_queue.sources.source import Piece, Row, Source
+from clip_queue.sources.storage import LOCAL, StoreAway, is_barred
+
+BATCH, BATCH_BYTES = 1024, 8 * 2**20  # rows, or about so many bytes of them, in memory at once
+BUFFER, REMOTE_BUFFER = 2**20, 2**22  # bytes read of a column at once: else it would be all of a row group
+
+
+def parquet_file(handle: Any, protocol: str) -> Any:
+    """An open parquet file. Raises an error of arrow's, or whatever reading does."""
+    buffer = BUFFER if protocol == LOCAL else REMOTE_BUFFER
+    return pq.ParquetFile(handle, buffer_size=buffer, pre_buffer=False, page_checksum_verification=True)
+
+
+def in_words(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] if isinstance(error, pa.ArrowException) else reason(error)
+
+
+def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]:
+    """The rows of a range. Of a row group that breaks, those not read yet fail.
+
+    Raises:
+        SourceError: the file is not the one that was planned.
+        StoreAway: its store is: that is no row's fault.
+    """
+    asked = [column for column in (source.image_column, source.text_column) if column is not None]
+    there = file.schema_arrow.names
+    if piece.stop > file.metadata.num_rows or not set(asked) <= set(there):
+        raise changed(table)
+    own = [column for column in there if is_own(source, column) and own_name(column) in source.columns]
+    wanted = list(dict.fromkeys([*own, *asked]))
+    first = 0
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        start, stop = max(piece.start, first), min(piece.stop, first + about.num_rows)
+        if start < stop:
+            size = max(1, min(BATCH, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+            batches = file.iter_batches(size, row_groups=[group], columns=wanted, use_threads=False)
+            at = first
+            while start < stop:
+                try:
+                    batch = next(batches, None)
+                    if batch is None:
+                        raise OSError("it ends too early")
+                    part = batch.slice(min(start - at, len(batch)), stop - start)
+                    rows = list(_made(source, table, part, start, own))
+                except Exception as error:  # arrow's, or whatever a remote store's client raises
+                    if is_barred(error):
+                        raise StoreAway(in_words(error)) from error
+                    yield from table.lost(start, stop, f"row group {group} cannot be read ({in_words(error)})")
+                    break
+                yield from rows
+                start, at = start + len(rows), at + len(batch)
+        first += about.num_rows
+
+
+def find_path(source: Source, file: Any, path: str) -> int | None:
+    """The first row whose picture has this path beside its bytes."""
+    column = source.image_column
+    kind = plain(file.schema_arrow.field(column).type)
+    if not types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return None
+    at = 0
+    for batch in file.iter_batches(2**16, columns=[f"{column}.path"], use_threads=False):
+        index = texts(batch.column(0).field("path"))
+        if path in index:
+            return at + index.index(path)
+        at += len(batch)
+    return None
+
+
+def _made(source: Source, table: Table, batch: Any, first: int, own: list[str]) -> Iterator[Row]:
+    """The rows of a batch."""
+    size = len(batch)
+    names = [own_name(column) for column in own]
+    columns = [values(batch.column(column), source.columns[own_name(column)]) for column in own]
+    records = zip(*columns, strict=True) if columns else [()] * size
+    captions = texts(batch.column(source.text_column)) if source.text_column else [None] * size
+    images, paths = _images(batch.column(source.image_column)) if source.image_column else ([None] * size,) * 2
+    for n, (record, image, path, caption) in enumerate(zip(records, images, paths, captions, strict=True)):
+        yield table.row(first + n, dict(zip(names, record, strict=True)), image, caption, path)
+
+
+def _images(array: Any) -> tuple[list[Any], list[str | None]]:
+    """Pictures, encoded or where they are, and the paths that encoded ones have beside them."""
+    if not types.is_struct(array.type):
+        return texts(array), [None] * len(array)
+    fields = {array.type.field(n).name: field for n, field in enumerate(array.flatten())}
+    data = texts(fields["bytes"])
+    paths = values(fields["path"], "string") if "path" in fields else [None] * len(array)
+    return [path if found is None else found for found, path in zip(data, paths, strict=True)], paths

@@ -1,0 +1,86 @@
+"""What the formats with columns have in common: how a row is made, and how its picture is found again."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.shared.settings import get_settings
+from clip_queue.sources.discovery import containers, name
+from clip_queue.sources.image_references import load, load_below
+from clip_queue.sources.source import BrokenContainer, Row, Source, SourceError
+from clip_queue.sources.storage import split
+
+
+class Table:
+    """One file of a source. Its rows are numbered from 0."""
+
+    def __init__(self, source: Source, path: bytes) -> None:
+        self.name = name(source.storage["root"], path)
+        self.protocol, _ = split(source.url)
+        self._source = source
+        self._folder = posixpath.dirname(path)
+        self._limit = get_settings().max_image_bytes
+
+    def where(self, number: int) -> str:
+        """The ``image_path`` of a row whose picture has none: where to find the row."""
+        return f"{self.name}#{number}"
+
+    def row(self, number: int, own: dict[str, Any], image: object, text: object, path: str | None = None) -> Row:
+        """A row from its values; ``path`` is an encoded picture's, if it has one."""
+        source = self._source
+        columns: dict[str, Any] = {"image_path": path or self.where(number), "caption": None, **own}
+        row = Row(columns)
+        try:
+            if source.images:
+                if isinstance(image, str) and image.strip():
+                    columns["image_path"] = image
+                row.image = load(image, self.protocol, self._folder, self._limit)
+            if source.texts:
+                row.text = columns["caption"] = text_of(text)
+                if row.text is None and not source.images:
+                    raise BadInput("The row has no text.")
+        except ClipError as error:
+            row.error = error
+        return row
+
+    def broken(self, number: int, error: ClipError) -> Row:
+        """A row of which nothing is known but where it should be."""
+        return Row({"image_path": self.where(number), "caption": None}, error=error)
+
+    def lost(self, start: int, stop: int, why: str) -> Iterator[Row]:
+        """Rows that cannot be read because what they are in cannot be."""
+        for number in range(start, stop):
+            yield self.broken(number, BrokenContainer(f"{self.name} {why}: {stop - start} rows are lost"))
+
+
+def changed(table: Table) -> SourceError:
+    return SourceError(f"{table.name} has changed since it was planned: choose another output")
+
+
+def text_of(value: object) -> str | None:
+    """A row's text; None where it has none, or nothing but white space. Raises :class:`BadInput` if it is no text."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise BadInput("The row's text is not UTF-8.") from None
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadInput(f"The row's text is a {type(value).__name__}, no text.")
+    return value if value.strip() else None
+
+
+def find_by_path(source: Source, image_path: str, suffixes: tuple[str, ...]) -> bytes:
+    """The picture of a row whose column says where it is. Raises as :func:`clip_queue.sources.image_references.load_below`."""
+    return load_below(image_path, split(source.url)[0], _folders(source.url, suffixes), get_settings().max_image_bytes)
+
+
+@lru_cache(maxsize=4)
+def _folders(url: str, suffixes: tuple[str, ...]) -> list[bytes]:
+    """The folders that a source's tables are in."""
+    return list(dict.fromkeys(posixpath.dirname(path) for path, _ in containers(url, suffixes)))

@@ -1,0 +1,266 @@
+"""Rows to vectors with a model that computes nothing: order, batches, bounds, what hangs and what fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clip_queue.bulk.output.layout import Options, Plan
+from clip_queue.bulk.shard.pipeline import Abandoned, Mapped, Mapper
+from clip_queue.shared.errors import BadImage, ClipError, TextTooLong
+from clip_queue.shared.job import Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.workers import ModelInfo
+from clip_queue.sources.source import Format, Row, Source, SourceAway, SourceError
+from clip_queue.sources.storage import StoreAway
+from clip_queue.worker.inference.batcher import Batcher
+from clip_queue.worker.inference.thread_pool import DecodePool
+from tests.pictures import picture
+
+INFO = ModelInfo("m", "none", "f", 1, 8, (4, 4), "fp32")
+PICTURE = picture(1, (8, 8))
+IMAGES = Source("", Format.FOLDER, images=True, texts=False)
+TEXTS = Source("", Format.TEXT, images=False, texts=True)
+
+
+class Model:
+    """A picture's vector is 1, a text's its length."""
+
+    draft = 0
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.fails: Callable[[list[Any]], bool] = lambda batch: False
+
+    def crop(self, image: Any) -> Any:
+        return image.resize((4, 4))
+
+    def stack(self, pictures: list[Any]) -> np.ndarray:
+        return np.stack(pictures)
+
+    def embed_stack(self, stack: np.ndarray) -> Any:
+        return self._pass(list(stack), np.ones((len(stack), 1), dtype=np.float32))
+
+    def tokenizer(self, text: str) -> np.ndarray:
+        if len(text) > 8:
+            raise TextTooLong("too long")
+        return np.arange(len(text))
+
+    def embed_texts(self, texts: list[np.ndarray]) -> Any:
+        return self._pass(texts, np.array([[len(t)] for t in texts], dtype=np.float32))
+
+    def _pass(self, batch: list[Any], features: np.ndarray) -> Any:
+        if self.fails(batch):
+            raise RuntimeError("this batch cannot be computed")
+        self.batches.append(len(batch))
+        return SimpleNamespace(result=lambda: features)
+
+
+def _unexpected(error: BaseException) -> None:
+    raise AssertionError from error
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    batcher = Batcher({Lane.INTERACTIVE: 4, Lane.BACKGROUND: 4, Lane.BULK: 1}, capacity=100, fatal=_unexpected)
+    decoders = DecodePool(2, fatal=_unexpected)
+    batcher.start()
+    decoders.start()
+    settings = Settings(read_threads=2, read_timeout=1.5)
+    yield SimpleNamespace(clips={"m": Model()}, settings=settings, batcher=batcher, decoders=decoders)
+    assert batcher.stop(5)
+    decoders.stop(5)
+
+
+def mapped(engine: Any, rows: Iterator[Row], source: Source = TEXTS, batch: int = 4, **options: Any) -> list[Mapped]:
+    plan = Plan("p", source, INFO, Options(batch_size=batch), 1, None)
+    return [*Mapper(engine, plan, options.get("wanted", lambda: True)).map(rows)]
+
+
+def texts(*some: str) -> Iterator[Row]:
+    return (Row({"caption": text}, text=text) for text in some)
+
+
+def names(parts: list[Mapped]) -> list[str]:
+    return [row.columns["caption"] for part in parts for row in part.rows]
+
+
+def failures(parts: list[Mapped]) -> list[tuple[str, str]]:
+    return [(part.failed[0].columns["caption"], part.failed[1].code) for part in parts if part.failed]
+
+
+def test_rows_keep_their_order_and_batches_are_made_of_the_good_ones_alone(engine: Any) -> None:
+    some = ["a" * (1 + i % 3) if i % 5 else "far too long" for i in range(23)]
+    parts = mapped(engine, texts(*some))
+    good = [text for text in some if len(text) <= 8]
+    assert names(parts) == good
+    assert failures(parts) == [("far too long", "text_too_long")] * 5
+    assert engine.clips["m"].batches == [4, 4, 4, 4, 2]
+    vectors = np.concatenate([part.vectors["text"] for part in parts if part.rows])
+    assert vectors[:, 0].tolist() == [len(text) for text in good]
+
+
+def test_batches_do_not_depend_on_which_row_is_ready_first(engine: Any) -> None:
+    release = [threading.Event() for _ in range(8)]
+
+    def slow(i: int) -> Callable[[], bytes]:
+        def load() -> bytes:
+            if i % 2 == 0:  # every other one comes late
+                time.sleep(0.02)
+            release[i].set()
+            return PICTURE
+
+        return load
+
+    engine.settings = Settings(read_threads=8, read_timeout=5)
+    parts = mapped(engine, (Row({"caption": str(i)}, image=slow(i)) for i in range(8)), IMAGES, batch=3)
+    assert names(parts) == [str(i) for i in range(8)]
+    assert engine.clips["m"].batches == [3, 3, 2]
+
+
+def test_what_keeps_every_row_back_ends_the_shard_instead_of_failing_them_all(engine: Any) -> None:
+    def load() -> bytes:
+        raise SourceError("no URL can be fetched")
+
+    with pytest.raises(SourceError, match="no URL can be fetched"):
+        mapped(engine, (Row({"caption": str(i)}, image=load) for i in range(8)), IMAGES)
+
+
+def test_no_more_rows_are_under_way_than_the_settings_allow(engine: Any) -> None:
+    begun, done = [0], [0]
+    most = [0]
+
+    def rows() -> Iterator[Row]:
+        for i in range(200):
+            begun[0] += 1
+            most[0] = max(most[0], begun[0] - done[0])
+            yield Row({"caption": str(i)}, text="a")
+
+    plan = Plan("p", TEXTS, INFO, Options(batch_size=4), 1, None)
+    for part in Mapper(engine, plan, lambda: True).map(rows()):
+        time.sleep(0.002)  # a slow writer
+        done[0] += len(part.rows)
+    assert done == [200]
+    # What waits to be prepared (2 batches, 2 for each reader, one in hand), a batch being made, 4 handed over.
+    assert most[0] <= 2 * 4 + 2 * 2 + 2 + 4 + 4 * 4 + 4
+
+
+def test_a_read_that_hangs_is_its_own_rows_error(engine: Any) -> None:
+    gate = threading.Event()
+
+    def hang() -> bytes:
+        gate.wait(10)
+        return PICTURE
+
+    rows = (Row({"caption": str(i)}, image=hang if i == 2 else lambda: PICTURE) for i in range(5))
+    parts = mapped(engine, rows, IMAGES)
+    gate.set()
+    assert names(parts) == ["0", "1", "3", "4"]
+    error = next(part.failed[1] for part in parts if part.failed)
+    assert "could not be read within 1.5 s" in error.message
+
+
+def test_a_source_whose_every_read_hangs_ends_the_shard(engine: Any) -> None:
+    gate = threading.Event()
+    rows = (Row({"caption": str(i)}, image=lambda: bytes(gate.wait(20))) for i in range(50))
+    with pytest.raises(SourceError, match=r"reads in a row took more than"):
+        mapped(engine, rows, IMAGES)
+    gate.set()
+
+
+def test_a_container_that_gives_no_row_ends_the_shard(engine: Any) -> None:
+    gate = threading.Event()
+
+    def rows() -> Iterator[Row]:
+        yield Row({"caption": "a"}, text="a")
+        gate.wait(20)
+
+    with pytest.raises(SourceError, match=r"no row for 1.5 s"):
+        mapped(engine, rows())
+    gate.set()
+
+
+def test_a_container_that_cannot_be_read_on_ends_the_shard_with_the_reason(engine: Any) -> None:
+    def rows() -> Iterator[Row]:
+        yield Row({"caption": "a"}, text="a")
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(SourceError, match="Input/output error") as told:
+        mapped(engine, rows())
+    assert not isinstance(told.value, SourceAway), "a disk that fails does not come back"
+
+
+@pytest.mark.parametrize("error", [StoreAway("Not now"), PermissionError("Forbidden")])
+def test_a_container_whose_store_is_away_may_come_back(engine: Any, error: Exception) -> None:
+    def rows() -> Iterator[Row]:
+        yield Row({"caption": "a"}, text="a")
+        raise error
+
+    with pytest.raises(SourceAway, match=str(error)):
+        mapped(engine, rows())
+
+
+def test_what_a_row_brings_as_its_error_and_what_loading_raises_fail_the_row(engine: Any) -> None:
+    def raises(error: Exception) -> Callable[[], bytes]:
+        def load() -> bytes:
+            raise error
+
+        return load
+
+    rows = [
+        Row({"caption": "brought"}, error=BadImage("broken")),
+        Row({"caption": "os"}, image=raises(FileNotFoundError(2, "No such file"))),
+        Row({"caption": "ours"}, image=raises(ClipError("ours"))),
+        Row({"caption": "theirs"}, image=raises(KeyError("bucket"))),
+        Row({"caption": "none"}),
+        Row({"caption": "good"}, image=PICTURE),
+    ]
+    parts = mapped(engine, iter(rows), IMAGES)
+    assert names(parts) == ["good"]
+    assert [name for name, _ in failures(parts)] == ["brought", "os", "ours", "theirs", "none"]
+
+
+def test_a_batch_that_fails_is_halved_until_the_row_to_blame_stands_alone(engine: Any) -> None:
+    engine.clips["m"].fails = lambda batch: any(len(tokens) == 7 for tokens in batch)
+    parts = mapped(engine, texts("a", "bb", "c" * 7, "dddd", "e"))
+    assert names(parts) == ["a", "bb", "dddd", "e"]
+    assert failures(parts) == [("c" * 7, "internal")]
+
+
+def test_a_row_without_text_beside_its_picture_has_zeros(engine: Any) -> None:
+    both = replace(IMAGES, texts=True)
+    rows = [Row({"caption": t}, image=PICTURE, text=t) for t in ("a", None, "ccc")]
+    parts = mapped(engine, iter(rows), both)
+    assert parts[0].vectors["text"][:, 0].tolist() == [1, 0, 3]
+    assert parts[0].vectors["image"][:, 0].tolist() == [1, 1, 1]
+    assert failures(mapped(engine, iter([Row({"caption": "x"})]), TEXTS)) == [("x", "bad_input")]
+
+
+def test_a_shard_that_is_not_wanted_any_more_stops_at_once(engine: Any) -> None:
+    wanted = [True]
+    gate = threading.Event()
+
+    def load() -> bytes:
+        wanted[0] = False
+        gate.wait(20)
+        return PICTURE
+
+    engine.settings = Settings(read_timeout=60)
+    began = time.monotonic()
+    with pytest.raises(Abandoned):
+        mapped(engine, iter([Row({"caption": "x"}, image=load)]), IMAGES, wanted=lambda: wanted[0])
+    gate.set()
+    assert time.monotonic() - began < 5
+
+
+def test_threads_end_with_the_shard(engine: Any) -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    mapped(engine, (Row({"caption": str(i)}, image=lambda: PICTURE) for i in range(20)), IMAGES)
+    assert {thread.name for thread in threading.enumerate()} == before

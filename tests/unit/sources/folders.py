@@ -1,0 +1,38 @@
+"""Folders of pictures for tests, and their rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clip_queue.sources.formats import folder
+from clip_queue.sources.source import Format, Piece, Row, Source
+
+
+def source(url: object, **about: Any) -> Source:
+    return Source(str(url), Format.FOLDER, **about)
+
+
+def pieces(url: object, shard_size: int = 100, **about: Any) -> tuple[Source, list[Piece]]:
+    done, shards = folder.plan(source(url, **about), shard_size)
+    return done, [piece for shard in shards for piece in shard.pieces]
+
+
+def rows(url: object, **about: Any) -> list[Row]:
+    return list(folder.read(*pieces(url, **about)))
+
+
+def paths(url: object, **about: Any) -> list[str]:
+    return [row.columns["image_path"] for row in rows(url, **about)]
+
+
+def loaded(row: Row) -> bytes:
+    assert callable(row.image)
+    return row.image()
+
+
+def put(root: Path, *names: str) -> None:
+    """Files that hold their own names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)

@@ -1,0 +1,75 @@
+"""JSON Lines as a source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clip_queue.sources.formats import jsonl
+from clip_queue.sources.source import Format
+from tests.unit.sources.tables import errors, planned, refusal, rows
+
+
+def test_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = [
+        b'{"caption": "one", "url": "u/1.jpg", "n": 1, "x": 1, "deep": {"a": [1]}, "ok": true, "extra": "e"}',
+        b'{"caption": "two", "url": "u/2.jpg", "n": 2, "x": 1.5, "deep": null}',
+        b'{"caption": null, "url": "u/3.jpg", "n": "three", "late": 1}',
+        b'{"caption": "broken", ',
+        b"[1, 2]",
+        b"",
+        b'{"caption": "\xff"}',
+        b'{"caption": 5, "url": "u/4.jpg"}',
+        b'{"caption": "five", "url": 7}',
+        b'{"caption": "six"}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(written))
+    monkeypatch.setattr(jsonl, "LOOK", 2)
+    source, _ = planned(tmp_path, Format.JSONL)
+    found = rows(tmp_path, Format.JSONL, 4)
+    assert source.columns == {
+        "url": "string",
+        "n": "int64",
+        "x": "double",
+        "deep": "string",
+        "ok": "bool",
+        "source_extra": "string",
+        "extra": "string",
+    }
+    none = dict.fromkeys(source.columns)
+    own = {"url": "u/1.jpg", "n": 1, "x": 1.0, "deep": '{"a":[1]}', "ok": True, "source_extra": "e", "extra": None}
+    assert found[0].columns == {"image_path": "u/1.jpg", "caption": "one", **own}
+    assert found[2].columns == {
+        "image_path": "u/3.jpg",
+        "caption": None,
+        **none,
+        "url": "u/3.jpg",
+        "extra": '{"n":"three","late":1}',
+    }
+    assert found[2].error is None
+    said = errors(found)
+    assert said[3].startswith("Line 4 is not JSON:")
+    assert said[4] == "Line 5 is JSON, but no object."
+    assert said[5] == "Line 6 is empty."
+    assert said[6].startswith("Line 7 is not UTF-8")
+    assert said[7] == "The row's text is a int, no text."
+    assert said[8].endswith("The row's image is a int, no path and no URL.")
+    assert said[9].endswith("The row has no image.")
+    assert found[7].columns["image_path"] == "u/4.jpg"
+    assert len(said) == 7
+
+
+def test_jsonl_columns_are_chosen_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": "x", "image_path": "1.jpg", "n": 1}\n')
+    source, _ = planned(tmp_path, Format.JSONL, text_column="a")
+    assert (source.images, source.texts, source.image_column) == (True, True, "image_path")
+    assert source.columns == {"n": "int64", "extra": "string"}
+    source, _ = planned(tmp_path, Format.JSONL, text_column="a", images=False)
+    assert source.columns == {"source_image_path": "string", "n": "int64", "extra": "string"}
+    assert "no text column 'b'; the columns are: a, image_path, n" in refusal(tmp_path, Format.JSONL, text_column="b")
+    assert "'n' cannot hold any" in refusal(tmp_path, Format.JSONL, image_column="n")
+    assert "looks like texts" in refusal(tmp_path, Format.JSONL, texts=True)
+    assert "nothing to embed" in refusal(tmp_path, Format.JSONL, images=False)
+    (tmp_path / "b.jsonl").write_bytes(b"no json\n")
+    assert "no line at its beginning" in refusal(tmp_path / "b.jsonl", Format.JSONL)

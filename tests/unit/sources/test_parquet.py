@@ -1,0 +1,361 @@
+"""Parquet: columns found and kept, shards across files and row groups, and what is broken in them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clip_queue.bulk.output.writer import arrow_schema
+from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.sources.formats import parquet, row_groups
+from clip_queue.sources.source import BrokenContainer, Format, Row, ShardPlan, Source, SourceError
+
+HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def put(path: Path, columns: dict[str, Any], **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def planned(url: object, size: int = 4, **asked: Any) -> tuple[Source, list[ShardPlan]]:
+    source, shards = parquet.plan(Source(str(url), Format.PARQUET, **asked), size)
+    return Source.from_json(orjson.loads(orjson.dumps(source.to_json()))), list(shards)
+
+
+def read_all(source: Source, shards: list[ShardPlan]) -> list[Row]:
+    found = []
+    for shard in shards:
+        part = list(parquet.read(source, shard.pieces))
+        assert len(part) == shard.rows
+        found += part
+    return found
+
+
+def rows(url: object, size: int = 4, **asked: Any) -> list[Row]:
+    return read_all(*planned(url, size, **asked))
+
+
+def refusal(url: object, **asked: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        planned(url, **asked)
+    return caught.value.message
+
+
+def errors(found: list[Row]) -> dict[int, str]:
+    return {n: row.error.message for n, row in enumerate(found) if row.error}
+
+
+def paths(found: list[Row]) -> list[str]:
+    return [row.columns["image_path"] for row in found]
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 100])
+def test_shards_span_files_and_row_groups(tmp_path: Path, size: int) -> None:
+    put(tmp_path / "b" / "2.parquet", {"jpg": [b"%d" % n for n in range(7)]}, row_group_size=3)
+    put(tmp_path / "a.parquet", {"jpg": [b"%d" % n for n in range(5)]}, row_group_size=2)
+    put(tmp_path / "none.parquet", {"jpg": pa.array([], pa.binary())})
+    source, shards = planned(tmp_path, size)
+    assert [shard.rows for shard in shards[:-1]] == [size] * (len(shards) - 1)
+    found = read_all(source, shards)
+    assert [row.image for row in found] == [b"%d" % n for n in (*range(5), *range(7))]
+    assert paths(found) == [f"a.parquet#{n}" for n in range(5)] + [f"b/2.parquet#{n}" for n in range(7)]
+    assert parquet.find(source, "b/2.parquet#6") == b"6"
+    with pytest.raises(BadInput):
+        parquet.find(source, "c.parquet#0")
+    with pytest.raises(ClipError):
+        parquet.find(source, "a.parquet#5")
+
+
+@pytest.mark.parametrize(
+    ("columns", "image", "text"),
+    [
+        ({"path": ["p"], "Image": [b"i"], "TEXT": ["t"]}, "Image", "TEXT"),
+        ({"url": ["u"], "photo_of": pa.array([{"bytes": b"i", "path": "p"}], HF_IMAGE)}, "photo_of", None),
+        ({"URL": ["u"], "hash": [b"h"], "alt": ["t"], "caption": ["c"]}, "URL", "caption"),
+        ({"n": [1], "text": ["t"], "image": [5]}, None, "text"),
+        (
+            {"caption": pa.array(["c"], pa.large_string()), "path": pa.array(["p"]).dictionary_encode()},
+            "path",
+            "caption",
+        ),
+    ],
+)
+def test_columns_are_guessed(tmp_path: Path, columns: dict[str, Any], image: str | None, text: str | None) -> None:
+    source, _ = planned(put(tmp_path / "t.parquet", columns))
+    assert (source.image_column, source.text_column) == (image, text)
+    assert (source.images, source.texts) == (image is not None, text is not None)
+    assert planned(tmp_path / "t.parquet", image_column=image, text_column=text)[0] == source
+
+
+def test_columns_are_asked_for_or_refused(tmp_path: Path) -> None:
+    path = put(tmp_path / "t.parquet", {"image": [b"i"], "a": ["1.jpg"], "b": ["t"], "n": [1]})
+    source, _ = planned(path, image_column="a", text_column="b")
+    assert (source.images, source.texts, source.columns) == (True, True, {"a": "string", "n": "int64"})
+    source, _ = planned(path, images=False, text_column="b")
+    assert (source.images, source.texts, source.columns) == (False, True, {"a": "string", "n": "int64"})
+    assert "'c'; the columns are: image, a, b, n" in refusal(path, image_column="c")
+    assert "'n' cannot hold any" in refusal(path, image_column="n")
+    assert "looks like texts" in refusal(path, texts=True)
+    assert "nothing to embed" in refusal(path, images=False)
+    assert "nothing to embed" in refusal(put(tmp_path / "n.parquet", {"n": [1]}))
+
+
+def test_nulls_and_what_is_no_text(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(
+        pa.string(),
+        5,
+        [None, pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 1, 2, 2, 3, 4))), pa.py_buffer(b"a\xff b")],
+    )
+    both = put(tmp_path / "both.parquet", {"image": [b"1", b"2", b"3", None, b"5"], "text": bad})
+    found = rows(both)
+    assert [row.image for row in found] == [b"1", b"2", b"3", None, b"5"]
+    assert [row.text for row in found] == ["a", None, None, None, "b"]
+    assert errors(found) == {
+        1: "The row's text is not UTF-8.",
+        3: "Could not load input image. Cause: The row has no image.",
+    }
+    assert isinstance(found[3].error, BadImage)
+    found = rows(both, images=False)
+    assert errors(found) == {
+        1: "The row's text is not UTF-8.",
+        2: "The row has no text.",
+        3: "The row has no text.",
+    }
+    found = rows(put(tmp_path / "blobs.parquet", {"txt": [b"a", b"\xff", None]}))
+    assert [row.text for row in found] == ["a", None, None]
+    assert list(errors(found)) == [1, 2]
+
+
+def test_pictures_with_paths_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "c.jpg").write_bytes(b"in a file")
+    pictures = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": b"2", "path": None}, {"bytes": None, "path": "c.jpg"}]
+    pictures += [None, {"bytes": None, "path": None}, {"bytes": b"6", "path": "f#1.jpg"}]
+    put(tmp_path / "t.parquet", {"image": pa.array(pictures, HF_IMAGE), "label": [1] * 6}, row_group_size=2)
+    source, shards = planned(tmp_path)
+    assert source.columns == {"label": "int64"}
+    found = read_all(source, shards)
+    assert paths(found) == ["a.jpg", "t.parquet#1", "c.jpg", "t.parquet#3", "t.parquet#4", "f#1.jpg"]
+    assert [row.image for row in found[:2]] == [b"1", b"2"]
+    assert callable(found[2].image)
+    assert found[2].image() == b"in a file"
+    assert list(errors(found)) == [3, 4]
+    for path, data in [("a.jpg", b"1"), ("t.parquet#1", b"2"), ("c.jpg", b"in a file"), ("f#1.jpg", b"6")]:
+        assert parquet.find(source, path) == data
+    for path in ("t.parquet#3", "gone.jpg"):
+        with pytest.raises(ClipError):
+            parquet.find(source, path)
+
+
+def test_paths_and_urls(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "1.jpg").write_bytes(b"one")
+    put(tmp_path / "sub" / "t.parquet", {"image_path": ["1.jpg", "https://127.0.0.1/a", "", None, "gone.jpg"]})
+    source, shards = planned(tmp_path)
+    assert source.columns == {}
+    found = read_all(source, shards)
+    assert paths(found) == ["1.jpg", "https://127.0.0.1/a", "sub/t.parquet#2", "sub/t.parquet#3", "gone.jpg"]
+    assert list(errors(found)) == [2, 3]
+    one, web, _, _, gone = (row.image for row in found)
+    assert callable(one)
+    assert callable(web)
+    assert callable(gone)
+    assert one() == parquet.find(source, "1.jpg") == b"one"
+    with pytest.raises(BadImage, match="fetch_allow_ip_hosts"):
+        web()
+    with pytest.raises(FileNotFoundError):
+        gone()
+
+
+def test_own_columns_keep_types_and_values(tmp_path: Path) -> None:
+    zoned = dt.datetime(2024, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    table = {
+        "text": ["a", "b"],
+        "i": pa.array([1, None], pa.int8()),
+        "f": pa.array([1.5, None], pa.float16()),
+        "d": pa.array([dt.date(2024, 1, 2), None]),
+        "ns": pa.array([1, None], pa.timestamp("ns")),
+        "year0": pa.array([-(10**14) * 1000, 0], pa.timestamp("ms")),
+        "zoned": pa.array([zoned, None], pa.timestamp("us", "UTC")),
+        "decimal": pa.array([Decimal("1.50"), None], pa.decimal128(9, 2)),
+        "list": [[1, 2], None],
+        "struct": [{"a": zoned, "b": None}, None],
+        "dictionary": pa.array(["x", None]).dictionary_encode(),
+        "view": pa.array(["x", None], pa.string_view()),
+        "sha": pa.array([b"abcd", None], pa.binary(4)),
+        "nothing": pa.nulls(2),
+        "blob": [b"left out", None],
+        "blobs": [[b"left out"], None],
+        "error": [True, None],
+        "source_error": [False, None],
+    }
+    source, shards = planned(put(tmp_path / "t.parquet", table))
+    assert source.columns == {
+        "i": "int8",
+        "f": "float",
+        "d": "date32[day]",
+        "ns": "timestamp[ns]",
+        "year0": "timestamp[ms]",
+        "zoned": "string",
+        "decimal": "string",
+        "list": "string",
+        "struct": "string",
+        "dictionary": "string",
+        "view": "string",
+        "sha": "binary",
+        "nothing": "string",
+        "source_error": "bool",
+        "source_source_error": "bool",
+    }
+    found = read_all(source, shards)
+    schema = arrow_schema(source)
+    again = pa.Table.from_pylist([row.columns for row in found], schema=schema)
+    pq.write_table(again, tmp_path / "again.parquet")
+    again = pq.read_table(tmp_path / "again.parquet")
+    assert again.schema.equals(schema)
+    assert again.select(["i", "d", "ns", "year0", "sha"]).equals(
+        pa.table({key: table[key] for key in ("i", "d", "ns", "year0", "sha")}).cast(
+            pa.schema([(key, again.schema.field(key).type) for key in ("i", "d", "ns", "year0", "sha")])
+        )
+    )
+    first = again.drop_columns(["ns", "year0"]).to_pylist()[0]
+    assert (first["zoned"], first["decimal"], first["list"]) == ("2024-01-02 03:04:05.000000Z", "1.50", "[1,2]")
+    assert orjson.loads(first["struct"]) == {"a": "2024-01-02T03:04:05+00:00", "b": None}
+    assert all(
+        value is None for key, value in found[1].columns.items() if key not in ("image_path", "caption", "year0")
+    )
+
+
+def test_files_have_the_same_columns(tmp_path: Path) -> None:
+    put(tmp_path / "a.parquet", {"text": ["a"], "n": pa.nulls(1), "s": ["x"]})
+    put(tmp_path / "b.parquet", {"s": pa.array(["x"], pa.large_string()), "n": [1], "text": pa.nulls(1, pa.string())})
+    put(tmp_path / "c.parquet", {"text": pa.nulls(1), "n": [2], "s": ["x"]})
+    source, shards = planned(tmp_path)
+    assert source.columns == {"n": "int64", "s": "string"}
+    found = read_all(source, shards)
+    assert [row.columns["n"] for row in found] == [None, 1, 2]
+    assert list(errors(found)) == [1, 2]
+    put(tmp_path / "d.parquet", {"text": ["a"], "n": [1.5], "s": ["x"]})
+    assert "column 'n' of d.parquet is double, in the files before it int64" in refusal(tmp_path)
+    put(tmp_path / "d.parquet", {"text": ["a"], "n": [1]})
+    assert "d.parquet has no column 's'" in refusal(tmp_path)
+    put(tmp_path / "d.parquet", {"text": ["a"], "n": [1], "s": ["x"], "t": [1]})
+    assert "d.parquet has a column 't'" in refusal(tmp_path)
+
+
+def corrupt(path: Path, group: int, column: int = 0) -> None:
+    """Flip the bytes of a column's last page in one row group."""
+    about = pq.ParquetFile(path).metadata.row_group(group).column(column)
+    data = bytearray(path.read_bytes())
+    end = (about.dictionary_page_offset or about.data_page_offset) + about.total_compressed_size
+    for n in range(end - 40, end):
+        data[n] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd"])
+def test_a_broken_row_group_costs_its_rows(tmp_path: Path, compression: str) -> None:
+    pictures = [os.urandom(20) * 20 for _ in range(30)]
+    path = put(
+        tmp_path / "t.parquet", {"image": pictures}, row_group_size=10, compression=compression, use_dictionary=False
+    )
+    corrupt(path, 1)
+    found = rows(path, 12)
+    lost = list(range(10, 20))
+    assert list(errors(found)) == lost
+    assert all(isinstance(found[n].error, BrokenContainer) for n in lost)
+    assert paths(found) == [f"t.parquet#{n}" for n in range(30)]
+    assert [row.image for row in found if not row.error] == pictures[:10] + pictures[20:]
+    assert errors(found)[10].startswith("t.parquet row group 1 cannot be read (")
+    assert errors(found)[10].endswith("): 2 rows are lost")  # of this shard
+    assert errors(found)[12].endswith("): 8 rows are lost")
+
+
+def test_rows_before_a_broken_page_are_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_groups, "BATCH", 5)
+    pictures = [os.urandom(1000) for _ in range(40)]
+    options = {"data_page_size": 4000, "write_batch_size": 4, "use_dictionary": False, "write_page_checksum": True}
+    path = put(tmp_path / "t.parquet", {"image": pictures}, compression="none", **options)
+    corrupt(path, 0)
+    found = rows(path, 100)
+    lost = list(errors(found))
+    assert lost == list(range(lost[0], 40))
+    assert 30 <= lost[0] < 40
+    assert [row.image for row in found[: lost[0]]] == pictures[: lost[0]]
+    assert errors(found)[39].endswith(f": {len(lost)} rows are lost")
+
+
+def test_files_that_change_go_or_were_never_whole(tmp_path: Path) -> None:
+    whole = put(tmp_path / "a.parquet", {"text": ["a", "b", "c"]})
+    (tmp_path / "b.parquet").write_bytes(whole.read_bytes()[:-20])
+    (tmp_path / "c.parquet").write_bytes(b"")
+    put(tmp_path / "d.parquet", {"text": ["d"]})
+    source, shards = planned(tmp_path, 10)
+    assert [shard.rows for shard in shards] == [6]
+    found = read_all(source, shards)
+    assert [row.text for row in found] == ["a", "b", "c", None, None, "d"]
+    assert errors(found)[3].startswith("b.parquet could not be read when it was planned (")
+    assert paths(found)[3:] == ["b.parquet#0", "c.parquet#0", "d.parquet#0"]
+    data = whole.read_bytes()
+    whole.write_bytes(data[:-20] + b"\0" * 20)
+    assert list(errors(read_all(source, shards))) == [0, 1, 2, 3, 4]
+    assert errors(read_all(source, shards))[2].endswith(": 3 rows are lost")
+    whole.unlink()
+    assert (
+        errors(read_all(source, shards))[0] == "a.parquet cannot be read (No such file or directory): 3 rows are lost"
+    )
+    whole.write_bytes(data + data)
+    with pytest.raises(SourceError, match=r"a\.parquet has changed"):
+        read_all(source, shards)
+    assert "can be read as parquet" in refusal(tmp_path / "{b,c}.parquet")
+
+
+def test_a_store(tmp_path: Path) -> None:
+    data = put(tmp_path / "t.parquet", {"image": [b"1", b"2"], "text": ["a", "b"]}).read_bytes()
+    store = fsspec.filesystem("memory")
+    for name in ("x/2", "1"):
+        store.pipe_file(f"/tables/{name}.parquet", data)
+    try:
+        source, shards = planned("memory://tables", 3)
+        found = read_all(source, shards)
+        assert paths(found) == ["1.parquet#0", "1.parquet#1", "x/2.parquet#0", "x/2.parquet#1"]
+        assert [row.text for row in found] == ["a", "b", "a", "b"]
+        assert parquet.find(source, "x/2.parquet#1") == b"2"
+        store.rm_file("/tables/1.parquet")
+        assert list(errors(read_all(source, shards))) == [0, 1]
+    finally:
+        store.rm("/tables", recursive=True)
+
+
+def test_names_that_are_not_text(tmp_path: Path) -> None:
+    put(tmp_path / "t.parquet", {"image": [b"1"]}).rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))
+    source, shards = planned(tmp_path)
+    assert paths(read_all(source, shards)) == ["\\xff.parquet#0"]
+    assert parquet.find(source, "\\xff.parquet#0") == b"1"
+
+
+def test_a_large_row_group_is_streamed(tmp_path: Path) -> None:
+    pictures = pa.array([os.urandom(2**18) for _ in range(256)])  # 64 MiB
+    options = {"compression": "none", "use_dictionary": False, "write_batch_size": 8}  # a page is never read in parts
+    path = put(tmp_path / "t.parquet", {"image": pictures}, **options)
+    expected = pictures.to_pylist()
+    del pictures
+    source, shards = planned(path, 200)
+    before, most, count = pa.total_allocated_bytes(), 0, 0
+    for shard in shards:
+        for row in parquet.read(source, shard.pieces):
+            assert row.image == expected[count]
+            count += 1
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert count == 256
+    assert most < 40 * 2**20

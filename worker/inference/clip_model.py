@@ -1,0 +1,179 @@
+"""A CLIP model, loaded once: pictures and texts in, float32 features out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg
+
+from clip_queue.shared.models import RANDOM, SHIPPED, ModelSpec
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.workers import ModelInfo
+from clip_queue.worker.inference import preprocess
+from clip_queue.worker.inference.text import TextTower, Tokenizer
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Pixels = NDArray[np.uint8]  # (height, width, 3)
+Tokens = NDArray[np.int64]  # (length,)
+Features = NDArray[np.float32]  # (n, dimension)
+
+
+class Pending:
+    """Features on their way: on CUDA the device still computes while the host goes on."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if features.is_cuda:
+            self._host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
+            self._host.copy_(features.float(), non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = features.float().cpu()
+
+    def result(self) -> Features:
+        """Features (n, dimension), float32, not normalised; waits for the device."""
+        if self._event is not None:
+            self._event.synchronize()
+        out: Features = self._host.numpy()
+        return out
+
+
+class Clip:
+    """An open_clip model at one precision on one device. Its methods are for one thread, but for
+    :attr:`crop`, :attr:`tokenizer` and :meth:`stack`, which are for many."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings) -> None:
+        self.device = pick_device(settings.device)
+        self.precision = pick_precision(settings.precision, self.device)
+        self._dtype = DTYPES[self.precision]
+        model, name = load(spec, settings.cache_dir)
+        self._model = model.eval().requires_grad_(False)
+        self.preprocess = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        self.crop, self.resize = preprocess.pick(config, settings.resize, self.precision)
+        size = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
+        self.image_size: tuple[int, int] = (size[0], size[1])
+        self.draft = round(settings.jpeg_draft * max(size))  # see decode(): it changes vectors a little
+        how = [self.precision, *([self.draft] if self.draft else []), *(["fast"] if self.resize == "fast" else [])]
+        self.fingerprint = fingerprint(model, architecture(name), config, how)
+        self._model.to(device=self.device, dtype=self._dtype)
+        channels_last = self.device.type == "cpu" or self._dtype != torch.float32
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._model.visual.to(memory_format=self._format)
+        self._mean = torch.tensor(config.mean, device=self.device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(config.std, device=self.device).view(1, 3, 1, 1) * 255
+        self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
+        self._text = TextTower(self._model)
+        self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
+        self.info = ModelInfo(
+            name=spec.name,
+            source=public_source(spec.source),
+            fingerprint=self.fingerprint,
+            dimension=self.dimension,
+            context_length=self.tokenizer.context_length,
+            image_size=self.image_size,
+            precision=self.precision,
+            resize=self.resize,
+            jpeg_draft=settings.jpeg_draft,
+        )
+
+    def stack(self, images: Sequence[Pixels]) -> torch.Tensor:
+        """Cropped pictures, all of :attr:`image_size`, as one batch on the host (n, height, width, 3), uint8. For many
+        threads."""
+        stack = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        np.stack(images, out=stack.numpy())
+        return stack
+
+    def embed_images(self, images: Sequence[Pixels]) -> Pending:
+        """Raw image features of cropped pictures, all of :attr:`image_size`."""
+        return self.embed_stack(self.stack(images))
+
+    @torch.inference_mode()
+    def embed_stack(self, stack: torch.Tensor) -> Pending:
+        """Raw image features of a batch made by :meth:`stack`."""
+        batch = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC in memory: channels_last
+        batch = ((batch.float() - self._mean) / self._std).to(self._dtype)
+        return Pending(self._model.encode_image(batch.contiguous(memory_format=self._format)))
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[Tokens]) -> Pending:
+        """Raw text features of tokenised texts (each 1 ≤ length ≤ context length)."""
+        length = self._text.length(max(map(len, texts)), self.tokenizer.context_length)
+        batch = np.full((len(texts), length), self.tokenizer.pad, dtype=np.int64)
+        for row, tokens in zip(batch, texts, strict=True):
+            row[: len(tokens)] = tokens
+        return Pending(self._text(torch.from_numpy(batch).to(self.device, non_blocking=True)))
+
+
+def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:
+    """The open_clip model of a source, on the CPU in fp32, and the name that finds its tokenizer.
+
+    Raises:
+        RuntimeError, FileNotFoundError: open_clip's own, where there is no such architecture or no weights.
+    """
+    source = spec.source
+    if source.startswith(SHIPPED):
+        source = f"local-dir:{CHECKPOINTS / source.removeprefix(SHIPPED)}"
+    cache = str(cache_dir) if cache_dir else None
+    if source.startswith(("local-dir:", "hf-hub:")):
+        return open_clip.create_model(source, cache_dir=cache), source
+    architecture, _, tag = source.partition("/")
+    if tag == RANDOM:
+        torch.manual_seed(0)
+        return open_clip.create_model(architecture, pretrained=None, load_weights=False), architecture
+    return open_clip.create_model(architecture, pretrained=tag, cache_dir=cache), architecture
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """``auto``: fp16 on CUDA; bf16 on a CPU that multiplies it natively (twice fp32's speed); else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "fp16"
+    native = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return "bf16" if native else "fp32"
+
+
+def context_length(model: Any) -> int:
+    return int(getattr(model, "context_length", None) or model.text.context_length)
+
+
+def architecture(name: str) -> Any:
+    """What the weights do not tell: heads, activation, mask, pooling. (A hub's repository holds one of each.)"""
+    return name if name.startswith("hf-hub:") else open_clip.get_model_config(name)
+
+
+def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, how: list[str | int]) -> str:
+    """Sixteen hex digits of what makes a vector: architecture, weights as loaded, preprocessing; and ``how`` they are
+    used: precision, JPEG draft, resizing."""
+    digest = hashlib.blake2b(digest_size=8)
+    about = [architecture, asdict(config), *how]
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def public_source(source: str) -> str:
+    """A source as others may see it: a local path keeps its last part only."""
+    if source.startswith("local-dir:"):
+        return "local-dir:" + Path(source.removeprefix("local-dir:")).name
+    return source
