@@ -5,11 +5,12 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_
 RUN useradd --uid 10001 --create-home clip
 WORKDIR /src
 # What the dependencies are read from, and no more: a change of code does not install them again.
-COPY pyproject.toml requirements.lock README.md ./
+COPY pyproject.toml requirements.lock README.md LICENSE NOTICE ./
 COPY clip_queue/__init__.py clip_queue/version.py clip_queue/
 
 FROM base AS api
 RUN pip install --constraint requirements.lock .
+# The folders, and clip_queue's links to them, which the build follows.
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 USER clip
@@ -22,7 +23,8 @@ CMD ["uvicorn", "clip_queue.api.app:app", "--host", "0.0.0.0", "--port", "9001",
      "--timeout-graceful-shutdown", "20"]
 
 FROM base AS worker
-RUN pip install --constraint requirements.lock ".[worker,bulk]"
+# Requests and datasets; the Valkey that `serve` brings is a service of its own here.
+RUN pip install --constraint requirements.lock ".[bulk]"
 COPY . .
 RUN pip install --no-deps --force-reinstall .
 # A named volume mounted here takes this folder's owner.

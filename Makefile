@@ -6,10 +6,11 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/uv pip install --quiet --python
+PARALLEL := --numprocesses 2 --dist loadfile
 SDK := inference-sdk==1.8.3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test unit lint bench bench-bulk chaos lock clean
+.PHONY: help install demo serve test unit coverage lint bench bench-bulk chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -23,12 +24,17 @@ serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
 test: lint .venv-sdk/.done  ## lint, then every test
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 unit: .venv/.done  ## the fast tests alone
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
 
-lint: .venv/.done  ## ruff, mypy, and the import rule of the floors
+coverage: .venv/.done  ## what the fast tests reach, line by line and branch by branch, and each layer in per cent
+	@$(BIN)/python -m pytest $(PARALLEL) tests/unit --cov --cov-report=term $(ARGS)
+	@for layer in cli bulk stack sources api worker shared; do \
+	    printf "%-8s%s %%\n" "$$layer" "$$($(BIN)/coverage report --include="$$layer/*" --format=total)"; done
+
+lint: .venv/.done  ## ruff, mypy, and which layer may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -1,1 +1,1 @@
-"""The door: HTTP to jobs and back. Runs where there is no GPU and no torch."""
+"""The HTTP service: it turns requests into jobs and results into responses. It needs no GPU and no torch."""

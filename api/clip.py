@@ -1,4 +1,4 @@
-"""The CLIP routes, as Roboflow Inference has them on the wire: request, wait, answer."""
+"""The CLIP routes, with the wire format of Roboflow Inference: submit a job, wait for it, return its result."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter
 
 from clip_queue.api import body
-from clip_queue.api.job_client import Door
+from clip_queue.api.job_client import JobClient
 from clip_queue.api.openapi import documented
 from clip_queue.api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
-from clip_queue.shared.job import Answer
+from clip_queue.shared.job import JobResult
 from clip_queue.shared.models import NOTICES
+from clip_queue.shared.vectors import Matrix
 
 router = APIRouter(prefix="/clip", tags=["CLIP"])
 
 
 class EmbedResponse(BaseModel):
-    """``embeddings``: a row for each item, in order; raw features, not normalised."""
+    """``embeddings`` has a row for each item, in order: the features as the model computes them, not normalised."""
 
     inference_id: str | None = None
     frame_id: str | None = None
@@ -32,7 +32,7 @@ class EmbedResponse(BaseModel):
 
 
 class CompareResponse(BaseModel):
-    """``similarity``: the subject's cosine with each prompt; an object where the prompts had names."""
+    """``similarity`` has the subject's cosine with each prompt. It is an object if the prompts have names."""
 
     inference_id: str | None = None
     frame_id: str | None = None
@@ -47,13 +47,16 @@ class ErrorResponse(BaseModel):
 
 
 COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "An input cannot be used; the message says why, `index` which."},
+    400: {
+        "model": ErrorResponse,
+        "description": "An input cannot be used: `message` has the reason, `index` the item.",
+    },
     401: {"model": ErrorResponse, "description": "No accepted API key came with the request."},
-    404: {"model": ErrorResponse, "description": "The model is not known here."},
+    404: {"model": ErrorResponse, "description": "The server does not know the model."},
     413: {"model": ErrorResponse, "description": "The body is larger than the limit."},
     429: {"model": ErrorResponse, "description": "The queue is full; try again after `Retry-After` seconds."},
-    503: {"model": ErrorResponse, "description": "No live worker serves the model, or the store is away."},
-    504: {"model": ErrorResponse, "description": "The result did not come in time."},
+    503: {"model": ErrorResponse, "description": "No live worker serves the model, or the store cannot be reached."},
+    504: {"model": ErrorResponse, "description": "The result did not arrive in time."},
 }
 
 
@@ -68,10 +71,10 @@ _HEART = {"type": "base64", "value": HEART}
     "/embed_image",
     response_model=EmbedResponse,
     responses=COMMON_ERRORS,
-    openapi_extra=documented(EmbedImage, {"one picture": {"image": _HEART}, "several": {"image": [_HEART, _HEART]}}),
+    openapi_extra=documented(EmbedImage, {"one image": {"image": _HEART}, "several": {"image": [_HEART, _HEART]}}),
 )
 async def embed_image(request: Request) -> Response:
-    """Embed one picture, or several in one request."""
+    """Embed one image, or several in one request."""
     began = time.monotonic()
     return embeddings(await ask(request, _EMBED_IMAGE), began)
 
@@ -95,9 +98,9 @@ async def embed_text(request: Request) -> Response:
     openapi_extra=documented(
         Compare,
         {
-            "picture with words": {"subject": _HEART, "prompt": ["red heart", "cat", "pizza"]},
+            "image with texts": {"subject": _HEART, "prompt": ["red heart", "cat", "pizza"]},
             "named prompts": {"subject": _HEART, "prompt": {"love": "red heart", "food": "pizza"}},
-            "words with picture": {
+            "text with images": {
                 "subject": "red heart",
                 "subject_type": "text",
                 "prompt": [_HEART],
@@ -107,73 +110,72 @@ async def embed_text(request: Request) -> Response:
     ),
 )
 async def compare(request: Request) -> Response:
-    """Compare a picture or a text with up to eight of either: the cosines of their features."""
+    """Compare an image or a text with several images or texts: the cosines of their features."""
     began = time.monotonic()
-    answer, headers = await ask(request, _COMPARE)
+    result, headers = await ask(request, _COMPARE)
     return respond(
         {
             "inference_id": None,
             "frame_id": None,
             "time": time.monotonic() - began,
-            "similarity": similarity(answer),
+            "similarity": similarity(result),
             "parent_id": None,
         },
         headers,
     )
 
 
-async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[Answer, dict[str, str]]:
-    """From request to answer, and the headers that go with it."""
-    door: Door = request.app.state.door
+async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[JobResult, dict[str, str]]:
+    """The result of a request, and the headers of its response."""
+    client = JobClient.of(request)
     sent: ClipRequest
-    sent, owner = await body.read(request, door.settings, adapter)
-    model = sent.clip_version_id or door.registry.default
-    door.registry.check(model)  # before anything is fetched for it
+    sent, owner = await body.read(request, client.settings, adapter)
+    model = client.registry.resolve(sent.clip_version_id)  # before any image is fetched
+    items = sent.items(Limits.of_request(client.settings))
+    inputs = await client.fetch(items)
 
-    inputs = await door.inputs(sent, Limits.of_request(door.settings))
-
-    async def gone() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answer = await door.call(sent.kind, model, inputs, owner, gone)
-    return answer, about(model, answer)
+    result = await client.call(sent.kind, model, inputs, owner, disconnected)
+    return result, about(model, result)
 
 
-def about(model: str, answer: Answer) -> dict[str, str]:
-    """Headers: which model answered, from which weights, and where the time went."""
+def about(model: str, result: JobResult) -> dict[str, str]:
+    """Headers with the model of a result, the fingerprint of its weights, and the time of each stage."""
     headers = {
         "X-Clip-Queue-Model": model,
-        "X-Clip-Queue-Fingerprint": answer.fingerprint,
-        "Server-Timing": ", ".join(f"{stage};dur={1000 * s:.2f}" for stage, s in answer.timings.items()),
+        "X-Clip-Queue-Fingerprint": result.fingerprint,
+        "Server-Timing": ", ".join(f"{stage};dur={1000 * s:.2f}" for stage, s in result.timings.items()),
     }
     if notice := NOTICES.get(model):
         headers["X-Clip-Queue-Notice"] = notice
     return headers
 
 
-def matrix(answer: Answer) -> NDArray[np.float32]:
-    """Features (n, dimension), float32."""
-    return np.frombuffer(answer.vectors, dtype="<f4").reshape(-1, max(answer.dimension, 1))
+def matrix(result: JobResult) -> Matrix:
+    """The features (n, dimension) of a result, float32."""
+    return np.frombuffer(result.vectors, dtype="<f4").reshape(-1, max(result.dimension, 1))
 
 
-def similarity(answer: Answer) -> list[float] | dict[str, float]:
-    values = answer.similarity or []
-    return dict(zip(answer.names, values, strict=True)) if answer.names else values
+def similarity(result: JobResult) -> list[float] | dict[str, float]:
+    values = result.similarity or []
+    return dict(zip(result.names, values, strict=True)) if result.names else values
 
 
-def embeddings(asked: tuple[Answer, dict[str, str]], began: float) -> Response:
-    answer, headers = asked
+def embeddings(answer: tuple[JobResult, dict[str, str]], began: float) -> Response:
+    result, headers = answer
     content = {
         "inference_id": None,
         "frame_id": None,
         "time": time.monotonic() - began,
-        "embeddings": matrix(answer),
+        "embeddings": matrix(result),
     }
     return respond(content, headers)
 
 
 def respond(content: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    """JSON by orjson, numpy arrays and all: 12 ms for 1000 × 512 where jsonable_encoder took 662."""
+    """A JSON response. orjson writes NumPy arrays: 1000 × 512 numbers take 12 ms, with jsonable_encoder 662 ms."""
     data = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(data, status, headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What else a client of Roboflow Inference may ask for on its way."""
+"""The other routes of Roboflow Inference that its clients call."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from clip_queue.api.clip import respond
-from clip_queue.api.job_client import Door
+from clip_queue.api.job_client import JobClient
 from clip_queue.version import __version__
 
 router = APIRouter(tags=["Server"])
 
-SERVER = str(uuid.uuid4())  # names this process
+SERVER = str(uuid.uuid4())  # a name of this process
 
 
 @router.get("/")
@@ -29,7 +29,7 @@ async def info() -> Response:
 @router.get("/model/registry")
 async def registry(request: Request) -> Response:
     """The models that live workers serve."""
-    door: Door = request.app.state.door
+    client = JobClient.of(request)
     models = [
         {
             "model_id": model.name,
@@ -41,13 +41,13 @@ async def registry(request: Request) -> Response:
             "image_size": model.image_size,
             "precision": model.precision,
         }
-        for model in door.registry.models.values()
+        for model in client.registry.models.values()
     ]
     return respond({"models": models})
 
 
 @router.post("/model/add")
 @router.post("/model/clear")
-async def workers_own_their_models() -> Response:
-    """Accepted and without effect: workers load their models once and keep them."""
+async def change_models() -> Response:
+    """Accepted without effect: a worker loads its models when it starts, and keeps them."""
     return respond({"models": []})

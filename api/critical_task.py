@@ -1,4 +1,4 @@
-"""Background tasks of the event loop that are owned: named, ended with their owner, and missed when they die."""
+"""Tasks of the event loop that the process cannot work without."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 
-class Owned:
-    """One task. Its end before :meth:`close` is a bug, and ends the process: its supervisor starts another."""
+def terminate() -> None:
+    """End this process as its supervisor would, with SIGTERM."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
-    def __init__(self, name: str) -> None:
+
+class CriticalTask:
+    """One task with a name. If it ends before :meth:`close`, that is a bug: the process ends, and its supervisor starts
+    another.
+
+    Args:
+        end_process: what is called then.
+    """
+
+    def __init__(self, name: str, *, end_process: Callable[[], None] = terminate) -> None:
         self._name = name
+        self._end_process = end_process
         self._task: asyncio.Task[None] | None = None
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -28,11 +39,14 @@ class Owned:
         return self._task is not None and not self._task.done()
 
     async def close(self) -> None:
-        if self._task:
+        """Cancel the task and wait until it has ended, at most 5 s."""
+        for _ in range(10):  # asyncio.wait_for of Python 3.11, which libraries use, can lose a cancellation
+            if not self._task or self._task.done():
+                return
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=5)
+            await asyncio.wait([self._task], timeout=0.5)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             log.critical("the task %r has ended; so does this process", self._name, exc_info=task.exception())
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._end_process()

@@ -1,7 +1,8 @@
 """Server-Sent Events of a job.
 
-Each event is the whole document, so a client that missed some has lost nothing once it has the newest. An event's id
-says what it showed: who reconnects with it in ``Last-Event-ID`` gets the next thing that differs.
+Each event has the whole document, so a client that misses some events needs only the newest. The id of an event encodes
+the state and progress that it shows. A client that reconnects with this id in ``Last-Event-ID`` gets the next event
+that differs.
 """
 
 from __future__ import annotations
@@ -13,20 +14,29 @@ from collections.abc import AsyncIterator
 import orjson
 from fastapi.responses import Response, StreamingResponse
 
-from clip_queue.api.job_client import Door
+from clip_queue.api.job_client import JobClient
 from clip_queue.api.job_document import document, ended
 from clip_queue.shared import ops
 from clip_queue.shared.errors import ClipError, UnknownJob
 
-HEARTBEAT = 10.0  # seconds of silence before a comment says that the line is alive
-LONGEST = 3600.0  # seconds after which a stream ends; the client reconnects and goes on
+HEARTBEAT = 10.0  # seconds without an event after which a comment is sent, so that the connection is kept
+LONGEST = 3600.0  # seconds after which a stream ends; the client then reconnects
 
 
-def response(door: Door, view: ops.View, last_event_id: str | None) -> Response:
+def response(
+    client: JobClient, view: ops.View, last_event_id: str | None, *, heartbeat: float, longest: float = LONGEST
+) -> Response:
+    """The stream of a job's events after ``last_event_id``.
+
+    Args:
+        heartbeat: seconds without an event after which a comment is sent.
+        longest: seconds after which the stream ends.
+    """
     if ended(view) and last_event_id == event_id(view):
-        return Response(status_code=204)  # nothing will follow: tells an EventSource not to reconnect
+        return Response(status_code=204)  # no event will follow: this status tells an EventSource not to reconnect
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(door, view.job.id, last_event_id), media_type="text/event-stream", headers=headers)
+    stream = _stream(client, view.job.id, last_event_id, heartbeat, time.monotonic() + longest)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
 def event_id(view: ops.View) -> str:
@@ -34,15 +44,16 @@ def event_id(view: ops.View) -> str:
     return f"{job.state}-{job.attempts}-{job.done}-{job.failed}"
 
 
-async def _stream(door: Door, job_id: str, shown: str | None) -> AsyncIterator[bytes]:
-    until = time.monotonic() + LONGEST
+async def _stream(
+    client: JobClient, job_id: str, shown: str | None, heartbeat: float, until: float
+) -> AsyncIterator[bytes]:
     yield b"retry: 1000\n\n"
     state = None
     try:
-        async with door.watching(job_id) as waiter:
+        async with client.watch(job_id) as reply:
             while time.monotonic() < until:
-                waiter.news.clear()
-                view = await door.store.run(ops.view(job_id))
+                reply.event.clear()
+                view = await client.store.execute(ops.view(job_id))
                 if event_id(view) != shown:
                     shown = event_id(view)
                     name = "progress" if view.job.state == state else "state"
@@ -52,11 +63,11 @@ async def _stream(door: Door, job_id: str, shown: str | None) -> AsyncIterator[b
                 if ended(view):
                     return
                 try:
-                    await asyncio.wait_for(waiter.news.wait(), HEARTBEAT)
+                    await asyncio.wait_for(reply.event.wait(), heartbeat)
                 except TimeoutError:
                     yield b": alive\n\n"
     except UnknownJob:
         return
     except ClipError as error:
-        # The status line is gone; ending the stream makes the client come back with Last-Event-ID.
+        # The status line is already sent. The stream ends, and the client reconnects with Last-Event-ID.
         yield f": {error.message}\n\n".encode()

@@ -1,9 +1,10 @@
-"""Health that tells the truth: ready means that a worker embedded something just now, not that a process exists."""
+"""Health. Ready means that a worker has just embedded something, not only that a process exists."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import secrets
 import time
 
@@ -11,64 +12,74 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from clip_queue.api.clip import respond
-from clip_queue.api.job_client import Door
+from clip_queue.api.job_client import JobClient
 from clip_queue.api.requests import HEART
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Kind
 
 router = APIRouter(tags=["Health"])
 
-PICTURE = base64.b64decode(HEART)
-FRESH = 3.0  # seconds that a proof holds
-PATIENCE = 4.0  # seconds that a proof may take
+IMAGE = base64.b64decode(HEART)
+CACHE_TTL = 3.0  # seconds that a check is valid
+PROBE_TIMEOUT = 4.0  # seconds that a probe may take
 
 
 class Readiness:
-    """Each configured model has computed something within the last seconds: for a request, or else for a probe.
+    """Whether each configured model has computed something in the last seconds, for a request or for a probe.
 
-    The probe compares a picture with a text that nobody has seen before, through the queue: decoding and both towers
-    take part, and no cache answers.
+    A probe is a job like any other: it compares an image with a new text. So it tests decoding and both parts of the
+    model, and no cache can have its result.
+
+    Args:
+        cache_ttl: seconds that a check is valid.
+        probe_timeout: seconds that a probe may take.
     """
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(
+        self, client: JobClient, *, cache_ttl: float = CACHE_TTL, probe_timeout: float = PROBE_TIMEOUT
+    ) -> None:
+        self._client = client
+        self._cache_ttl = cache_ttl
+        self._probe_timeout = probe_timeout
         self._lock = asyncio.Lock()
-        self._checked = 0.0
+        self._checked = -math.inf
         self._problem: str | None = "not checked yet"
 
     async def problem(self) -> str | None:
-        """What keeps the service from being ready; None if nothing does. Callers share one proof."""
+        """The reason why the service is not ready, or None if it is. Concurrent callers share one check."""
         async with self._lock:
-            if time.monotonic() - self._checked > FRESH:
-                self._problem = await self._prove()
+            if time.monotonic() - self._checked > self._cache_ttl:
+                self._problem = await self._check()
                 self._checked = time.monotonic()
             return self._problem
 
-    async def _prove(self) -> str | None:
-        if not (self._door.replies.alive and self._door.registry.alive and self._door.reconciler.alive):
+    async def _check(self) -> str | None:
+        if not self._client.alive:
             return "a task of the API has ended"
         try:
-            await self._door.registry.refresh()
-            quiet = [m for m in self._door.registry.configured if time.monotonic() - self._door.computed(m) > FRESH]
-            await asyncio.gather(*(self._probe(model) for model in quiet))
+            await self._client.registry.refresh()
+            since = time.monotonic() - self._cache_ttl
+            idle = [model for model in self._client.registry.configured if self._client.computed(model) < since]
+            await asyncio.gather(*(self._probe(model) for model in idle))
         except ClipError as error:
             return error.message
         return None
 
     async def _probe(self, model: str) -> None:
-        inputs = Inputs([PICTURE, f"ready {secrets.token_hex(4)}"])
-        await self._door.call(Kind.COMPARE, model, inputs, owner="probe", timeout=PATIENCE)
+        inputs = Inputs([IMAGE, f"ready {secrets.token_hex(4)}"])
+        model = self._client.registry.resolve(model)
+        await self._client.call(Kind.COMPARE, model, inputs, owner="probe", timeout=self._probe_timeout)
 
 
 @router.get("/healthz")
 async def healthz() -> Response:
-    """This process answers."""
+    """This process answers requests."""
     return respond({"status": "healthy"})
 
 
 @router.get("/readiness")
 async def readiness(request: Request) -> Response:
-    """A worker embeds, tried end to end within the last seconds; else 503 and why."""
+    """A worker has embedded something in the last seconds. If not: 503 and the reason."""
     state: Readiness = request.app.state.readiness
     if problem := await state.problem():
         return respond({"status": "not ready", "message": problem}, {"Retry-After": "2"}, 503)

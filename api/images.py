@@ -1,17 +1,16 @@
-"""The image of the wire: an object with ``type`` and ``value``, or a bare string; never a local path."""
+"""An image in a request: an object with ``type`` and ``value``, or a string. A path of a file is never read."""
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
 
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
-from clip_queue.shared.settings import Settings
+from clip_queue.shared.fetch import ImageUrl
 
-# As the original, any subtype; and unlike it, also with parameters, capitals and `svg+xml`.
+# Any subtype, as Roboflow Inference accepts it; here also with parameters, capitals and `svg+xml`.
 _DATA_URI = re.compile(r"data:image/[^;,]*(;[^;,]*)*;base64", re.IGNORECASE)
 _LONGEST_DATA_URI = 512  # characters before the comma
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
@@ -21,22 +20,15 @@ _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
 _IMAGE_BEGINS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
-class Url(str):
-    """An image still to be fetched. Its query may be a signature: keep it out of messages and logs."""
-
-    __slots__ = ()
-
-
-class Fetches(Protocol):
-    """What :func:`load_images` needs of :class:`clip_queue.shared.fetch.Fetcher`."""
-
-    async def get(self, url: str) -> bytes: ...
-
-
-def parse_image(value: object, max_bytes: int, field: str = "image") -> Url | bytes:
+def parse_image(value: object, max_bytes: int, field: str = "image") -> bytes | ImageUrl:
     """One image of a request: its encoded bytes, at most ``max_bytes``, or the URL they are at.
 
-    ``field`` names the value in messages. BadInput if it has the wrong shape, BadImage if it cannot be an image.
+    Args:
+        field: the name of the value in error messages.
+
+    Raises:
+        BadInput: the value has the wrong shape.
+        BadImage: it cannot be an image.
     """
     if isinstance(value, str):
         return _bare(value, max_bytes)
@@ -52,62 +44,45 @@ def parse_image(value: object, max_bytes: int, field: str = "image") -> Url | by
         raise BadImage.because("Image declaration contains not recognised image type.")
     if not isinstance(payload, str):
         raise BadInput(f"{field}.value must be a string.")
-    return Url(payload.strip()) if kind == "url" else _from_base64(payload, max_bytes)
+    return ImageUrl(payload.strip()) if kind == "url" else _from_base64(payload, max_bytes)
 
 
-async def load_images(
-    values: Sequence[object], fetcher: Fetches, settings: Settings, field: str = "image"
-) -> list[bytes]:
-    """The encoded bytes of all images, in order; URLs are fetched at the same time.
+def parse_images(values: Sequence[object], max_bytes: int, field: str) -> list[bytes | ImageUrl]:
+    """The images of a request, in order.
 
-    Everything is parsed before anything is fetched. The first error by index is raised, with ``index`` set where
-    there is more than one image; what is still being fetched then is cancelled.
+    Raises:
+        BadInput, BadImage: for the first value that is no image. ``index`` is set if there are several values.
     """
-    many = len(values) > 1
-    parsed: list[Url | bytes] = []
+    several = len(values) > 1
+    parsed: list[bytes | ImageUrl] = []
     for index, value in enumerate(values):
         try:
-            parsed.append(parse_image(value, settings.max_image_bytes, f"{field}[{index}]" if many else field))
+            image = parse_image(value, max_bytes, f"{field}[{index}]" if several else field)
         except ClipError as error:
-            error.index = index if many else None
+            error.index = index if several else None
             raise
-    fetches = {i: asyncio.create_task(fetcher.get(item)) for i, item in enumerate(parsed) if isinstance(item, Url)}
-    try:
-        images: list[bytes] = []
-        for index, item in enumerate(parsed):  # awaited in order, so the first error by index comes first
-            images.append(item if isinstance(item, bytes) else await _fetched(fetches[index], index if many else None))
-        return images
-    finally:
-        for task in fetches.values():
-            task.cancel()
-        await asyncio.gather(*fetches.values(), return_exceptions=True)
+        parsed.append(replace(image, index=index) if several and isinstance(image, ImageUrl) else image)
+    return parsed
 
 
-async def _fetched(task: asyncio.Task[bytes], index: int | None) -> bytes:
-    try:
-        return await task
-    except ClipError as error:
-        error.index = index
-        raise
-
-
-def _bare(text: str, max_bytes: int) -> Url | bytes:
-    """A bare string: a URL if it begins with http, else base64. No path: a name of a file is malformed base64."""
+def _bare(text: str, max_bytes: int) -> bytes | ImageUrl:
+    """A string without a type: a URL if it begins with http, else base64. The name of a file is malformed base64."""
     start = text[:64].lstrip()[:4].lower()
-    return Url(text.strip()) if start == "http" else _from_base64(text, max_bytes)
+    return ImageUrl(text.strip()) if start == "http" else _from_base64(text, max_bytes)
 
 
 def _from_base64(text: str, max_bytes: int) -> bytes:
     """Decode base64, standard or URL-safe, with or without padding, spaces, line breaks and a data-URI prefix.
 
-    The original drops every character that is not base64's own. That turns any text into some bytes, so here it
-    is only done where an image comes out of it; what the original reads as an image is read here too.
+    Roboflow Inference ignores every character outside the alphabet of base64, so it decodes any text to some bytes.
+    Here such characters are ignored only if the result begins like an image: every image that Roboflow Inference
+    reads is read here too.
     """
     raw = _without_prefix(text).encode("utf-8", "replace").translate(_FROM_URLSAFE, _SPACE)
     if len(raw.rstrip(b"=")) * 3 // 4 > max_bytes:
         raise BadImage.because(f"Image is larger than {max_bytes} bytes (setting max_image_bytes).")
     try:
-        data = binascii.a2b_base64(raw + b"==")  # padding past the end is ignored, so it never misses
+        data = binascii.a2b_base64(raw + b"==")  # more padding than needed is ignored
     except binascii.Error:
         raise BadImage.because("Malformed base64 input image.") from None
     if raw.translate(None, _BASE64) and not data.startswith(_IMAGE_BEGINS):

@@ -1,4 +1,4 @@
-"""What every route goes through: a request becomes a job, and the job an answer."""
+"""From inputs to a job in the queue, and from the job to its result. All routes use it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,61 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from celery import Celery
+from fastapi import Request
 
-from clip_queue.api.images import load_images
-from clip_queue.api.publisher import Outbox
+from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reconciler import Reconciler
 from clip_queue.api.registry import Registry
-from clip_queue.api.reply_listener import Replies, Waiter
-from clip_queue.api.requests import ClipRequest, Limits
+from clip_queue.api.reply_listener import PendingReply, ReplyListener
+from clip_queue.api.requests import RequestItems
 from clip_queue.shared import ops
+from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable
 from clip_queue.shared.fetch import Fetcher
-from clip_queue.shared.job import FINAL, Answer, Inputs, Job, Kind, Lane
+from clip_queue.shared.job import FINAL, Inputs, Job, JobResult, Kind, State
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
-from clip_queue.shared.wire import unpack_answer
+from clip_queue.shared.wire import unpack_result
 
 log = logging.getLogger(__name__)
 
 
-class Door:
-    """One an API process. Owns what leads to the queue and back."""
+class JobClient:
+    """The connection of an API process to the store and the queue. It owns its parts: :meth:`close` closes them."""
 
-    def __init__(self, settings: Settings, celery: Celery) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: AsyncStore,
+        publisher: CoalescingPublisher,
+        replies: ReplyListener,
+        fetcher: Fetcher,
+    ) -> None:
         self.settings = settings
-        self.store = AsyncStore.connect(settings)
-        self.outbox = Outbox(self.store, celery)
-        self.replies = Replies(settings)
+        self.store = store
+        self.publisher = publisher
+        self.replies = replies
+        self.fetcher = fetcher
         self.registry = Registry(self.store, settings)
-        self.fetcher = Fetcher(settings)
-        self.reconciler = Reconciler(self.store, self.registry, self.outbox, settings)
-
+        self.reconciler = Reconciler(self.store, self.registry, self.publisher, settings)
         self._computed: dict[str, float] = {}
 
+    @classmethod
+    def connect(cls, settings: Settings) -> JobClient:
+        """A client of the Redis that the settings name."""
+        store = AsyncStore.connect(settings)
+        publisher = CoalescingPublisher(store, celery_app(settings, publisher=True))
+        return cls(settings, store, publisher, ReplyListener.connect(settings), Fetcher(settings))
+
+    @staticmethod
+    def of(request: Request) -> JobClient:
+        """The client of the process that serves ``request``."""
+        client: JobClient = request.app.state.job_client
+        return client
+
     def computed(self, model: str) -> float:
-        """When a model last computed an answer of this process's, on the monotonic clock; -inf: never."""
+        """When a model last computed a result for this process, by ``time.monotonic``; -inf: never."""
         return self._computed.get(model, -math.inf)
 
     def start(self) -> None:
@@ -51,39 +71,36 @@ class Door:
         self.registry.start()
         self.reconciler.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether all its tasks run."""
+        return self.replies.alive and self.registry.alive and self.reconciler.alive
+
     async def close(self) -> None:
         await self.reconciler.close()
-        await self.outbox.close()
+        await self.publisher.close()
         await self.replies.close()
         await self.registry.close()
         await self.fetcher.aclose()
         await self.store.close()
 
-    async def inputs(self, sent: ClipRequest, limits: Limits) -> Inputs:
-        """A request's items, its pictures fetched.
+    async def fetch(self, items: RequestItems) -> Inputs:
+        """A request's items, each URL replaced by its image.
 
         Raises:
-            BadInput: one of them cannot be used.
-            Late: fetching took as long as a whole request may.
+            BadImage: one of them cannot be fetched.
+            Late: they could not be fetched within ``request_timeout``.
         """
-
-        async def load(values: list[object], field: str) -> list[bytes]:
-            return await load_images(values, self.fetcher, self.settings, field)
-
-        try:
-            async with asyncio.timeout(self.settings.request_timeout):
-                return await sent.inputs(limits, load)
-        except TimeoutError:
-            raise Late(f"The images could not be fetched within {self.settings.request_timeout:g} s.") from None
+        return Inputs(await self.fetcher.resolve(items.items, self.settings.request_timeout), items.names)
 
     async def submit(self, submission: ops.Submission) -> ops.Accepted:
         """Put a job in the queue.
 
         Raises:
-            Unavailable, QueueFull, KeyReused.
+            Unavailable, QueueFull, KeyReused: the job was refused (:meth:`CoalescingPublisher.submit`).
         """
         try:
-            return await self.outbox.submit(submission)
+            return await self.publisher.submit(submission)
         except QueueFull as error:
             error.retry_after = self.registry.retry_after(submission.job.model, submission.job.total)
             raise
@@ -94,17 +111,19 @@ class Door:
         model: str,
         inputs: Inputs,
         owner: str,
-        gone: Callable[[], Awaitable[None]] | None = None,
+        disconnected: Callable[[], Awaitable[None]] | None = None,
         timeout: float | None = None,
-    ) -> Answer:
-        """A synchronous request: submit, wait, answer. ``gone`` returns when the caller has hung up.
+    ) -> JobResult:
+        """A synchronous request: submit, wait, return the result.
 
-        ``timeout``: seconds, by default ``request_timeout``.
+        Args:
+            model: a model that is served (:meth:`Registry.resolve`).
+            disconnected: returns when the caller has closed the connection. Then the job is cancelled.
+            timeout: seconds, by default ``request_timeout``.
 
         Raises:
-            ClipError: what refused or ended the job; :class:`Late` past the deadline.
+            ClipError: the error that the job was refused with, or ended with; :class:`Late` after the deadline.
         """
-        self.registry.check(model)
         timeout = timeout or self.settings.request_timeout
         job = Job(
             kind=kind,
@@ -116,62 +135,62 @@ class Door:
             ttl=int(self.settings.sync_ttl * 1000),
         )
         submission = ops.Submission(job, inputs, self.settings.max_queued_items, deadline_in=timeout)
-        with self.replies.waiting(job.id) as waiter:
+        with self.replies.expect(job.id) as reply:
             began = time.monotonic()
             await self.submit(submission)
-            watcher = asyncio.create_task(self._hang_up(job, gone)) if gone else None
+            watcher = asyncio.create_task(self._cancel_after(disconnected, job)) if disconnected else None
             try:
-                return await self._answer(job, waiter, began + timeout, timeout)
+                return await self._result(job, reply, began + timeout, timeout)
             finally:
                 if watcher:
                     watcher.cancel()
 
     @asynccontextmanager
-    async def watching(self, job_id: str) -> AsyncIterator[Waiter]:
-        """Hear of each change of a job, from any door, as long as the context lasts."""
-        with self.replies.waiting(job_id) as waiter:
-            await self.store.run(ops.watch(job_id, self.replies.address))
-            yield waiter
+    async def watch(self, job_id: str) -> AsyncIterator[PendingReply]:
+        """Receive a message for each change of a job inside the context, also if another process submitted the job."""
+        with self.replies.expect(job_id) as reply:
+            await self.store.execute(ops.watch(job_id, self.replies.address))
+            yield reply
 
-    async def _hang_up(self, job: Job, gone: Callable[[], Awaitable[None]]) -> None:
-        """A request that its caller gave up costs no forward pass if it has not started."""
-        await gone()
+    async def _cancel_after(self, disconnected: Callable[[], Awaitable[None]], job: Job) -> None:
+        """Cancel the job of a caller that has left, so that it takes no time of a worker."""
+        await disconnected()
         try:
-            await self.store.run(ops.cancel(job.id, job.owner))
+            await self.store.execute(ops.cancel(job.id, job.owner))
         except ClipError as error:
-            log.debug("a job given up was not cancelled: %s", error.message)
+            log.debug("a job whose caller has left was not cancelled: %s", error.message)
 
-    async def _answer(self, job: Job, waiter: Waiter, until: float, timeout: float) -> Answer:
+    async def _result(self, job: Job, reply: PendingReply, until: float, timeout: float) -> JobResult:
         while True:
             late = False
             try:
-                await asyncio.wait_for(waiter.news.wait(), max(0.0, until - time.monotonic()))
+                await asyncio.wait_for(reply.event.wait(), max(0.0, until - time.monotonic()))
             except TimeoutError:
                 late = True
-            waiter.news.clear()
-            if waiter.note:
-                answer: Answer | None = unpack_answer(waiter.note)
+            reply.event.clear()
+            if reply.message:
+                result: JobResult | None = unpack_result(reply.message)
             else:
-                answer = await self._look(job, late, timeout)
-            if answer is not None:
-                if answer.error:
-                    raise ClipError.from_wire(answer.error)
-                if answer.timings.get("forward"):  # not from a cache
+                result = await self._poll(job, late, timeout)
+            if result is not None:
+                if result.error:
+                    raise ClipError.from_wire(result.error)
+                if result.timings.get("forward"):  # not from a cache
                     self._computed[job.model] = time.monotonic()
-                return answer
+                return result
 
-    async def _look(self, job: Job, late: bool, timeout: float) -> Answer | None:
-        """What the store says of a job that no note came from; None: not ended yet."""
+    async def _poll(self, job: Job, late: bool, timeout: float) -> JobResult | None:
+        """The result of a job as the store has it; None: the job has not ended yet."""
         try:
-            view, answer = await self.store.run(ops.outcome(job.id))
+            view, result = await self.store.execute(ops.outcome(job.id))
         except Unavailable:
             if late:
                 raise Late(f"Job {job.id} was accepted, but the job store cannot be reached now.") from None
             return None
-        if view is None:
+        if view is None or (view.job.state is State.SUCCEEDED and result is None):
             raise Unavailable("The job store has lost the job; send it again.", retry_after=1)
         if view.job.state in FINAL:
-            return answer or Answer(error=view.job.error)
+            return result or JobResult(error=view.job.error)
         if late:
             raise Late(f"No result within {timeout:g} s; job {job.id} was {view.job.state}.")
         return None

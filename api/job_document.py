@@ -1,4 +1,4 @@
-"""The job document: a job as its owner sees it, and its result in the shape of the synchronous route."""
+"""The job document: a job as its owner sees it, and its result as the synchronous route returns it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from clip_queue.api.clip import matrix, similarity
 from clip_queue.shared.errors import BadInput
-from clip_queue.shared.job import FINAL, Answer, Job, Kind, Lane, OnError, State
+from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.ops import View
 
 BULK = (Kind.EMBED_DATASET, Kind.EMBED_SHARD)
@@ -24,7 +25,7 @@ class Items(BaseModel):
 
 
 class Queue(BaseModel):
-    """``position`` 0 is next in line; ``age_s`` is seconds since the job was accepted."""
+    """``position`` 0 is the next job; ``age_s`` is the seconds since the job was accepted."""
 
     position: int
     age_s: float
@@ -37,8 +38,8 @@ class Error(BaseModel):
 
 
 class JobDocument(BaseModel):
-    """Times are UTC. ``progress`` is a bulk run's. ``result`` is there once the job has succeeded, ``error`` once it
-    has ended otherwise."""
+    """Times are UTC. Only a bulk run has ``progress``. A job that has succeeded has a ``result``, one that has ended
+    otherwise an ``error``."""
 
     id: str
     task: Kind
@@ -47,29 +48,29 @@ class JobDocument(BaseModel):
     priority: Lane
     on_error: OnError
     items: Items
-    attempts: int = Field(description="Times that a worker has taken the job up, those given back not counted.")
+    attempts: int = Field(description="How often a worker has started the job, except where it gave the job back.")
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
     deadline: datetime | None = None
     expires: datetime | None = Field(None, description="Until when the job and its result are kept.")
     queue: Queue | None = None
-    progress: dict[str, Any] | None = Field(None, description="Of a bulk run: rows per second, workers and the like.")
+    progress: dict[str, Any] | None = Field(None, description="Of a bulk run: rows per second, workers and more.")
     timings: dict[Literal["queue", "prepare", "wait", "forward"], float] = Field(
-        default={}, description="Seconds that the item answered last spent in each stage."
+        default={}, description="Seconds that the item that was ready last spent in each stage."
     )
-    fingerprint: str | None = Field(None, description="Of the weights, preprocessing and precision that answered.")
+    fingerprint: str | None = Field(None, description="Of the weights, preprocessing and precision of the result.")
     error: Error | None = None
     result: dict[str, Any] | None = None
 
 
 class JobPage(BaseModel):
     jobs: list[JobDocument]
-    cursor: str | None = Field(description="What `?cursor=` takes for the next page; null: there is none.")
+    cursor: str | None = Field(description="The value of `?cursor=` for the next page; null: there is none.")
 
 
-def document(view: View, answer: Answer | None = None) -> dict[str, Any]:
-    """A job's document as plain values for orjson (:class:`JobDocument`)."""
+def document(view: View, result: JobResult | None = None) -> dict[str, Any]:
+    """A job's document (:class:`JobDocument`) as values that orjson can write."""
     job = view.job
     out: dict[str, Any] = {
         "id": job.id,
@@ -88,50 +89,51 @@ def document(view: View, answer: Answer | None = None) -> dict[str, Any]:
         "queue": None,
         "progress": job.progress,
         "timings": job.timings,
-        "fingerprint": answer.fingerprint if answer else None,
+        "fingerprint": result.fingerprint if result else None,
         "error": job.error,
         "result": None,
     }
     if view.position is not None:
         out["queue"] = {"position": view.position, "age_s": (view.now - job.created) / 1000}
-    if answer and job.state is State.SUCCEEDED:
-        out["result"] = result(job, answer)
+    if result and job.state is State.SUCCEEDED:
+        out["result"] = result_document(job, result)
     return out
 
 
-def result(job: Job, answer: Answer) -> dict[str, Any]:
-    """What the synchronous route would have answered; with ``skip`` a failed item's row is null, and ``errors``
-    say why."""
+def result_document(job: Job, result: JobResult) -> dict[str, Any]:
+    """The response of the synchronous route. With ``skip``, the row of a failed item is null, and ``errors`` has the
+    reason."""
     out: dict[str, Any] = {"inference_id": None, "frame_id": None, "time": (job.finished - job.created) / 1000}
     if job.kind in BULK:
         return {**out, "rows": job.done, "failed": job.failed}
     if job.kind is Kind.COMPARE:
-        return {**out, "similarity": similarity(answer), "parent_id": None}
+        return {**out, "similarity": similarity(result), "parent_id": None}
     if job.on_error is OnError.FAIL:
-        return {**out, "embeddings": matrix(answer)}
-    failed = {error["index"] for error in answer.errors}
-    rows = iter(matrix(answer))
+        return {**out, "embeddings": matrix(result)}
+    failed = {error["index"] for error in result.errors}
+    rows = iter(matrix(result))
     embeddings = [None if i in failed else next(rows) for i in range(job.total)]
-    return {**out, "embeddings": embeddings, "errors": answer.errors}
+    return {**out, "embeddings": embeddings, "errors": result.errors}
 
 
-def array(job: Job, answer: Answer) -> NDArray[np.float32]:
-    """The result as one array: (total, dimension), rows of failed items NaN; of a comparison (prompts,).
+def array(job: Job, result: JobResult) -> NDArray[np.float32]:
+    """The result as one array (total, dimension), with NaN in the rows of failed items. Of a comparison: (prompts,).
 
     Raises:
-        BadInput: of a bulk job, whose vectors are in its output folder.
+        BadInput: the job is a bulk job, so its vectors are in its output folder.
     """
     if job.kind in BULK:
         raise BadInput("The vectors of a bulk run are in its output folder.")
     if job.kind is Kind.COMPARE:
-        return np.asarray(answer.similarity, dtype=np.float32)
-    failed = [error["index"] for error in answer.errors]
-    out = np.full((job.total, answer.dimension), np.nan, dtype=np.float32)
-    out[np.setdiff1d(np.arange(job.total), failed)] = matrix(answer)
+        return np.asarray(result.similarity, dtype=np.float32)
+    failed = [error["index"] for error in result.errors]
+    out = np.full((job.total, result.dimension), np.nan, dtype=np.float32)
+    out[np.setdiff1d(np.arange(job.total), failed)] = matrix(result)
     return out
 
 
 def moment(milliseconds: int) -> str | None:
+    """A time in ISO 8601; None for 0, which means that there is none."""
     if not milliseconds:
         return None
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The documentation of bodies that the routes read themselves (:mod:`clip_queue.api.body`)."""
+"""The OpenAPI documentation of bodies that the routes read themselves (:mod:`clip_queue.api.body`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, TypeAdapter
 
-_SCHEMAS: dict[str, Any] = {}  # what the documented bodies refer to
+_SCHEMAS: dict[str, Any] = {}  # the schemas that the documented bodies refer to, by name
 
 
 def documented(model: type[BaseModel] | TypeAdapter[Any], examples: dict[str, Any]) -> dict[str, Any]:
-    """A route's ``openapi_extra`` for its JSON body, with examples that run as they stand."""
+    """A route's ``openapi_extra`` for its JSON body. The examples are complete requests."""
     adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
     schema = adapter.json_schema(ref_template="#/components/schemas/{model}")
     _SCHEMAS.update(schema.pop("$defs", {}))
@@ -20,7 +20,7 @@ def documented(model: type[BaseModel] | TypeAdapter[Any], examples: dict[str, An
 
 
 def complete(app: FastAPI) -> None:
-    """Put what those bodies refer to among the components of the application's OpenAPI document."""
+    """Add the schemas that those bodies refer to to the application's OpenAPI document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""From the API to the queue: jobs that arrive together go together.
+"""From the API to the queue: jobs that arrive at the same time are published in one message.
 
-A Celery message costs more than most of the work it carries. So while one publish is under way, the jobs that
-arrive wait, and go as one message of up to 64 references. Idle: one job, one message, no delay, no timer.
+A Celery message costs more time than most of the jobs that it refers to. So jobs that arrive while a message is being
+published wait, and the next message carries up to 64 of them. A job that arrives while nothing is being published is
+published at once: there is no timer.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ from celery import Celery
 from clip_queue.shared import ops
 from clip_queue.shared.broker import MESSAGE, TASK, queue_name
 from clip_queue.shared.errors import ClipError, Unavailable
-from clip_queue.shared.job import Lane
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import AsyncStore
 
 log = logging.getLogger(__name__)
 
-BYTES = 32 * 2**20  # most inputs in one pipeline
-WAITING = 4096  # most submissions that wait for a publish
+MAX_BYTES = 32 * 2**20  # most bytes of inputs in one pipeline
+MAX_PENDING = 4096  # most submissions that wait to be published, in each lane of a model
 
 
 @dataclass(eq=False)
-class _Parcel:
+class Pending:
+    """A submission that waits to be published. ``size`` is the number of bytes and characters of its inputs."""
+
     submission: ops.Submission
     done: asyncio.Future[ops.Accepted]
     size: int = field(init=False)
@@ -38,84 +41,90 @@ class _Parcel:
         self.size = sum(map(len, self.submission.inputs.items))
 
 
-class Outbox:
-    """One an API process; a task for each model and lane that is in use."""
+class CoalescingPublisher:
+    """Writes submissions to the store and publishes their references. Each model and lane in use has a task of its own.
 
-    def __init__(self, store: AsyncStore, app: Celery) -> None:
+    Args:
+        app: sends the messages. Only its ``send_task`` is called, in threads.
+        max_pending: most submissions that wait in each lane of a model.
+    """
+
+    def __init__(self, store: AsyncStore, app: Celery, *, max_pending: int = MAX_PENDING) -> None:
         self._store = store
         self._app = app
-        self._waiting: dict[tuple[str, Lane], deque[_Parcel]] = {}
+        self._max_pending = max_pending
+        self._pending: dict[tuple[str, Lane], deque[Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # send_task blocks. Two threads: a publish to one queue does not wait for another's.
+        # send_task blocks. With two threads, one queue does not wait for another.
         self._publishers = ThreadPoolExecutor(2, thread_name_prefix="publish")
 
     async def submit(self, submission: ops.Submission) -> ops.Accepted:
         """Returns once the job is in the store and its reference in the queue.
 
         Raises:
-            QueueFull, KeyReused: refused by the store.
-            Unavailable: it could not be enqueued, and is forgotten.
+            QueueFull, KeyReused: the store refuses the job.
+            Unavailable: the job could not be put in the queue, and is discarded.
         """
-        parcel = _Parcel(submission, asyncio.get_running_loop().create_future())
+        pending = Pending(submission, asyncio.get_running_loop().create_future())
         lane = (submission.job.model, submission.job.lane)
-        waiting = self._waiting.get(lane)
-        if waiting is None:
-            self._waiting[lane] = deque([parcel])
-            self._own(self._drain(lane), f"outbox {queue_name(*lane)}")
-        elif len(waiting) >= WAITING:
+        queued = self._pending.get(lane)
+        if queued is None:
+            self._pending[lane] = deque([pending])
+            self._start(self._drain(lane), f"publish {queue_name(*lane)}")
+        elif len(queued) >= self._max_pending:
             raise Unavailable("Too many requests wait for the queue; try again.", retry_after=1)
         else:
-            waiting.append(parcel)
-        return await parcel.done
+            queued.append(pending)
+        return await pending.done
 
     async def close(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         self._publishers.shutdown(wait=False, cancel_futures=True)
 
-    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _drain(self, lane: tuple[str, Lane]) -> None:
-        """Send until nothing waits; what arrives meanwhile goes with the next message."""
-        waiting = self._waiting[lane]
-        while waiting:
-            parcels: list[_Parcel] = []
+        """Send until no submission waits. Those that arrive meanwhile go with the next message."""
+        queued = self._pending[lane]
+        while queued:
+            batch: list[Pending] = []
             size = 0
-            while waiting and len(parcels) < MESSAGE and (not parcels or size + waiting[0].size <= BYTES):
-                parcels.append(waiting.popleft())
-                size += parcels[-1].size
+            while queued and len(batch) < MESSAGE and (not batch or size + queued[0].size <= MAX_BYTES):
+                batch.append(queued.popleft())
+                size += batch[-1].size
             try:
-                await self._send(lane, [p for p in parcels if not p.done.done()])
+                await self._send(lane, [p for p in batch if not p.done.done()])
             except Unavailable as error:
-                # Who waited behind would only wait as long again.
-                _refuse([*parcels, *waiting], error)
-                waiting.clear()
+                # The submissions behind would only wait as long for the same error.
+                _refuse([*batch, *queued], error)
+                queued.clear()
             except Exception as error:
                 log.exception("sending failed")
-                _refuse(parcels, Unavailable(f"The job could not be queued ({type(error).__name__}).", retry_after=1))
-        del self._waiting[lane]
+                _refuse(batch, Unavailable(f"The job could not be queued ({type(error).__name__}).", retry_after=1))
+        del self._pending[lane]
 
-    async def _send(self, lane: tuple[str, Lane], parcels: list[_Parcel]) -> None:
-        """Raises :class:`Unavailable`, for all that are not told yet."""
-        if not parcels:
+    async def _send(self, lane: tuple[str, Lane], batch: list[Pending]) -> None:
+        """Accept and publish a batch. Raises :class:`Unavailable` for those whose ``done`` is not set yet."""
+        if not batch:
             return
         try:
-            results = await self._store.run(ops.accept([p.submission for p in parcels]))
+            results = await self._store.execute(ops.accept([p.submission for p in batch]))
         except Unavailable:
-            # It may have been written all the same, and the reply lost.
-            self._own(self._forget([p.submission.job.id for p in parcels]), "forget")
+            # The store may have written the jobs, and only its reply was lost.
+            self._start(self._discard([p.submission.job.id for p in batch]), "discard")
             raise
-        fresh: list[tuple[_Parcel, ops.Accepted]] = []
-        for parcel, result in zip(parcels, results, strict=True):
+        fresh: list[tuple[Pending, ops.Accepted]] = []
+        for pending, result in zip(batch, results, strict=True):
             if isinstance(result, ClipError):
-                _refuse([parcel], result)
-            elif result.again:
-                _deliver(parcel, result)
+                _refuse([pending], result)
+            elif result.duplicate:
+                _accept(pending, result)
             else:
-                fresh.append((parcel, result))
+                fresh.append((pending, result))
         if not fresh:
             return
         ids = [accepted.job_id for _, accepted in fresh]
@@ -123,31 +132,31 @@ class Outbox:
             await self.publish(lane, ids)
         except Exception as error:  # whatever the broker's client raises
             log.warning("could not enqueue %d job(s): %s", len(ids), type(error).__name__)
-            self._own(self._forget(ids), "forget")
+            self._start(self._discard(ids), "discard")
             raise Unavailable("The queue cannot be reached; try again.", retry_after=1) from error
-        for parcel, accepted in fresh:
-            _deliver(parcel, accepted)
+        for pending, accepted in fresh:
+            _accept(pending, accepted)
 
     async def publish(self, lane: tuple[str, Lane], ids: list[str]) -> None:
-        """Send references to jobs that stand in the store. Raises what the broker's client raises."""
+        """Send references to jobs of the store. Raises what the broker's client raises."""
         await asyncio.get_running_loop().run_in_executor(self._publishers, self._publish, lane, ids)
 
     def _publish(self, lane: tuple[str, Lane], ids: list[str]) -> None:
         self._app.send_task(TASK, (*lane, ids), queue=queue_name(*lane), retry=False)
 
-    async def _forget(self, ids: list[str]) -> None:
+    async def _discard(self, ids: list[str]) -> None:
         try:
-            await self._store.run(ops.forget(ids))
+            await self._store.execute(ops.discard(ids))
         except Unavailable:
             log.warning("%d refused job(s) may stay in the store until their deadline", len(ids))
 
 
-def _deliver(parcel: _Parcel, accepted: ops.Accepted) -> None:
-    if not parcel.done.done():
-        parcel.done.set_result(accepted)
+def _accept(pending: Pending, accepted: ops.Accepted) -> None:
+    if not pending.done.done():
+        pending.done.set_result(accepted)
 
 
-def _refuse(parcels: list[_Parcel], error: ClipError) -> None:
-    for parcel in parcels:
-        if not parcel.done.done():
-            parcel.done.set_exception(error)
+def _refuse(batch: list[Pending], error: ClipError) -> None:
+    for pending in batch:
+        if not pending.done.done():
+            pending.done.set_exception(error)

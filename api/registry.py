@@ -1,4 +1,4 @@
-"""Which models are served now, as the workers say."""
+"""Which models are served now, by what the live workers write to the store."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ import logging
 import math
 import time
 
-from clip_queue.api.critical_task import Owned
+from clip_queue.api.critical_task import CriticalTask
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.models import check_known, parse_models
+from clip_queue.shared.models import ModelInfo, check_known, parse_models
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
-from clip_queue.shared.workers import ModelInfo, WorkerInfo, workers
+from clip_queue.shared.workers import WorkerInfo, workers
 
 log = logging.getLogger(__name__)
 
-PERIOD = 1.0  # seconds between looks
+POLL_INTERVAL = 1.0  # seconds between two reads
+KEEP = 15.0  # seconds that the last list of workers is used while the store cannot be reached
 
 
 class Registry:
-    """A picture of the live workers, renewed every second by one task."""
+    """The live workers, read again every ``poll_interval`` seconds by one task."""
 
-    def __init__(self, store: AsyncStore, settings: Settings) -> None:
+    def __init__(
+        self, store: AsyncStore, settings: Settings, *, poll_interval: float = POLL_INTERVAL, keep: float = KEEP
+    ) -> None:
         self._store = store
-        self._task = Owned("registry")
+        self._poll_interval = poll_interval
+        self._keep = keep
+        self._task = CriticalTask("registry")
         self.configured = parse_models(settings.models)
         self.default = next(iter(self.configured))
         self.workers: list[WorkerInfo] = []
-        self._seen = 0.0
+        self._read_at = -math.inf
 
     def start(self) -> None:
-        self._task.start(self._look())
+        self._task.start(self._poll())
 
     @property
     def alive(self) -> bool:
@@ -41,39 +46,44 @@ class Registry:
         await self._task.close()
 
     async def refresh(self) -> None:
-        """Look now. Raises :class:`Unavailable`."""
-        self.workers = await self._store.run(workers())
-        self._seen = time.monotonic()
+        """Read the workers now. Raises :class:`Unavailable`."""
+        self.workers = await self._store.execute(workers())
+        self._read_at = time.monotonic()
 
     @property
     def models(self) -> dict[str, ModelInfo]:
-        """What is served, by name."""
+        """The models that live workers serve, by name."""
         return {model.name: model for worker in self.workers for model in worker.models}
 
-    def check(self, model: str, *, later: bool = False) -> None:
-        """Raises :class:`UnknownModel`, or :class:`Unavailable` where no live worker serves it.
+    def resolve(self, asked: str | None, *, later: bool = False) -> str:
+        """The name of the model that a request asks for; None: the default.
 
-        ``later``: a configured model is enough: its workers will be back before the caller is.
+        Args:
+            later: accept a configured model without a live worker. The caller polls, so the worker may come later.
+
+        Raises:
+            UnknownModel: there is no such model.
+            Unavailable: no live worker serves it.
         """
-        served = self.models
+        model, served = asked or self.default, self.models
         if model in served or (later and model in self.configured):
-            return
+            return model
         check_known(model, self.configured)
         now = ", ".join(sorted(served)) or "none"
         raise Unavailable(f"No live worker serves model {model!r} (served now: {now}).", retry_after=5)
 
     def retry_after(self, model: str, items: int) -> float:
-        """Seconds after which ``items`` more will fit, by the rate that the workers measured; 1 to 60."""
+        """Seconds after which the queue has room for ``items`` more, from the workers' measured rates; 1 to 60."""
         rate = sum(w.rate for w in self.workers if any(m.name == model for m in w.models))
         return float(min(60, max(1, math.ceil(items / rate)))) if rate else 5.0
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while True:
             try:
                 await self.refresh()
             except Unavailable as error:
-                # Redis away for a moment is not workers dead: the last picture stands for a while.
-                if time.monotonic() - self._seen > 15:
+                # The store cannot be reached, but the workers may live: the last list is used for a while.
+                if time.monotonic() - self._read_at > self._keep:
                     self.workers = []
-                log.debug("workers cannot be seen: %s", error.message)
-            await asyncio.sleep(PERIOD)
+                log.debug("workers cannot be read: %s", error.message)
+            await asyncio.sleep(self._poll_interval)

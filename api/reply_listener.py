@@ -1,7 +1,8 @@
-"""From the workers back to the API: one list in Redis for each API process, one reader, many waiting requests.
+"""From the workers back to the API: one list in Redis for each API process, read by one task for many waiting requests.
 
-A list, not pub/sub: what is pushed while the reader reconnects is still there afterwards. What the reader popped
-and lost with its connection is not: so after a reconnect, and before it gives up, a waiter looks for itself.
+It is a list and not a pub/sub channel, so messages that are pushed while the connection is lost are still there
+afterwards. Messages that were popped when the connection was lost are gone. So each waiting request reads its job from
+the store after a reconnection, and once more before it gives up.
 """
 
 from __future__ import annotations
@@ -19,39 +20,56 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from clip_queue.api.critical_task import Owned
+from clip_queue.api.critical_task import CriticalTask
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.wire import unpack_note
+from clip_queue.shared.wire import unpack_reply
 
 log = logging.getLogger(__name__)
 
 BLOCK = 2.0  # seconds that a read waits on the server
-BATCH = 256  # most notes read at once
+BATCH = 256  # most messages read at once
+RETRY_AFTER = 0.2  # seconds between a failed read and the next
 
 
-class Waiter:
-    """Wakes when something is pushed about its job. ``note`` is the answer's bytes, or empty: read the record."""
+class PendingReply:
+    """What one request waits for: ``event`` is set when a message about its job arrives.
+
+    ``message`` is the job's packed result. It is empty if the message has none: then the job is read from the store.
+    """
 
     def __init__(self) -> None:
-        self.news = asyncio.Event()
-        self.note = b""
+        self.event = asyncio.Event()
+        self.message = b""
 
-    def tell(self, note: bytes) -> None:
-        self.note = note or self.note
-        self.news.set()
+    def receive(self, message: bytes) -> None:
+        self.message = message or self.message
+        self.event.set()
 
 
-class Replies:
-    def __init__(self, settings: Settings) -> None:
+class ReplyListener:
+    """Reads the list ``address`` of this process, and gives each message to the requests that expect it.
+
+    Args:
+        client: a connection of its own, because each read blocks it.
+        block: seconds that a read waits on the server.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, *, block: float = BLOCK) -> None:
         self.address = f"cq:reply:{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._client = redis.asyncio.Redis.from_url(
+        self._client = client
+        self._block = block
+        self._pending: dict[str, set[PendingReply]] = {}
+        self._task = CriticalTask("reply listener")
+
+    @classmethod
+    def connect(cls, settings: Settings) -> ReplyListener:
+        client = redis.asyncio.Redis.from_url(
             settings.redis_url.get_secret_value(),
             socket_timeout=BLOCK + settings.redis_timeout,
             socket_connect_timeout=settings.redis_timeout,
             retry=Retry(NoBackoff(), 0),
         )
-        self._waiters: dict[str, set[Waiter]] = {}
-        self._task = Owned("replies")
+        return cls(client)
 
     def start(self) -> None:
         self._task.start(self._read())
@@ -61,42 +79,42 @@ class Replies:
         return self._task.alive
 
     @contextmanager
-    def waiting(self, job_id: str) -> Iterator[Waiter]:
-        """Hear of a job, as long as the context lasts. Enter it before the job can end."""
-        waiter = Waiter()
-        group = self._waiters.setdefault(job_id, set())
-        group.add(waiter)
+    def expect(self, job_id: str) -> Iterator[PendingReply]:
+        """Receive the messages about a job inside the context. Enter it before the job can end."""
+        reply = PendingReply()
+        group = self._pending.setdefault(job_id, set())
+        group.add(reply)
         try:
-            yield waiter
+            yield reply
         finally:
-            group.discard(waiter)
+            group.discard(reply)
             if not group:
-                self._waiters.pop(job_id, None)
+                self._pending.pop(job_id, None)
 
     async def close(self) -> None:
         await self._task.close()
         await self._client.aclose()
 
     async def _read(self) -> None:
-        away = False
+        lost = False
         while True:
             try:
-                # Redis ≥ 7: blocks for the first, then takes what is there.
-                popped = await self._client.blmpop(BLOCK, 1, self.address, direction="LEFT", count=BATCH)
+                # BLMPOP (Redis 7) blocks until there is a message, then takes all that are there.
+                popped = await self._client.blmpop(self._block, 1, self.address, direction="LEFT", count=BATCH)
             except (RedisError, OSError) as error:
-                if not away:
+                if not lost:
                     log.warning("replies cannot be read: %s", type(error).__name__)
-                away = True
-                await asyncio.sleep(0.2)
+                lost = True
+                await asyncio.sleep(RETRY_AFTER)
                 continue
-            if away:
-                away = False
+            if lost:
+                lost = False
                 log.warning("replies are read again")
-                for group in self._waiters.values():
-                    for waiter in group:
-                        waiter.tell(b"")
-            notes: list[bytes] = popped[1] if popped else []  # type: ignore[assignment]
-            for data in notes:
-                job_id, note = unpack_note(data)
-                for waiter in self._waiters.get(job_id, ()):
-                    waiter.tell(note)
+                for group in self._pending.values():
+                    for reply in group:
+                        reply.receive(b"")
+            messages: list[bytes] = popped[1] if popped else []  # type: ignore[assignment]
+            for data in messages:
+                job_id, message = unpack_reply(data)
+                for reply in self._pending.get(job_id, ()):
+                    reply.receive(message)

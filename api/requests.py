@@ -1,19 +1,24 @@
-"""What a client may send to the CLIP routes, and the items that it comes to."""
+"""The bodies that a client may send to the CLIP routes and to `/jobs`, and the items that they hold."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from clip_queue.shared.errors import BadInput, TextTooLong
-from clip_queue.shared.job import Inputs, Kind, Lane, OnError
+from clip_queue.api.images import parse_images
+from clip_queue.shared import comparison
+from clip_queue.shared.errors import BadInput, check_text_length
+from clip_queue.shared.fetch import ImageUrl
+from clip_queue.shared.job import Kind, OnError
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 
-# A red heart, 32 × 32, so that the examples at /docs run as they stand.
+# A red heart, 32 × 32 pixels: with it the examples at /docs are complete requests.
 HEART = (
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgBAMAAACBVGfHAAAAGFBMVEX//////v7//P33y9HgQVXdLkXdLkTbIzvuA23MAAABMUlE"
     "QVR42o2RQUsCQRiGn5lZ0hVxNwMhpF21Ogheyg7RKerWqV/Z2b8Q4dV+QEi6EBuCObtRrpFOhx3NU/Sd5n3n+Zh5vw/+VVUfQDSt"
@@ -22,8 +27,6 @@ HEART = (
     "9zQSVsEw1GDSQTQCBaTTpeeiD+5CnRum+nzzWig9uCNyg3k4aSQf97PfcNHAF8MA1gQmXB73ZlsGMvs0GgDHxk7KdgyWwEdnf+97"
     "M8IfPrdmBvECmgEAAAAASUVORK5CYII="
 )
-
-LoadImages = Callable[[list[object], str], Awaitable[list[bytes]]]  # values and the field they stand in
 
 _ONE = {
     "anyOf": [
@@ -35,13 +38,13 @@ _ONE = {
                 "value": {"type": "string", "description": "an https URL; base64, with a data-URI prefix or without"},
             },
         },
-        {"type": "string", "description": "a URL if it starts with http, else base64"},
+        {"type": "string", "description": "a URL if it begins with http, else base64"},
     ]
 }
 _MANY = {"anyOf": [*_ONE["anyOf"], {"type": "array", "items": _ONE}]}
 _PROMPT = {"anyOf": [*_MANY["anyOf"], {"type": "object", "additionalProperties": _ONE}]}
 
-# Pictures are checked by api.images, whose messages are the documented ones; these schemas are for readers.
+# api.images checks images, and its messages are part of the API. These schemas are only documentation.
 OneImage = Annotated[Any, WithJsonSchema(_ONE)]
 Images = Annotated[Any, WithJsonSchema(_MANY)]
 Prompt = Annotated[Any, WithJsonSchema(_PROMPT)]
@@ -49,55 +52,67 @@ Type = Literal["image", "text"]
 
 
 class ClipRequest(BaseModel, ABC):
-    """Other keys, ``api_key`` among them, are accepted and not looked at here."""
+    """The body of a request. Other fields, such as ``api_key``, are ignored here."""
 
     model_config = ConfigDict(extra="ignore")
     kind: ClassVar[Kind]
 
     clip_version_id: StrictStr | None = Field(
-        None, max_length=200, description="A model that is served; by default the server's first."
+        None, max_length=200, description="A model that is served. The default is the server's first model."
     )
 
     @abstractmethod
-    async def inputs(self, limits: Limits, load: LoadImages) -> Inputs:
-        """The items, with their pictures loaded. Raises :class:`BadInput` and what ``load`` raises."""
+    def items(self, limits: Limits) -> RequestItems:
+        """The items of the request, within ``limits``. Nothing is fetched here. Raises :class:`BadInput`."""
 
 
-class Limits(BaseModel):
+@dataclass(frozen=True)
+class Limits:
     """How much one request may hold."""
 
     items: int  # images, or prompts
     texts: int
     text_chars: int
+    image_bytes: int
 
     @classmethod
     def of_request(cls, settings: Settings) -> Limits:
-        return cls(items=settings.max_items, texts=settings.max_texts, text_chars=settings.max_text_chars)
+        return cls(settings.max_items, settings.max_texts, settings.max_text_chars, settings.max_image_bytes)
 
     @classmethod
     def of_job(cls, settings: Settings) -> Limits:
-        most = settings.max_job_items
-        return cls(items=most, texts=most, text_chars=settings.max_text_chars)
+        return cls(settings.max_job_items, settings.max_job_items, settings.max_text_chars, settings.max_image_bytes)
+
+
+Item = bytes | str | ImageUrl  # an encoded image, a text, or the URL of an image
+
+
+@dataclass(frozen=True)
+class RequestItems:
+    """The items of a request, in the order of its job. ``names`` are the names of a comparison's prompts, if any."""
+
+    items: Sequence[Item]
+    names: list[str] | None = None
 
 
 class EmbedImage(ClipRequest):
     kind = Kind.EMBED_IMAGE
     image: Images
 
-    async def inputs(self, limits: Limits, load: LoadImages) -> Inputs:
+    def items(self, limits: Limits) -> RequestItems:
         values = self.image if isinstance(self.image, list) else [self.image]
-        count("image", values, limits.items)
-        return Inputs(list(await load(values, "image")))
+        check_count("image", values, limits.items)
+        return RequestItems(parse_images(values, limits.image_bytes, "image"))
 
 
 class EmbedText(ClipRequest):
     kind = Kind.EMBED_TEXT
     text: StrictStr | list[StrictStr]
 
-    async def inputs(self, limits: Limits, load: LoadImages) -> Inputs:  # noqa: ARG002
+    def items(self, limits: Limits) -> RequestItems:
         values: list[object] = list(self.text) if isinstance(self.text, list) else [self.text]
-        count("text", values, limits.texts)
-        return Inputs(list(texts("text", values, limits)))
+        check_count("text", values, limits.texts)
+        return RequestItems(parse_texts(values, limits.text_chars, "text"))
 
 
 class Compare(ClipRequest):
@@ -107,19 +122,13 @@ class Compare(ClipRequest):
     prompt: Prompt
     prompt_type: Type = "text"
 
-    async def inputs(self, limits: Limits, load: LoadImages) -> Inputs:
+    def items(self, limits: Limits) -> RequestItems:
         names, values = self._prompts()
-        count("prompt", values, limits.items)
+        check_count("prompt", values, limits.items)
         if isinstance(self.subject, list):
             raise BadInput("Field 'subject' must be one image or text, not a list.")
-        subject: list[bytes | str] = []
-        if self.subject_type == "text":
-            subject += texts("subject", [self.subject], limits)
-        else:
-            subject += await load([self.subject], "subject")
-        if self.prompt_type == "text":
-            return Inputs([*subject, *texts("prompt", values, limits)], names)
-        return Inputs([*subject, *await load(values, "prompt")], names)
+        (subject,) = parse(self.subject_type, [self.subject], limits, "subject")
+        return RequestItems(comparison.join(subject, parse(self.prompt_type, values, limits, "prompt")), names)
 
     def _prompts(self) -> tuple[list[str] | None, list[object]]:
         prompt = self.prompt
@@ -130,50 +139,54 @@ class Compare(ClipRequest):
         return None, [prompt]
 
 
-def count(field: str, values: list[object], limit: int) -> None:
+def parse(kind: Type, values: list[object], limits: Limits, field: str) -> Sequence[Item]:
+    """``values`` as images or texts. Raises :class:`BadInput`, whose message names the field."""
+    if kind == "text":
+        return parse_texts(values, limits.text_chars, field)
+    return parse_images(values, limits.image_bytes, field)
+
+
+def check_count(field: str, values: list[object], limit: int) -> None:
     if not values:
         raise BadInput(f"Field '{field}' is empty: give at least one.")
     if len(values) > limit:
         raise BadInput(f"Field '{field}' holds {len(values)} items; at most {limit} fit in a request.")
 
 
-def texts(field: str, values: list[object], limits: Limits) -> list[str]:
-    """``values`` as texts. Raises :class:`BadInput` naming the field."""
+def parse_texts(values: list[object], max_chars: int, field: str) -> list[str]:
+    """``values`` as texts. Raises :class:`BadInput`, whose message names the field."""
     out: list[str] = []
-    for index, value in enumerate(values):
-        place = index if len(values) > 1 else None
+    for place, value in enumerate(values):
+        index = place if len(values) > 1 else None
         if not isinstance(value, str):
-            raise BadInput(f"Field '{field}' must hold text here; it holds {json_type(value)}.", index=place)
-        if len(value) > limits.text_chars:
-            raise TextTooLong(
-                "Text input is too long for the model context length: "
-                f"{len(value)} characters, {limits.text_chars} at most.",
-                index=place,
-            )
+            raise BadInput(f"Field '{field}' must hold text here; it holds {json_type(value)}.", index=index)
+        check_text_length(value, max_chars, index=index)
         out.append(value)
     return out
 
 
 def json_type(value: object) -> str:
-    """A value's type in a caller's words."""
+    """The JSON type of a value, for an error message."""
     if value is None:
         return "null"
     kinds = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number", str: "text"}
     return kinds.get(type(value), "something else")
 
 
-# Which lanes there are is the settings' to say, so api.jobs checks the word and lists them.
+# The settings decide which lanes a job may ask for, so api.jobs checks the value.
 Priority = Annotated[Any, WithJsonSchema({"type": "string", "enum": [Lane.INTERACTIVE, Lane.BACKGROUND]})]
 
 
 class JobOptions(BaseModel):
-    """What a job may ask for beyond the synchronous request of its kind."""
+    """The fields of a job that the synchronous request of its kind does not have."""
 
     on_error: OnError = Field(
-        OnError.FAIL, description="`fail`: one bad item fails the job; `skip`: the good ones are answered all the same."
+        OnError.FAIL, description="`fail`: one bad item fails the job; `skip`: the result has the good items."
     )
-    priority: Priority = Field(Lane.BACKGROUND, description="`interactive` only where the server's settings allow it.")
-    deadline_s: float | None = Field(None, gt=0, le=30 * 86400, description="Seconds until the job expires unfinished.")
+    priority: Priority = Field(Lane.BACKGROUND, description="`interactive` only if the server's settings allow it.")
+    deadline_s: float | None = Field(
+        None, gt=0, le=30 * 86400, description="Seconds until the job expires if it has not ended."
+    )
 
 
 class EmbedImageJob(JobOptions, EmbedImage):
@@ -189,7 +202,7 @@ class CompareJob(JobOptions, Compare):
 
 
 def known_task(value: Any) -> Any:
-    """Refuse a job of no such task; pydantic's own words for it would quote what was sent."""
+    """Refuse an unknown task. Pydantic's own message for it would quote the input."""
     if isinstance(value, dict) and value.get("task") not in ("embed_image", "embed_text", "compare"):
         raise PydanticCustomError("union_tag_invalid", "'task' should be 'embed_image', 'embed_text' or 'compare'")
     return value

@@ -21,10 +21,10 @@ from bench.common import bare
 from bench.load import rate_of
 from clip_queue.shared.settings import Settings, cores
 from clip_queue.worker.inference import preprocess
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 
-_clip: Clip
+_clip: ClipModel
 _plain: preprocess.Crop
 
 
@@ -37,7 +37,7 @@ def _begin(model: str, settings: Settings, alone: bool) -> None:
 
 
 def _pixels(encoded: bytes) -> object:
-    return decode(encoded, _clip.crop, max_bytes=10**9, max_pixels=10**9, draft=_clip.draft)
+    return decode(encoded, _clip.preprocess, max_bytes=10**9, max_pixels=10**9, draft=_clip.draft)
 
 
 def _as_open_clip(encoded: bytes) -> object:
@@ -65,7 +65,7 @@ def _forward(files: list[Path], seconds: float) -> float:
 class Ceilings:
     """Rates are rows a second; ``clip`` is the model in this process, to tell what it is."""
 
-    def __init__(self, clip: Clip, pool: ProcessPoolExecutor, size: int) -> None:
+    def __init__(self, clip: ClipModel, pool: ProcessPoolExecutor, size: int) -> None:
         self.clip, self._pool, self._size = clip, pool, size
 
     def plain_decoding(self, files: list[Path], seconds: float) -> float:

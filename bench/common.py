@@ -21,7 +21,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.stack.embedded import EmbeddedStack
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 
 console = Console()
 ROUNDS = 3
@@ -89,11 +89,11 @@ def worker_of(stack: EmbeddedStack) -> WorkerInfo:
     """What the worker says of itself: at most a second old."""
     store = Store.connect(stack.settings)
     try:
-        return store.run(workers())[0]
+        return store.execute(workers())[0]
     finally:
         store.close()
 
 
-def bare(model: str, settings: Settings | None = None) -> Clip:
+def bare(model: str, settings: Settings | None = None) -> ClipModel:
     """The model in this process, as a worker loads it."""
-    return Clip(parse_model(model), settings or Settings())
+    return ClipModel(parse_model(model), settings or Settings())

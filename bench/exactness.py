@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from bench.common import VIT, Row, show
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 
 TEXTS = ["cat", "a dog on green grass", "two red hearts", "a photo of a big old house near the sea at night"]
 
 
 def main() -> None:
     for model in ("emoji-mini", VIT):
-        exact = Clip(parse_model(model), Settings(precision="fp32"))
-        rough = Clip(parse_model(model), Settings(precision="bf16"))
+        exact = ClipModel(parse_model(model), Settings(precision="fp32"))
+        rough = ClipModel(parse_model(model), Settings(precision="bf16"))
         random = np.random.default_rng(0)
         pictures = [random.integers(0, 255, (*exact.image_size, 3), dtype=np.uint8) for _ in range(32)]
         rows = []
@@ -35,11 +35,11 @@ def main() -> None:
         show(f"exactness, {model}", rows)
 
 
-def images(clip: Clip, pictures: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
+def images(clip: ClipModel, pictures: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return unit(clip.embed_images(pictures).result())
 
 
-def texts(clip: Clip) -> NDArray[np.float32]:
+def texts(clip: ClipModel) -> NDArray[np.float32]:
     return unit(clip.embed_texts([clip.tokenizer(text) for text in TEXTS]).result())
 
 

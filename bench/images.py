@@ -16,7 +16,7 @@ def main() -> None:
     with served(VIT) as stack:
         for size in ((640, 480), (256, 256)):
             data = [photo(i, size) for i in range(64)]
-            pixels = [decode(d, clip.crop, max_bytes=10**9, max_pixels=10**9) for d in data]
+            pixels = [decode(d, clip.preprocess, max_bytes=10**9, max_pixels=10**9) for d in data]
             bodies = image_bodies(size)
             run(stack.api_url, "/clip/embed_image", bodies, at_once=AT_ONCE, seconds=2)
             ratios, rates, bares, batches, latencies = [], [], [], [], []

@@ -16,7 +16,7 @@ from bench.common import ROUNDS, VIT, Row, bare, image_bodies, photo, served, sh
 from bench.load import run
 from clip_queue.bulk.run.embed import embed
 from clip_queue.stack.embedded import EmbeddedStack
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 
 SIZE = (256, 256)
@@ -33,8 +33,8 @@ def main() -> None:
             _one(model, clip, stack, "bulk", lambda stack=stack, model=model: bulk(stack, model))
 
 
-def _one(model: str, clip: Clip, stack: EmbeddedStack, lane: str, beside: Beside) -> None:
-    pixels = [decode(photo(i, SIZE), clip.crop, max_bytes=10**9, max_pixels=10**9) for i in range(BATCH)]
+def _one(model: str, clip: ClipModel, stack: EmbeddedStack, lane: str, beside: Beside) -> None:
+    pixels = [decode(photo(i, SIZE), clip.preprocess, max_bytes=10**9, max_pixels=10**9) for i in range(BATCH)]
     bodies = image_bodies(SIZE)
     ask = "/clip/embed_image"
     run(stack.api_url, ask, bodies, at_once=1, seconds=2)
@@ -77,7 +77,7 @@ def bulk(stack: EmbeddedStack, model: str) -> Iterator[list[float]]:
                     redis_url=stack.redis_url,
                     settings=stack.settings,
                     show=lambda progress: rate.__setitem__(0, progress.rate or rate[0]),
-                    told_to_stop=stopping.is_set,
+                    should_stop=stopping.is_set,
                 )
 
     thread = threading.Thread(target=keep, name="bulk-load")

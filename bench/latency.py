@@ -6,7 +6,7 @@ import time
 
 from bench.common import ROUNDS, Row, bare, image_bodies, photo, served, show
 from bench.load import Load, run
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 
 MODEL = "emoji-mini"
@@ -36,12 +36,12 @@ def main() -> None:
     )
 
 
-def alone(clip: Clip, data: list[bytes]) -> Load:
+def alone(clip: ClipModel, data: list[bytes]) -> Load:
     """The same work in this process, one after another."""
     load, until, turn = Load(), time.perf_counter() + 3, 0
     while time.perf_counter() < until:
         began = time.perf_counter()
-        pixels = decode(data[turn % len(data)], clip.crop, max_bytes=10**9, max_pixels=10**9)
+        pixels = decode(data[turn % len(data)], clip.preprocess, max_bytes=10**9, max_pixels=10**9)
         clip.embed_images([pixels]).result()
         load.latencies.append(time.perf_counter() - began)
         turn += 1

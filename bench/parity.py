@@ -16,7 +16,7 @@ from bench.common import VIT, Row, photo, show
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference import preprocess
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 
 MOST = 256  # pictures
@@ -31,16 +31,16 @@ def main(folder: str | None = None) -> None:
     else:
         encoded, what = [photo(seed, size) for size in GENERATED for seed in range(32)], "generated JPEGs"
     for model in ("emoji-mini", VIT):
-        clip = Clip(parse_model(model), Settings(precision="fp32", resize="exact"))
+        clip = ClipModel(parse_model(model), Settings(precision="fp32", resize="exact"))
         fast = preprocess.fast(clip.preprocess)
         assert fast
         side = max(clip.image_size)
-        exact = vectors(clip, clip.crop, encoded)
+        exact = vectors(clip, clip.preprocess, encoded)
         others = exact @ exact.T
         rows = [Row("two different pictures, for comparison", [float(others.mean())], "")]
         for name, crop, draft in (
             ("resize=fast", fast, 0),
-            *((f"jpeg_draft={times}", clip.crop, times * side) for times in DRAFTS),
+            *((f"jpeg_draft={times}", clip.preprocess, times * side) for times in DRAFTS),
         ):
             cosines = (vectors(clip, crop, encoded, draft) * exact).sum(axis=1)
             rows.append(Row(f"{name}: least", [float(cosines.min())], "", "≥ 0.999"))
@@ -48,7 +48,7 @@ def main(folder: str | None = None) -> None:
         show(f"{len(encoded)} {what}, {parse_model(model).name}, against full decoding and Pillow's resizing", rows, 6)
 
 
-def vectors(clip: Clip, crop: preprocess.Crop, encoded: list[bytes], draft: int = 0) -> NDArray[np.float32]:
+def vectors(clip: ClipModel, crop: preprocess.Crop, encoded: list[bytes], draft: int = 0) -> NDArray[np.float32]:
     """Unit vectors (n, dimension)."""
     pixels = [decode(data, crop, max_bytes=10**9, max_pixels=10**9, draft=draft) for data in encoded]
     parts = [clip.embed_images(pixels[at : at + 32]).result() for at in range(0, len(pixels), 32)]

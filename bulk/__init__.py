@@ -1,4 +1,4 @@
-"""Datasets: embedded shard by shard by the workers, and searched.
+"""Datasets: cut into shards by a command, embedded shard by shard by the workers, written to a folder, searched.
 
-In Python: ``from bulk.embed import embed`` and ``from bulk.search import search``.
+``run`` is the command's side, ``shard`` the worker's, ``output`` the folder between them, ``search`` reads it.
 """

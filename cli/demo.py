@@ -13,13 +13,13 @@ from typing import Any
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from clip_queue.shared.models import NOTICES
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.vectors import Matrix, cosine
 from clip_queue.stack.embedded import EmbeddedStack
 from clip_queue.stack.machine import StackError
 
@@ -27,8 +27,6 @@ MODEL = "emoji-mini"
 REQUEST_TIMEOUT = 60.0  # seconds
 AGREE = 0.02  # largest difference of a cosine between two doors; bf16 rounds by the batch it is in
 ENOUGH = 0.75  # share of pictures that must find their own word; by chance it would be one in as many as there are
-
-Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,12 @@ def demo(console: Console) -> None:
     finally:
         stack.stop()
     console.print(picture(samples, cosines, console.width))
-    judge(console, cosines, apart=float(np.abs(cosines - cosine(images, texts)).max()), dimension=images.shape[1])
+    judge(
+        console,
+        cosines,
+        apart=float(np.abs(cosines - np.stack([cosine(image, texts) for image in images])).max()),
+        dimension=images.shape[1],
+    )
 
 
 @contextmanager
@@ -110,14 +113,6 @@ def compare(client: httpx.Client, sample: Sample, words: Sequence[str], size: in
 
 def parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     return (list(items[i : i + size]) for i in range(0, len(items), size))
-
-
-def cosine(a: Matrix, b: Matrix) -> Matrix:
-    """Cosines (n, m) of the rows of ``a`` (n, d) with those of ``b`` (m, d)."""
-    a = a / np.linalg.norm(a, axis=1, keepdims=True)
-    b = b / np.linalg.norm(b, axis=1, keepdims=True)
-    product: Matrix = a @ b.T
-    return product
 
 
 def picture(samples: Sequence[Sample], cosines: Matrix, width: int) -> Table:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProg
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from clip_queue.bulk.run.planner import Dry
+from clip_queue.bulk.run.planner import DryRun
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
 from clip_queue.cli.terminal import printable
@@ -110,7 +110,7 @@ def tell(console: Console, report: Report, again: str) -> None:
     if len(report.lost) > LOST:
         say(f"[red]and {len(report.lost) - LOST:,} more shards[/]")
     if not report.finished:
-        say(f"{report.whole:,} of {report.shards:,} shards are whole and stay. To go on:\n  {escape(again)}")
+        say(f"{report.complete:,} of {report.shards:,} shards are complete and stay. To go on:\n  {escape(again)}")
 
 
 def limited(report: Report) -> str:
@@ -122,7 +122,7 @@ def limited(report: Report) -> str:
     )
 
 
-def tell_dry(console: Console, dry: Dry) -> None:
+def tell_dry(console: Console, dry: DryRun) -> None:
     """What a run would do."""
     source = dry.source
     rows = "as many rows as the tars hold" if dry.rows is None else f"{dry.rows:,} rows"

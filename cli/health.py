@@ -30,7 +30,7 @@ def worker() -> bool:
     """Whether a worker of this container holds its lease: a model loaded, its threads alive."""
     try:
         with contextlib.closing(Store.connect(get_settings())) as store:
-            return any(live.host == socket.gethostname() for live in store.run(workers()))
+            return any(live.host == socket.gethostname() for live in store.execute(workers()))
     except ClipError:
         return False
 

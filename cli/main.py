@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from clip_queue.bulk.run.options import options
+from clip_queue.cli.options import with_options
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.settings import Settings
 from clip_queue.stack.machine import StackError
@@ -113,61 +115,12 @@ def demo() -> None:
 
 
 @app.command()
+@with_options(options())
 def embed(
     source: Annotated[
         str, typer.Argument(help="Folder of images, tars, parquet, .txt, .csv or .jsonl; path, glob or URL.")
     ],
     output: Annotated[str, typer.Argument(help="Folder for vectors and metadata; path or URL.")],
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="folder, webdataset, parquet, text, csv or jsonl; unset: from what is there.", show_default=False
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model, NAME or NAME=SOURCE; unset: CLIP_QUEUE_MODELS' first.", show_default=False),
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(help="Column of a table with images, paths or URLs; unset: by name.", show_default=False),
-    ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column of a table with texts; unset: by name.", show_default=False)
-    ] = None,
-    images: Annotated[
-        bool | None,
-        typer.Option("--images/--no-images", help="Embed images; unset: if there are any.", show_default=False),
-    ] = None,
-    texts: Annotated[
-        bool | None,
-        typer.Option("--texts/--no-texts", help="Embed texts; unset: if there are any.", show_default=False),
-    ] = None,
-    shard_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=10_000_000,
-            help="Rows an output file; unset: 10000, or less where that would make fewer than 16 files.",
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=4096,
-            help="Rows a forward pass; unset: 256 on a GPU, 32 on a CPU, 8 on one whose workers may have requests.",
-            show_default=False,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float16 or float32. [default: float16]", show_default=False)
-    ] = None,
-    normalize: Annotated[
-        bool | None,
-        typer.Option("--normalize/--raw", help="Vectors of length 1, or raw. [default: normalize]", show_default=False),
-    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, max=64, help="Worker processes to start; unset: one a GPU, or some.", show_default=False),
@@ -181,6 +134,7 @@ def embed(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    **options: Any,
 ) -> None:
     """Embed a dataset into a folder. Killed at any moment, the same command goes on.
 
@@ -190,47 +144,34 @@ def embed(
     from clip_queue.shared.errors import ClipError
     from clip_queue.stack.embedded import never
 
-    with needs_bulk():
+    with needs_extra():
         from clip_queue.bulk.run.embed import embed as run
         from clip_queue.bulk.run.planner import dry_run as look
         from clip_queue.cli import embed as view
-    if dtype not in (None, "float16", "float32"):
-        fail(f"--dtype {dtype}: use float16 or float32")
-    settings = load_settings(redis_url=redis, models=[model] if model else None)
+    settings = load_settings(redis_url=redis, models=[options["model"]] if options["model"] else None)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
-    what: dict[str, Any] = {
-        "format": format,
-        "image_column": image_column,
-        "text_column": text_column,
-        "images": images,
-        "texts": texts,
-        "shard_size": shard_size,
-    }
-    again, told_to_stop = resuming(sys.argv[1:]), never
+    again, should_stop = resuming(sys.argv[1:]), never
     try:
         if dry_run:
-            view.tell_dry(console, look(source, **what))
+            view.tell_dry(console, look(source, settings=settings, **options))
             return
-        with stop_signals(kill_now) as told_to_stop, view.shown(console) as show:
+        with stop_signals(kill_now) as should_stop, view.shown(console) as show:
             report = run(
                 source,
                 output,
-                **what,
-                batch_size=batch_size,
-                dtype=dtype,
-                normalize=normalize,
                 workers=workers,
                 redis_url=given,
                 settings=settings,
                 show=show,
                 say=lambda line: console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True),
-                told_to_stop=told_to_stop,
+                should_stop=should_stop,
+                **options,
             )
     except (StackError, ClipError) as error:
         errors.print(f"[bold red]clip-queue:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        when = "To go on" if told_to_stop() else "To go on once that is mended"
+        when = "To go on" if should_stop() else "To go on once that is mended"
         errors.print(f"{when}:\n  {escape(again)}", soft_wrap=True, highlight=False)
-        raise typer.Exit(130 if told_to_stop() else 1) from None
+        raise typer.Exit(130 if should_stop() else 1) from None
     view.tell(console, report, again)
     raise typer.Exit(report.status)
 
@@ -267,7 +208,7 @@ def search(
     """
     from clip_queue.shared.errors import ClipError
 
-    with needs_bulk():
+    with needs_extra():
         from clip_queue.cli.search import search as find
     settings = load_settings()
     try:
@@ -279,12 +220,12 @@ def search(
 
 
 @contextmanager
-def needs_bulk() -> Iterator[None]:
+def needs_extra() -> Iterator[None]:
     """Around imports of what an extra brings."""
     try:
         yield
     except ModuleNotFoundError as error:
-        fail(f"{error.name} is not installed: pip install 'clip-queue[bulk]'")
+        fail(f"{error.name} is not installed: pip install 'clip-queue[serve]'")
 
 
 def kill_now() -> None:

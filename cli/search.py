@@ -14,7 +14,7 @@ from rich.table import Table
 
 from clip_queue.bulk.search import contact_sheet as sheets
 from clip_queue.bulk.search.index import Hit, Index
-from clip_queue.bulk.search.query import embed
+from clip_queue.bulk.search.query import embed_query
 from clip_queue.cli.terminal import printable
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import NOTICES
@@ -54,7 +54,7 @@ def search(
     if index.shards < index.plan.shards:
         say(f"[yellow]{index.shards:,} of {index.plan.shards:,} shards are finished: only they are searched[/]")
     with errors.status(f"loading {escape(index.model.name)}"):
-        query = embed(index.model, text, picture, model, settings)
+        query = embed_query(index.model, text, picture, model, settings)
     begin = time.perf_counter()
     hits = index.nearest(query, top)
     seconds = time.perf_counter() - begin

@@ -20,7 +20,7 @@ from clip_queue.stack.machine import StackError, is_loopback
 from clip_queue.version import __version__
 
 START_TIMEOUT = 3600.0  # seconds; a first start may download gigabytes of weights
-LOOK = 0.1  # seconds between looks whether to stop
+POLL_INTERVAL = 0.1  # seconds between checks whether to stop
 
 Say = Callable[[str], None]  # a line of rich's markup
 
@@ -52,20 +52,20 @@ def up(
         data_dir=settings.data_dir,
         say=lambda line: say(f"[yellow]{escape(line)}[/]"),
     )
-    with stop_signals(stack.hurry) as told_to_stop:
+    with stop_signals(stack.hurry) as should_stop:
         try:
             say(f"[bold]clip-queue {__version__}[/]: starting {escape(', '.join(parse_models(settings.models)))}")
-            stack.start(timeout=START_TIMEOUT, given_up=told_to_stop)
+            stack.start(timeout=START_TIMEOUT, should_stop=should_stop)
             introduce(say, stack, time.monotonic() - begin)
-            while not told_to_stop():
+            while not should_stop():
                 if not stack.alive:
                     raise StackError(f"the supervisor itself failed; the logs are in {stack.logs}")
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL)
         except StackError:
-            if not told_to_stop():
+            if not should_stop():
                 raise
         finally:
-            if told_to_stop():
+            if should_stop():
                 say("stopping [dim](once more: kill)[/]")
             stack.stop()
     say("stopped")

@@ -4,7 +4,7 @@ In Python::
 
     from clip_queue import embed, search
 
-    report = embed("pictures", "vectors")
+    report = embed("images", "vectors")
     hits = search("vectors", "a red fruit", top=3)
 
 What is named here is the public face of the package; everything else may change from release to release. Importing

@@ -1,1 +1,1 @@
-"""The ground that every floor stands on: settings, the job and its life, the store, the wire."""
+"""What all other packages use: the settings, the job and its states, the job store and its encoding, fetching."""

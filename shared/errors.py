@@ -1,7 +1,7 @@
-"""Every error that crosses a floor, with its code, its HTTP status and a message for the caller.
+"""All errors that one layer raises for another. Each has a code, an HTTP status and a message for the caller.
 
-An error travels from the worker to the door as a small dictionary (:meth:`ClipError.to_wire`), so what the
-worker met reaches the caller typed, with the index of the item that caused it.
+A worker sends an error to the API as a small dictionary (:meth:`ClipError.to_wire`). So the caller receives its type,
+its message and the index of the item that caused it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 class ClipError(Exception):
-    """A failure with a name. ``index`` is the item's place in the request, where one item is to blame."""
+    """A failure with a code. ``index`` is the place in the request of the item that caused it, if one item did."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -26,20 +26,20 @@ class ClipError(Exception):
 
     @staticmethod
     def from_wire(data: dict[str, Any]) -> ClipError:
-        """The typed error again; an unknown code (a newer worker) stays readable as an internal error."""
-        by_code = {kind.code: kind for kind in reversed(_family(ClipError))}  # now: other floors have their own
+        """The error of a dictionary. One with an unknown code, from a newer worker, is an internal error."""
+        by_code = {kind.code: kind for kind in reversed(_family(ClipError))}  # not cached: others add kinds
         kind = by_code.get(data.get("code", ""), ClipError)
         return kind(data.get("message", "unknown error"), index=data.get("index"))
 
 
 class BadInput(ClipError):
-    """The request asks for something that cannot be done; its message says what to change."""
+    """The request cannot be served as it is. The message says what to change."""
 
     code, status = "bad_input", 400
 
 
 class BadImage(BadInput):
-    """An image that cannot be had: unreadable, too large, not an image, a refused address."""
+    """An image cannot be used: it is unreadable, too large, no image, or at a refused address."""
 
     code = "bad_image"
 
@@ -49,7 +49,18 @@ class BadImage(BadInput):
 
 
 class TextTooLong(BadInput):
+    """A text is over a limit: of characters before it is tokenised, or of tokens afterwards."""
+
     code = "text_too_long"
+
+
+def check_text_length(text: str, max_chars: int, *, index: int | None = None) -> None:
+    """Raise :class:`TextTooLong` for a text of more than ``max_chars`` characters."""
+    if len(text) > max_chars:
+        raise TextTooLong(
+            f"Text input is too long for the model context length: {len(text)} characters, {max_chars} at most.",
+            index=index,
+        )
 
 
 class Unauthorized(ClipError):
@@ -65,7 +76,7 @@ class UnknownJob(ClipError):
 
 
 class JobFinished(ClipError):
-    """The job has ended, so it cannot be cancelled any more."""
+    """The request needs a job in another state: one that has not ended, or one that has succeeded."""
 
     code, status = "job_finished", 409
 
@@ -81,7 +92,7 @@ class TooLarge(ClipError):
 
 
 class KeyReused(ClipError):
-    """An idempotency key came back with another body."""
+    """An idempotency key was used before, with another body."""
 
     code, status = "idempotency_key_reused", 422
 
@@ -97,13 +108,13 @@ class Unavailable(ClipError):
 
 
 class Late(ClipError):
-    """The result did not come before the deadline."""
+    """The result did not arrive before the deadline."""
 
     code, status = "late", 504
 
 
 class WorkerLost(ClipError):
-    """The job took its worker down too often and is not tried again."""
+    """The job lost its worker too often and is not tried again."""
 
     code, status = "worker_lost", 500
 

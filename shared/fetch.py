@@ -1,12 +1,12 @@
-"""Fetching an image by URL without becoming a way into the network this service stands in.
+"""Fetching images by URL. A caller must not reach the service's own network in this way.
 
-What is checked, and when: the URL's form and host before anything is sent; the address at the moment of
-connecting, on the very address that is connected to (a name that changes its answer gains nothing); both again
-on each redirect. Time, bytes, redirects, sockets and concurrency are bounded by the ``fetch_*`` settings. Any
-port is allowed: image stores run on odd ones, and the address decides what can be reached.
+The form and the host of a URL are checked before anything is sent. The address is checked when the connection is made,
+and exactly the checked address is connected to, so a host name whose address changes gains nothing. Both are checked
+again for each redirect. The ``fetch_*`` settings limit time, bytes, redirects, sockets and concurrency. Every port is
+allowed: image stores use unusual ones, and the address decides what can be reached.
 
-httpcore is used bare, without httpx's client: it reads no proxy from the environment, follows no redirect,
-keeps no cookie, decompresses nothing, and does not log URLs, whose query often is a signature.
+httpcore is used directly, without httpx's client: it reads no proxy from the environment, follows no redirect, keeps no
+cookie, decompresses nothing, and does not log URLs, whose query often is a signature.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 import httpcore
 import httpx
 
-from clip_queue.shared.errors import BadImage
+from clip_queue.shared.errors import BadImage, ClipError, Late
 from clip_queue.shared.fetch_policy import INVALID, NOT_ALLOWED, Address, Policy
 from clip_queue.shared.settings import Settings
 
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 # httpcore's debug log holds response headers, and a redirect's Location may be a signed URL.
 logging.getLogger("httpcore").setLevel(logging.INFO)
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port to addresses in text form; raises OSError where there are none."""
+LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
+"""From a host and a port to its addresses as text. Raises OSError if it has none."""
 
 UNREACHABLE = "Data pointed by URL could not be decoded into image."
 
@@ -43,16 +44,27 @@ _FAILURES = (
     httpcore.UnsupportedProtocol,
     httpcore.ConnectionNotAvailable,
     OSError,  # TimeoutError, ssl.SSLError and the resolver's errors among them
-    UnicodeError,  # a label that the resolver's codec refuses
+    UnicodeError,  # a host name that the resolver cannot encode
 )
 
 
-class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Resolves a name itself, checks every answer, and connects to what it has checked: by address, not by name."""
+@dataclass(frozen=True, slots=True, repr=False)
+class ImageUrl:
+    """An image that is not fetched yet. Its query may be a signature, so messages and logs must not contain it.
 
-    def __init__(self, policy: Policy, resolve: Resolve, inner: httpcore.AsyncNetworkBackend) -> None:
+    ``index`` is the index in errors about it; None if it is the only image.
+    """
+
+    url: str
+    index: int | None = None
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Resolves each host name itself, checks all its addresses, and connects to an address that it has checked."""
+
+    def __init__(self, policy: Policy, look_up: LookUp, inner: httpcore.AsyncNetworkBackend) -> None:
         self._policy = policy
-        self._resolve = resolve
+        self._look_up = look_up
         self._inner = inner
 
     async def connect_tcp(
@@ -63,7 +75,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect within ``timeout`` seconds, shared among the addresses. BadImage if any of them is refused."""
+        """Connect within ``timeout`` seconds for all addresses together. Raises BadImage if one of them is refused."""
         addresses = await self._addresses(host, port)
         if not all(self._policy.allows(address) for address in addresses):
             raise BadImage.because(NOT_ALLOWED)
@@ -80,11 +92,11 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         try:
             return [ip_address(host)]
         except ValueError:
-            return [ip_address(text) for text in dict.fromkeys(await self._resolve(host, port))]
+            return [ip_address(text) for text in dict.fromkeys(await self._look_up(host, port))]
 
 
 class _Watch:
-    """Sees whether a request has made a connection of its own, or uses one that was kept."""
+    """Whether a request has opened a connection, or uses one that was open before."""
 
     connected = False
 
@@ -93,55 +105,94 @@ class _Watch:
 
 
 class Fetcher:
-    """Fetches URLs, ``fetch_concurrency`` at once; the rest wait their turn (bound that by the request's deadline).
+    """Fetches URLs, at most ``fetch_concurrency`` at the same time. Others wait, without a limit of their own.
 
-    Trusted are certifi's authorities, or those that ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` name instead. ``ssl_context``
-    and ``resolve`` replace that trust and the system's names, for tests and unusual networks.
+    Args:
+        ssl_context: which certificates are trusted. By default those of certifi's authorities, or of the authorities
+            that ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` name.
+        look_up: resolves host names. By default the system does.
     """
 
     def __init__(
-        self, settings: Settings, *, ssl_context: ssl.SSLContext | None = None, resolve: Resolve | None = None
+        self, settings: Settings, *, ssl_context: ssl.SSLContext | None = None, look_up: LookUp | None = None
     ) -> None:
         self._settings = settings
         self._policy = Policy(settings)
         self._slots = asyncio.Semaphore(settings.fetch_concurrency)
-        # Names are resolved in threads of their own: a slow name server must not stop other work of the process.
+        # Host names are resolved in threads of their own: a slow name server must not stop other work of the process.
         self._threads = ThreadPoolExecutor(min(32, settings.fetch_concurrency), thread_name_prefix="fetch-resolve")
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context or httpx.create_ssl_context(),
             max_connections=settings.fetch_concurrency,
-            # No fewer: httpcore counts those in use as well, and would close each after its use while there are more.
+            # Not fewer: httpcore counts connections in use too, and would close connections while there are more.
             max_keepalive_connections=settings.fetch_concurrency,
             keepalive_expiry=5.0,
-            network_backend=GuardedBackend(self._policy, resolve or self._resolve, httpcore.AnyIOBackend()),
+            network_backend=GuardedBackend(self._policy, look_up or self._look_up, httpcore.AnyIOBackend()),
         )
 
     async def get(self, url: str) -> bytes:
-        """The body that ``url`` leads to, at most ``max_image_bytes``, within ``fetch_timeout``. BadImage if not."""
+        """The body at ``url``, at most ``max_image_bytes``, within ``fetch_timeout``. Raises BadImage."""
         target = self._policy.check(url)
         async with self._slots:
             try:
                 async with asyncio.timeout(self._settings.fetch_timeout):
                     for _ in range(self._settings.fetch_max_redirects + 1):
-                        answer = await self._ask(target)
-                        if isinstance(answer, bytes):
-                            return answer
-                        target = self._policy.check(answer)
+                        found = await self._ask(target)
+                        if isinstance(found, bytes):
+                            return found
+                        target = self._policy.check(found)
             except _FAILURES as error:
                 log.info("fetching from %s failed: %s", target.host, type(error).__name__)
-                raise BadImage.because(UNREACHABLE) from None  # the cause's text may quote the URL
+                raise BadImage.because(UNREACHABLE) from None  # the error's own text may quote the URL
         limit = self._settings.fetch_max_redirects
         raise BadImage.because(f"URL redirects more than {limit} times (setting fetch_max_redirects).")
 
+    async def resolve(self, items: Sequence[bytes | str | ImageUrl], timeout: float) -> list[bytes | str]:
+        """``items`` in order, each URL replaced by its image. All are fetched at the same time.
+
+        Args:
+            timeout: longest wait for all of them, seconds.
+
+        Raises:
+            BadImage: for the first image by order that cannot be fetched, with its index. The others are cancelled.
+            Late: ``timeout`` passed.
+        """
+        if not any(isinstance(item, ImageUrl) for item in items):
+            return [item for item in items if not isinstance(item, ImageUrl)]
+        fetches = {
+            i: asyncio.create_task(self.get(item.url)) for i, item in enumerate(items) if isinstance(item, ImageUrl)
+        }
+        try:
+            async with asyncio.timeout(timeout):
+                # Awaited in order, so the first error by order comes first.
+                return [
+                    await self._fetched(fetches[place], item) if isinstance(item, ImageUrl) else item
+                    for place, item in enumerate(items)
+                ]
+        except TimeoutError:
+            raise Late(f"The images could not be fetched within {timeout:g} s.") from None
+        finally:
+            for task in fetches.values():
+                task.cancel()
+            await asyncio.gather(*fetches.values(), return_exceptions=True)
+
+    @staticmethod
+    async def _fetched(task: asyncio.Task[bytes], item: ImageUrl) -> bytes:
+        try:
+            return await task
+        except ClipError as error:
+            error.index = item.index
+            raise
+
     async def aclose(self) -> None:
-        """Close idle connections and let go of the resolver's threads."""
+        """Close the connections and end the threads."""
         await self._pool.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _ask(self, url: httpx.URL) -> bytes | httpx.URL:
-        """The body, or where it redirects to (not yet checked).
+        """The body, or the URL that it redirects to, which is not checked yet.
 
-        A server may close a kept connection just as it is used again. That says nothing of the URL: it is asked anew.
+        A server may close an open connection in the moment when it is used again. Then the request is sent again.
         """
         while True:
             watch = _Watch()
@@ -160,7 +211,10 @@ class Fetcher:
             "Accept": "*/*",
             "Accept-Encoding": "identity",
         }
-        more = {"timeout": {"connect": self._settings.fetch_timeout}, "trace": watch}  # the rest is under the total
+        more = {
+            "timeout": {"connect": self._settings.fetch_timeout},
+            "trace": watch,
+        }
         async with self._pool.stream("GET", target, headers=headers, extensions=more) as response:
             found = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in found:
@@ -172,12 +226,12 @@ class Fetcher:
                 log.info("fetching from %s failed: status %d", url.host, response.status)
                 raise BadImage.because(UNREACHABLE)
             if found.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
-                # A small body may unpack into a huge one; images are compressed as they are.
+                # A small body may decompress to a huge one. Image formats are compressed anyway.
                 raise BadImage.because("URL answered with a compressed body (Content-Encoding), though asked not to.")
             return await self._body(response, int(found.get(b"content-length", b"0")))
 
     async def _body(self, response: httpcore.Response, announced: int) -> bytes:
-        """The body as it streams in; ends at the limit whatever length was announced."""
+        """The body. Reading stops at the limit, whatever length was announced."""
         limit = self._settings.max_image_bytes
         body = bytearray()
         if announced <= limit:
@@ -191,8 +245,8 @@ class Fetcher:
                 raise BadImage.because("Data is not image.")
         raise BadImage.because(f"Image is larger than {limit} bytes (setting max_image_bytes).")
 
-    async def _resolve(self, host: str, port: int) -> list[str]:
-        def look_up() -> list[str]:
+    async def _look_up(self, host: str, port: int) -> list[str]:
+        def addresses() -> list[str]:
             return [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, addresses)

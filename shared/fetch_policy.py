@@ -1,4 +1,4 @@
-"""Where an image may be fetched from: URLs by their form and host, addresses by their network."""
+"""Which URLs and which addresses images may be fetched from."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+", re.ASCII)
 _LAST_32_BITS = [ip_network(n) for n in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")]
 _NAT64_LOCAL = ip_network("64:ff9b:1::/48")
 _GLOBAL_V6 = ip_network("2000::/3")
-# Not for the public, whatever this Python's tables say: protocol assignments (Oracle's metadata among them), the
-# 6to4 relay, Azure's host agent (a public number that answers only from inside), documentation.
+# Never public, whatever this Python's tables contain: protocol assignments (with Oracle's metadata service), the 6to4
+# relay, Azure's host agent (a public address that only answers inside Azure), documentation.
 _NEVER = [ip_network(n) for n in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001:db8::/32", "3fff::/20")]
 
 
 def denoted(address: Address) -> list[Address]:
-    """Every address that a packet to ``address`` may end at: itself, or the IPv4 addresses embedded in it."""
-    if isinstance(address, IPv4Address) or int(address) <= 1:  # :: and ::1 stand for themselves
+    """All addresses that a packet to ``address`` may arrive at: itself, or the IPv4 addresses that it contains."""
+    if isinstance(address, IPv4Address) or int(address) <= 1:  # :: and ::1 contain no IPv4 address
         return [address]
     raw = address.packed
     last = IPv4Address(raw[12:])
@@ -39,7 +39,7 @@ def denoted(address: Address) -> list[Address]:
         return list(address.teredo)  # the relay's server and the client behind it
     if any(address in network for network in _LAST_32_BITS):
         return [last]
-    if address in _NAT64_LOCAL:  # the site chooses where the IPv4 bits lie (RFC 6052): each place that holds some
+    if address in _NAT64_LOCAL:  # each site chooses the place of the IPv4 bits (RFC 6052)
         places = [raw[6:8] + raw[9:11], raw[7:8] + raw[9:12], raw[9:13], raw[12:]]
         return [address, *(IPv4Address(place) for place in places if place[0])]
     if raw[8:12] in (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe"):  # ISATAP
@@ -48,10 +48,10 @@ def denoted(address: Address) -> list[Address]:
 
 
 class Policy:
-    """What may be fetched, from the ``fetch_*`` settings: URLs by form and host, addresses by network."""
+    """What the ``fetch_*`` settings allow: URLs by their form and host, addresses by their network."""
 
     def __init__(self, settings: Settings) -> None:
-        """ValueError for a host or network in the settings that is none."""
+        """Raises ValueError for a setting that is no host or no network."""
         self._http = settings.fetch_allow_http
         self._ip_hosts = settings.fetch_allow_ip_hosts
         self._bare_hosts = settings.fetch_allow_bare_hosts
@@ -60,7 +60,7 @@ class Policy:
         self._networks = [ip_network(n, strict=False) for n in settings.fetch_allow_networks]
 
     def check(self, url: str | httpx.URL) -> httpx.URL:
-        """The URL parsed, its host in canonical form; BadImage if its form or host is refused."""
+        """The URL with its host in canonical form. Raises BadImage if its form or its host is refused."""
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
@@ -88,9 +88,9 @@ class Policy:
         return parsed.copy_with(host=host)
 
     def allows(self, address: Address) -> bool:
-        """Whether everything that the address denotes is global, or in a network that the settings name."""
+        """Whether all addresses that it denotes are global, or in a network that the settings name."""
         if isinstance(address, IPv6Address) and address.scope_id is not None:
-            return False  # scoped: on one of this machine's own links
+            return False  # an address with a scope is on a local network of this machine
         return all(_is_global(a) or any(a in network for network in self._networks) for a in denoted(address))
 
 
@@ -101,18 +101,18 @@ def _is_global(address: Address) -> bool:
 
 
 def _canonical(host: str) -> tuple[str, bool]:
-    """The host as it is compared and connected to, and whether it is an IP address. ValueError if it is neither."""
+    """The host in canonical form, and whether it is an IP address. Raises ValueError if it is no host at all."""
     host = host.lower().removesuffix(".")
     labels = host.split(".")
     if ":" in host or _NUMBER.fullmatch(labels[-1]):
-        return str(ip_address(host)), True  # refuses 127.1, 0x7f000001 and the like: other spellings of an address
+        return str(ip_address(host)), True  # refuses other spellings of an address, such as 127.1 and 0x7f000001
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError("not a host name")
     return host, False
 
 
 def _pattern(text: str) -> str:
-    """A host or ``*.host`` of the settings in canonical form."""
+    """A host or ``*.host`` of the settings, in canonical form."""
     star, host = ("*.", text[2:]) if text.startswith("*.") else ("", text)
     try:
         return star + _canonical(httpx.URL(scheme="https", host=host).raw_host.decode("ascii"))[0]

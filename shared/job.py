@@ -1,18 +1,19 @@
-"""A job and its life.
+"""A job and its states.
 
 ::
 
-                  ┌───────── give back, lost worker ─────────┐
+                  ┌────────── release, lost worker ──────────┐
                   ▼                                          │
     accepted ─► queued ──────────────── claim ───────────► running
                   │                                          │
-                  ├─► cancelled   (its owner's word)   ◄─────┤
-                  ├─► expired     (past its deadline)  ◄─────┤
+                  ├─► cancelled   (by its owner)       ◄─────┤
+                  ├─► expired     (after its deadline) ◄─────┤
                   └─► failed      (worker lost too often)  ◄─┼─► succeeded
 
-A bulk run (``embed_dataset``) starts running: the command that leads it holds it, and if that dies it has failed.
+A bulk run (``embed_dataset``) begins in the state running. The command that leads it holds it, and if this command
+dies, the run fails.
 
-A job that has ended never changes. The same table is compiled into the store's scripts.
+A job that has ended never changes. The store's scripts contain the same table of transitions.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from clip_queue.shared.lane import Lane
+
 
 class State(StrEnum):
-    QUEUED = "queued"  # accepted, waiting for a worker
+    QUEUED = "queued"  # accepted, and waits for a worker
     RUNNING = "running"  # a live worker holds it
     SUCCEEDED = "succeeded"  # has its result
     FAILED = "failed"  # has its error
-    CANCELLED = "cancelled"  # its owner, or its caller's hanging up, ended it
-    EXPIRED = "expired"  # its deadline passed before it was done
+    CANCELLED = "cancelled"  # by its owner, or because its caller left
+    EXPIRED = "expired"  # its deadline passed before it ended
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -48,28 +51,21 @@ class Kind(StrEnum):
     EMBED_IMAGE = "embed_image"
     EMBED_TEXT = "embed_text"
     COMPARE = "compare"
-    EMBED_DATASET = "embed_dataset"  # a bulk run: led by a command, done as shards
-    EMBED_SHARD = "embed_shard"  # a part of one: what a worker reads, embeds and writes by itself
-
-
-class Lane(StrEnum):
-    """Each takes what those before it leave."""
-
-    INTERACTIVE = "interactive"  # somebody waits
-    BACKGROUND = "background"  # somebody will look
-    BULK = "bulk"  # shards of a dataset
+    EMBED_DATASET = "embed_dataset"  # a bulk run: a command leads it, and workers do its shards
+    EMBED_SHARD = "embed_shard"  # a part of a bulk run: one worker reads, embeds and writes it
 
 
 class OnError(StrEnum):
     FAIL = "fail"  # one bad item fails the job
-    SKIP = "skip"  # the good items are answered beside the errors of the bad ones
+    SKIP = "skip"  # the result has the good items, and the errors of the bad ones
 
 
 @dataclass(slots=True)
 class Inputs:
     """What a job embeds. An item is an encoded image (bytes) or a text (str).
 
-    ``compare`` holds its subject first and then its prompts; ``names`` are the prompts' names, if it gave any.
+    The order of a comparison's items is that of :mod:`clip_queue.shared.comparison`. ``names`` are the names of its
+    prompts, if they have names.
     """
 
     items: list[bytes | str]
@@ -78,7 +74,7 @@ class Inputs:
 
 @dataclass(slots=True)
 class Job:
-    """The record. Times are milliseconds since the epoch on Redis's clock; 0 means not yet, or none."""
+    """The record of a job. Times are milliseconds since the epoch by Redis's clock; 0 means not yet, or none."""
 
     kind: Kind
     model: str
@@ -86,27 +82,27 @@ class Job:
     lane: Lane = Lane.INTERACTIVE
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     state: State = State.QUEUED
-    owner: str = ""  # digest of the API key that submitted it
-    reply: str = ""  # name of the list that its end is pushed to
+    owner: str = ""  # digest of the API key that it was submitted with
+    reply: str = ""  # name of the list that its result is pushed to
     on_error: OnError = OnError.FAIL
     created: int = 0
     started: int = 0
     finished: int = 0
     deadline: int = 0
     expires: int = 0  # until when a finished job is kept
-    ttl: int = 0  # how long it is kept once finished, ms
+    ttl: int = 0  # how long it is kept after its end, ms
     attempts: int = 0
     done: int = 0
     failed: int = 0
-    worker: str = ""  # who holds it, or held it last
+    worker: str = ""  # the worker that holds it, or held it last
     error: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)  # seconds in each stage
-    progress: dict[str, Any] | None = None  # what a bulk run says of itself
+    progress: dict[str, Any] | None = None  # of a bulk run: rows per second and more
 
 
 @dataclass(slots=True)
-class Answer:
-    """What a job came to. ``vectors`` are the good items' float32 rows (n, dimension), little-endian bytes."""
+class JobResult:
+    """The result of a job. ``vectors`` are the rows (n, dimension) of its good items: float32, little-endian."""
 
     fingerprint: str = ""
     vectors: bytes = b""

@@ -1,11 +1,13 @@
-"""Which models can be served: a served name and where open_clip finds its architecture and weights."""
+"""Which models can be served: their names, and where open_clip finds their architecture and weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from clip_queue.shared.errors import UnknownModel
+from clip_queue.shared.fields import known_fields
 
 SHIPPED = "shipped:"  # a checkpoint inside this distribution
 RANDOM = "random"  # a pretrained tag: seeded random weights, for measuring speed
@@ -17,6 +19,27 @@ class ModelSpec:
 
     name: str
     source: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as a worker serves it. ``image_size`` is (height, width) in pixels; ``precision``, ``resize`` and
+    ``jpeg_draft`` are the settings of these names, with ``auto`` replaced by the value that the worker chose."""
+
+    name: str
+    source: str
+    fingerprint: str
+    dimension: int
+    context_length: int
+    image_size: tuple[int, int]
+    precision: str
+    resize: str = "exact"
+    jpeg_draft: float = 0.0
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> ModelInfo:
+        """The model of a dictionary. Unknown fields, which a later release may write, are ignored."""
+        return cls(**{**known_fields(cls, raw), "image_size": tuple(raw["image_size"])})
 
 
 def _openai(architecture: str) -> str:
@@ -39,7 +62,7 @@ CATALOGUE: dict[str, ModelSpec] = {
     )
 }
 
-# What a model wants said wherever it answers.
+# A warning that goes with each result of a model.
 NOTICES: dict[str, str] = {
     "emoji-mini": "emoji-mini knows emoji pictures by their names and nothing of photographs; "
     "for photographs set CLIP_QUEUE_MODELS=ViT-B-16"
@@ -50,7 +73,7 @@ def parse_model(text: str) -> ModelSpec:
     """A model from a setting: a known name, or ``name=source``.
 
     Raises:
-        ValueError: with what to write instead.
+        ValueError: the text is neither. The message says what to write.
     """
     name, separator, source = text.partition("=")
     if not separator:
@@ -67,7 +90,7 @@ def parse_model(text: str) -> ModelSpec:
 
 
 def parse_models(texts: Iterable[str]) -> dict[str, ModelSpec]:
-    """The served models by name, in order; the first is the default."""
+    """The served models by name, in order. The first is the default."""
     return {spec.name: spec for spec in map(parse_model, texts)}
 
 

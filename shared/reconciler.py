@@ -1,7 +1,7 @@
-"""What the queue lost, the store still knows: jobs that no live lease holds and no message carries are sent again.
+"""Reconciling the store with the queue: jobs that no live worker holds and no message refers to are sent again.
 
-Any process may run the round; a lock in Redis lets one do it at a time. A process that has just lost sight of
-Redis waits for a whole lease first: after a restart of Redis every lease looks dead until its worker is back.
+Every process may do it, and a lock in Redis lets one do it at a time. A process that could not reach Redis waits for
+the time of a lease first: after a restart of Redis, all workers look dead until their next heartbeat.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from collections.abc import Iterable
 
 from clip_queue.shared import ops
 from clip_queue.shared.broker import MESSAGE
-from clip_queue.shared.job import Lane
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Op
 
-PERIOD = 1.0  # seconds between rounds
-RESEND_AFTER = 3.0  # seconds that a job waits for its message to be delivered when the queue is empty
+PERIOD = 1.0  # seconds between two passes
+RESEND_AFTER = 3.0  # seconds without a message in the queue after which a waiting job is sent again
 
 
-class Patience:
-    """Whether Redis has been in sight for long enough that a missing lease means a dead worker."""
+class GracePeriod:
+    """Whether Redis has been reachable for so long that a missing lease means a dead worker."""
 
     def __init__(self, settings: Settings) -> None:
         self._lease = settings.lease
         self._since = time.monotonic()
 
-    def lost_sight(self) -> None:
+    def restart(self) -> None:
         self._since = time.monotonic()
 
     @property
@@ -36,21 +36,21 @@ class Patience:
         return time.monotonic() - self._since > self._lease
 
 
-def take_turn(who: str) -> Op[bool]:
-    """Whether this process does the round now."""
+def acquire_turn(who: str) -> Op[bool]:
+    """Whether this process does the pass now."""
     return Op([("SET", "cq:reconciler", who, "NX", "PX", int(PERIOD * 950))], lambda replies: replies[0] is not None)
 
 
 def resend_level(lane: Lane) -> int:
-    """How to log it. Background work that waits is rung for every few seconds; an interactive one lost its message."""
+    """The level of its log message. Only an interactive job that is sent again has lost its message."""
     return logging.WARNING if lane is Lane.INTERACTIVE else logging.INFO
 
 
 Resend = tuple[str, Lane, list[str]]
 
 
-class Round:
-    """One look through the unfinished jobs of ``models``, page by page: run :attr:`op`, :meth:`turn`, until done."""
+class ReconcilePass:
+    """One pass over the unfinished jobs of ``models``. Execute :attr:`op` and :meth:`advance`, until ``op`` is None."""
 
     def __init__(self, models: Iterable[str], settings: Settings) -> None:
         self._models = deque(models)
@@ -65,11 +65,11 @@ class Round:
         neglected = 2 * self._settings.lease
         return ops.reconcile(self._models[0], self._offset, self._settings.max_attempts, RESEND_AFTER, neglected)
 
-    def turn(self, page: ops.Page) -> None:
+    def advance(self, page: ops.Page) -> None:
         model = self._models[0]
         for lane, ids in page.resend.items():
             if lane is not Lane.INTERACTIVE:
-                # Messages of these lanes are doorbells, the line itself is in the store: one rings for all of a page.
+                # A worker that gets a message of these lanes looks for more jobs in the store: one message is enough.
                 ids = ids[:MESSAGE]
             self.resend += [(model, lane, part) for part in batched(ids, MESSAGE)]
         self._offset = page.offset

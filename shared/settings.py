@@ -14,7 +14,7 @@ CommaList = Annotated[list[str], NoDecode]
 
 
 class Settings(BaseSettings):
-    """What can be set. The description of each field is the text of the README's table."""
+    """What can be set. The description of each field is its text in ``docs/settings.md``."""
 
     model_config = SettingsConfigDict(env_prefix="CLIP_QUEUE_", env_file=".env", extra="ignore", frozen=True)
 
@@ -167,7 +167,7 @@ START, END = "<!-- settings -->", "<!-- /settings -->"
 
 
 def table() -> str:
-    """The README's table of settings, between its markers."""
+    """The table of ``docs/settings.md``, between its markers."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
@@ -179,4 +179,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # `python -m clip_queue.shared.settings`: for the README
+    print(table())  # `python -m clip_queue.shared.settings`: for docs/settings.md

@@ -1,7 +1,7 @@
-"""The job store: the source of truth for every job. Celery only carries references to what stands here.
+"""The job store: it has the true state of every job. Celery's messages only refer to its jobs.
 
-An operation (:mod:`clip_queue.shared.ops`) is a list of commands and a way to read the replies; it knows nothing of
-connections. :class:`Store` runs operations in a thread (workers), :class:`AsyncStore` in an event loop (the API).
+An operation (:mod:`clip_queue.shared.ops`) is a list of commands and a function that reads their replies. It knows
+nothing of connections. :class:`Store` executes operations in a thread, :class:`AsyncStore` in an event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from clip_queue.shared.errors import Cancelled, ClipError, Late, Unavailable, WorkerLost
-from clip_queue.shared.job import TRANSITIONS, Lane
+from clip_queue.shared.job import TRANSITIONS
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ Command = tuple[Any, ...]
 
 LUA = Path(__file__).parent / "lua"
 
-# What a job ends with when the store itself ends it.
+# The errors of jobs that the store itself ends.
 _ERRORS: dict[str, ClipError] = {
     "expired": Late("The job's deadline passed before it was done."),
     "cancelled": Cancelled("The job was cancelled."),
@@ -41,7 +42,7 @@ _ERRORS: dict[str, ClipError] = {
 
 @dataclass(frozen=True)
 class Op(Generic[T]):
-    """Commands to send in one round trip, and what their replies mean."""
+    """Commands that are sent in one round trip, and how to read their replies."""
 
     commands: Sequence[Command]
     parse: Callable[[list[Any]], T]
@@ -55,7 +56,7 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """A script of ``shared/lua`` behind the transition table, the error texts and the prelude."""
+    """A script of ``shared/lua``, after the table of transitions, the errors, the lanes and the prelude."""
     table = {str(state): {str(n): 1 for n in after} for state, after in TRANSITIONS.items()}
     errors = {name: json.dumps(error.to_wire()) for name, error in _ERRORS.items()}
     source = "\n".join(
@@ -84,7 +85,7 @@ def _lua(value: Any) -> str:
 
 
 def _unloaded(replies: Sequence[Any]) -> list[int]:
-    """Places of the commands that failed only because the server does not know their script yet."""
+    """The places of commands that failed because the server does not know their script."""
     return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
 
 
@@ -100,19 +101,19 @@ def _raise_first(replies: Sequence[Any]) -> None:
 
 
 def unavailable(error: Exception) -> Unavailable:
-    """Redis's own words can hold its URL, hence its password: only the kind of failure is told."""
+    """The error for the caller. It has only the type of ``error``: Redis's message can contain its URL and password."""
     return Unavailable(f"The job store cannot be reached ({type(error).__name__}); try again.", retry_after=1)
 
 
 class Store:
-    """Runs operations in the calling thread. Errors: :class:`Unavailable` when Redis cannot be reached in time."""
+    """Executes operations in the calling thread. Raises :class:`Unavailable` if Redis cannot be reached in time."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
 
     @classmethod
     def connect(cls, settings: Settings) -> Store:
-        # No retries: what may run twice is decided where the operation is known.
+        # No retries: only the caller knows whether an operation may run twice.
         client = redis.Redis.from_url(
             settings.redis_url.get_secret_value(),
             socket_timeout=settings.redis_timeout,
@@ -121,14 +122,14 @@ class Store:
         )
         return cls(client)
 
-    def run(self, op: Op[T]) -> T:
+    def execute(self, op: Op[T]) -> T:
         try:
             replies = self._send(op.commands)
             if unloaded := _unloaded(replies):
-                again = [op.commands[i] for i in unloaded]
-                for source in _sources(again):
+                missing = [op.commands[i] for i in unloaded]
+                for source in _sources(missing):
                     self.client.script_load(source)
-                for place, reply in zip(unloaded, self._send(again), strict=True):
+                for place, reply in zip(unloaded, self._send(missing), strict=True):
                     replies[place] = reply
             _raise_first(replies)
         except (RedisError, OSError) as error:
@@ -147,7 +148,7 @@ class Store:
 
 
 class AsyncStore:
-    """Runs operations in an event loop. Errors as :class:`Store`."""
+    """Executes operations in an event loop. Raises :class:`Unavailable` as :class:`Store` does."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self.client = client
@@ -164,18 +165,18 @@ class AsyncStore:
         )
         return cls(redis.asyncio.Redis(connection_pool=pool))
 
-    async def run(self, op: Op[T]) -> T:
+    async def execute(self, op: Op[T]) -> T:
         try:
             replies = await self._send(op.commands)
             if unloaded := _unloaded(replies):
-                again = [op.commands[i] for i in unloaded]
-                for source in _sources(again):
+                missing = [op.commands[i] for i in unloaded]
+                for source in _sources(missing):
                     await self.client.script_load(source)
-                for place, reply in zip(unloaded, await self._send(again), strict=True):
+                for place, reply in zip(unloaded, await self._send(missing), strict=True):
                     replies[place] = reply
             _raise_first(replies)
         except (RedisError, OSError) as error:
-            # Idle connections to a server that went away would each fail once more when it is back.
+            # Otherwise each idle connection would fail once more when the server is back.
             with suppress(RedisError, OSError):
                 await self.client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(error) from error

@@ -1,4 +1,4 @@
-"""A source's own columns: their names and types in the metadata, and which of them hold pictures and texts."""
+"""A source's own columns: their names and types in the metadata, and which of them hold images and texts."""
 
 from __future__ import annotations
 
@@ -13,47 +13,50 @@ import orjson
 
 from clip_queue.sources.source import Source, SourceError
 
-EXTRA = "extra"  # what had no column of its own, as a JSON object
-MOST = 256  # columns inferred; a source with a name for each row must not make as many columns
+EXTRA = "extra"  # the column for values that have no column of their own, as a JSON object
+MAX_COLUMNS = 256  # columns that are inferred: a source with a new name in each row must not make as many columns
 
-# Columns with pictures, the likeliest first; names in small letters. Paths and URLs are looked for after those, and
-# after a column of a type that only pictures have.
-PICTURES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "picture", "photo", "image_data")
+# Columns with images, the likeliest first; names in small letters. Paths and URLs are looked for after those, and
+# after a column of a type that only images have.
+IMAGES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "picture", "photo", "image_data")
 PATHS = (
     *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename", "file"),
     *("url", "image_url", "img_url", "uri"),
 )
 TEXTS = ("caption", "text", "txt", "alt", "alt_text", "alttext", "description", "prompt", "sentence", "title")
 
-_OURS = re.compile(r"(source_)*(image_path|caption|error|extra)")
+_RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)")
 
 
 @lru_cache(maxsize=1024)
 def own_name(name: str) -> str:
-    """A column's name in the metadata: ``source_…`` where it would be taken for one that the metadata has anyway.
+    """A column's name in the metadata: ``source_…`` where the metadata has a column of that name already.
 
-    No two names become one: ``source_caption`` is renamed as well.
+    Two names never become one: ``source_caption`` is renamed as well.
     """
     name = _encodable(name)
-    return f"source_{name}" if _OURS.fullmatch(name) else name
+    return f"source_{name}" if _RESERVED.fullmatch(name) else name
 
 
 def is_own(source: Source, name: str) -> bool:
-    """Whether a column goes into the metadata as itself: the texts are ``caption``. Paths and URLs of pictures are
-    ``image_path``, but also stay under their own name, where they have one, since that is what tools look for."""
+    """Whether a column goes into the metadata under its own name.
+
+    The column of texts does not: it becomes ``caption``. The column of images' paths and URLs becomes ``image_path``
+    and also keeps its own name, because tools look for that.
+    """
     return name != source.text_column and not name == source.image_column == "image_path"
 
 
 def infer(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Columns for rows such as these, by the name of their pyarrow type, in order of first sight; ``extra`` is last.
+    """Columns that fit these rows: name to pyarrow type, in the order in which the names appear; ``extra`` is last.
 
-    Integers and floats together are ``double``; any other mixture, and what is nested, is ``string``.
+    Integers and floats together are ``double``. Any other mixture, and any nested value, is ``string``.
     """
     seen: dict[str, set[str]] = {}
     for row in rows:
         for key, value in row.items():
             name = own_name(key)
-            if name in seen or len(seen) < MOST:
+            if name in seen or len(seen) < MAX_COLUMNS:
                 kinds = seen.setdefault(name, set())
                 if value is not None:
                     kinds.add(_kind(value))
@@ -65,9 +68,9 @@ def infer(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
 
 
 def conform(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """Exactly ``columns``, each None or of its type; a ``string`` takes anything, as JSON where it is no text.
+    """The values of exactly ``columns``, each None or of its type. A ``string`` takes any value, as JSON if need be.
 
-    What does not fit its column, or has none, goes into ``extra`` together, if there is such a column.
+    The values that do not fit their column, or have none, go into ``extra`` together, if there is such a column.
     """
     out: dict[str, Any] = dict.fromkeys(columns)
     rest = {}
@@ -90,28 +93,28 @@ def conform(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
 
 
 def as_json(value: object) -> str | None:
-    """JSON text; what JSON has no form for, as Python shows it; None where that does not work either."""
+    """A value as JSON text. A value that JSON cannot express is written as Python shows it; None if that fails too."""
     try:
-        return orjson.dumps(value, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
+        return orjson.dumps(value, default=_text_of, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError, RecursionError):
         pass
     try:
-        return json.dumps(value, default=_shown)  # takes integers of any length, and half of a surrogate pair
+        return json.dumps(value, default=_text_of)  # takes integers of any length, and half of a surrogate pair
     except (TypeError, ValueError, RecursionError):
         return None
 
 
 def _encodable(text: str) -> str:
-    """A text as it can be written: JSON may escape half of a surrogate pair, which is no character."""
+    """A text that UTF-8 can encode: JSON may escape half of a surrogate pair, which is no character."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _shown(value: object) -> str:
+def _text_of(value: object) -> str:
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _kind(value: object) -> str:
-    """The column type that a value asks for."""
+    """The column type that fits a value."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
@@ -127,17 +130,17 @@ def choose(
     *,
     typed: str | None = None,
 ) -> Source:
-    """``source`` with the columns its pictures and texts are taken from: as it asks for, or the likeliest.
+    """``source`` with the columns that hold its images and texts: those that it asks for, or the likeliest.
 
     Args:
-        columns: all there are.
-        images, texts: those that can hold such.
-        typed: one whose type says that it holds pictures.
+        columns: all columns.
+        images, texts: the columns that can hold images, and those that can hold texts.
+        typed: a column whose type says that it holds images.
 
     Raises:
-        SourceError: a column asked for is not there or holds something else, or there is nothing to embed.
+        SourceError: a column asked for does not exist or holds something else, or there is nothing to embed.
     """
-    likely = (*PICTURES, *([typed.lower()] if typed else []), *PATHS)
+    likely = (*IMAGES, *([typed.lower()] if typed else []), *PATHS)
     images = [name for name in images if name != source.text_column]
     image = _pick("image", source.image_column, source.images, columns, images, likely)
     text = _pick("text", source.text_column, source.texts, columns, [name for name in texts if name != image], TEXTS)

@@ -1,4 +1,4 @@
-"""The files that a source consists of: one, a folder's, or those that a glob or a brace expression names."""
+"""The files that a source consists of: one file, a folder's, or those that a glob or a brace expression names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import glob
 import os
 import stat
 from collections.abc import Iterator
-from typing import Any
 
 from braceexpand import braceexpand
 
-from clip_queue.shared.errors import ClipError
+from clip_queue.sources import storage
 from clip_queue.sources.source import SourceError
-from clip_queue.sources.storage import FILE, FOLDER, LOCAL, entries, filesystem, shown, split
-from clip_queue.sources.storage import reason as reason
+from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, reason, split
 
 Found = Iterator[tuple[bytes, int]]
 
@@ -21,26 +19,25 @@ Found = Iterator[tuple[bytes, int]]
 def containers(url: str, suffixes: tuple[str, ...], also: tuple[str, ...] = ()) -> list[tuple[bytes, int]]:
     """Path and size of each file of ``url``, sorted by path.
 
-    A folder gives the files below it that end in one of ``suffixes``, in any case, but nothing hidden. A glob gives the
+    A folder gives the files below it that end in one of ``suffixes``, in any case, and no hidden ones. A glob gives the
     files it matches that end so; if none does, all that it matches. A file that is named is taken whatever its name,
-    and what exists is itself even if its name has a ``*``, ``[`` or ``{``. ``also`` are further suffixes to list, which
-    are not offered where nothing is found: for the caller to refuse.
+    and a path that exists is itself even if its name has a ``*``, ``[`` or ``{``.
+
+    Args:
+        also: further suffixes to list, for the caller to refuse. The message about a missing file does not name them.
 
     Raises:
         SourceError: a part of ``url`` is missing, holds nothing or cannot be listed; it says what was looked for.
     """
     protocol, path = split(url)
-    if protocol != LOCAL:
-        filesystem(protocol).invalidate_cache()
     lister = _Local() if protocol == LOCAL else _Remote(protocol)
+    lister.refresh()
     wanted = tuple(suffix.lower().encode() for suffix in suffixes + also)
     found: dict[bytes, int] = {}
     for part in _parts(lister, path):
         try:
             files = dict(_listed(lister, part, wanted))
-        except ClipError:
-            raise
-        except Exception as error:  # whatever a remote store's client raises
+        except OSError as error:
             raise SourceError(f"{part} cannot be listed: {reason(error)}") from error
         if not files:
             raise SourceError(f"{part}: no file there ends in {' or '.join(suffixes)}")
@@ -49,7 +46,7 @@ def containers(url: str, suffixes: tuple[str, ...], also: tuple[str, ...] = ()) 
 
 
 def root(url: str) -> str:
-    """The folder that the names of a source's files are relative to: of a pattern, what stands before it."""
+    """The folder that the names of a source's files are relative to: of a pattern, the part before its first sign."""
     protocol, path = split(url)
     lister = _Local() if protocol == LOCAL else _Remote(protocol)
     plain = _plain(lister, path)
@@ -59,11 +56,11 @@ def root(url: str) -> str:
 def name(folder: str, path: bytes) -> str:
     """A file's name relative to ``folder``, as text."""
     start = os.fsencode(folder) + b"/"
-    return shown(path[len(start) :] if path.startswith(start) else path.rpartition(b"/")[2])
+    return display(path[len(start) :] if path.startswith(start) else path.rpartition(b"/")[2])
 
 
 def _plain(lister: _Local | _Remote, path: str) -> str:
-    """As much of a path, folder by folder, as is no pattern: what looks like one but exists is none."""
+    """The folders at the start of a path that are no pattern. A name that looks like a pattern but exists is none."""
     end = 0
     while end < len(path):
         after = (path.find("/", end + 1) + 1 or len(path) + 1) - 1
@@ -99,7 +96,7 @@ def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...]) -> F
             raise SourceError(f"nothing matches {part}")
         files = [(os.fsencode(path), size) for path, kind, size in matches if kind == FILE]
         ending = list(_ending(iter(files), wanted))
-        if "**" not in pattern:  # which matches what is in the folders itself
+        if "**" not in pattern:  # such a pattern matches the files in the folders itself
             for path, kind, _ in matches:
                 if kind == FOLDER:
                     ending += _ending(lister.below(path), wanted)
@@ -112,6 +109,8 @@ def _ending(files: Found, wanted: tuple[bytes, ...]) -> Found:
 
 class _Local:
     """This machine's files. Links are followed; a folder is read once, by whichever path comes first, so loops end."""
+
+    def refresh(self) -> None: ...
 
     def kind(self, path: str) -> str | None:
         return FILE if os.path.isfile(path) else FOLDER if os.path.isdir(path) else None  # noqa: PTH112, PTH113
@@ -133,21 +132,21 @@ class _Local:
                 if (found.st_dev, found.st_ino) in seen:
                     continue
                 seen.add((found.st_dev, found.st_ino))
-                with os.scandir(at) as entries:
-                    visible = [entry for entry in entries if not entry.name.startswith(b".")]
+                with os.scandir(at) as listed:
+                    visible = [entry for entry in listed if not entry.name.startswith(b".")]
             except OSError as error:
-                raise SourceError(f"{shown(at)} cannot be listed: {reason(error)}") from error
+                raise SourceError(f"{display(at)} cannot be listed: {reason(error)}") from error
             folders = []
             for entry in visible:
                 if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112
                     folders.append(entry.path)
-                elif entry.is_symlink() or entry.is_file():  # a link that leads nowhere is a file that is missing
+                elif entry.is_symlink() or entry.is_file():  # a link that leads nowhere is listed as a missing file
                     yield entry.path, _size(entry.path)
             waiting += sorted(folders, reverse=True)
 
 
 def _size(path: bytes) -> int:
-    """Bytes of a file, -1 if it cannot be looked at."""
+    """Bytes of a regular file; -1 for any other, or if the system does not tell."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -156,41 +155,37 @@ def _size(path: bytes) -> int:
 
 
 class _Remote:
-    """A store's files. What lies below a folder is listed page by page (:func:`clip_queue.sources.storage.entries`), and what is not
-    wanted of a page is forgotten with it; a glob holds all that its client lists for it."""
+    """A store's files.
+
+    A folder is listed page by page (:func:`clip_queue.sources.storage.entries`), and the files of a page that are not
+    wanted are forgotten with it. For a glob, the client holds all that it lists.
+    """
 
     def __init__(self, protocol: str) -> None:
         self._protocol = protocol
-        self._store = filesystem(protocol)
+
+    def refresh(self) -> None:
+        storage.forget_listings(self._protocol)
 
     def kind(self, path: str) -> str | None:
         try:
-            kind: str = self._store.info(path)["type"]
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # no credentials, no network
+            return storage.kind(self._protocol, path)
+        except OSError as error:  # no credentials, no network
             raise SourceError(f"{path} cannot be looked at: {reason(error)}") from error
-        return kind
 
     def size(self, path: str) -> int:
-        return _known(self._store.info(path))
+        return storage.size(self._protocol, path)
 
     def matches(self, pattern: str) -> Iterator[tuple[str, str | None, int]]:
-        for path, about in self._store.glob(pattern, detail=True).items():
-            yield path, about["type"], _known(about)
+        return storage.matches(self._protocol, pattern)
 
     def below(self, folder: str) -> Found:
         waiting, base = [folder], len(os.fsencode(folder.rstrip("/")))
         while waiting:
-            for path, kind, size in entries(self._protocol, waiting.pop(), flat=True):
+            for path, kind, size in storage.entries(self._protocol, waiting.pop(), flat=True):
                 if b"/." in path[base:]:
                     continue
                 if kind == FOLDER:
                     waiting.append(os.fsdecode(path))
                 else:
                     yield path, size
-
-
-def _known(about: dict[str, Any]) -> int:
-    size = about.get("size")
-    return -1 if size is None else int(size)

@@ -1,4 +1,4 @@
-"""Pictures that a table holds: encoded, or where they are, a path or a URL."""
+"""Images that a table holds: encoded, or as a reference, a path or a URL."""
 
 from __future__ import annotations
 
@@ -9,46 +9,48 @@ from collections.abc import Callable, Iterable
 from urllib.parse import urljoin
 
 from clip_queue.shared.errors import BadImage
-from clip_queue.sources import url_fetcher as fetch
+from clip_queue.shared.settings import Settings
+from clip_queue.sources import url_fetcher
 from clip_queue.sources.storage import LOCAL, read_bytes, split
 
-NONE = "The row has no image."
+NO_IMAGE = "The row has no image."
 
 
-def load(value: object, base_protocol: str, base_folder: bytes, limit: int) -> bytes | Callable[[], bytes]:
-    """A row's picture: its bytes as they are, or what gets them from where the value says.
+def load(value: object, base_protocol: str, base_folder: bytes, settings: Settings) -> bytes | Callable[[], bytes]:
+    """A row's image: its bytes, or a function that loads it from the place that the value names.
 
-    A text is an ``http(s)://`` URL, fetched as the API fetches such; another URL, for fsspec; or a path, absolute or
-    relative to ``base_folder``, in the file system of the table itself. Of a file at most ``limit`` + 1 bytes are read,
-    so that too large shows. What is returned raises :class:`ClipError` or :class:`OSError`.
+    A text is an ``http(s)://`` URL, fetched under the rules that the API has; another URL, for fsspec; or a path,
+    absolute or relative to ``base_folder``, in the file system of the table. Of a file at most ``max_image_bytes`` + 1
+    bytes are read: the caller sees by the length that it is too large. The function raises :class:`ClipError` or
+    :class:`OSError`.
 
     Raises:
-        BadImage: there is no picture, or the value is none.
+        BadImage: the row has no image, or the value names none.
     """
     if isinstance(value, bytes):
         return value
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise BadImage.because(NONE)
+        raise BadImage.because(NO_IMAGE)
     if not isinstance(value, str):
         raise BadImage.because(f"The row's image is a {type(value).__name__}, no path and no URL.")
     if base_protocol in ("http", "https") and "://" not in value:
         value = urljoin(os.fsdecode(base_folder) + "/", value)
     if is_web(value):
-        return lambda: fetch.get(value)
-    return lambda: read_bytes(*_place(value, base_protocol, base_folder), limit)
+        return lambda: url_fetcher.get(value, settings)
+    return lambda: read_bytes(*_place(value, base_protocol, base_folder), settings.max_image_bytes)
 
 
-def load_below(value: str, protocol: str, folders: Iterable[bytes], limit: int) -> bytes:
-    """The picture that a path or URL leads to, where the table is one of several: in the first folder that has it.
+def load_below(value: str, protocol: str, folders: Iterable[bytes], settings: Settings) -> bytes:
+    """The image that a path or URL leads to; a path is looked for in each of ``folders`` until one has it.
 
     Raises:
-        ClipError: it cannot be had.
-        OSError: likewise.
+        ClipError: the image cannot be loaded.
+        OSError: it cannot be read.
     """
     missing: OSError = FileNotFoundError(f"{value} is in none of the tables' folders")
     for folder in folders:
         try:
-            found = load(value, protocol, folder, limit)
+            found = load(value, protocol, folder, settings)
             return found if isinstance(found, bytes) else found()
         except (FileNotFoundError, NotADirectoryError) as error:
             missing = error
@@ -56,11 +58,12 @@ def load_below(value: str, protocol: str, folders: Iterable[bytes], limit: int) 
 
 
 def is_web(value: str) -> bool:
+    """Whether a value is an ``http(s)://`` URL."""
     return value.lstrip()[:8].lower().startswith(("http://", "https://"))
 
 
-def said(value: str) -> str:
-    """A picture's place as it may be shown: of a URL neither user nor password nor query, which may be a signature."""
+def redacted(value: str) -> str:
+    """An image's path or URL for messages: a URL loses user, password and query, which may be a signature."""
     if not is_web(value):
         return value
     scheme, _, rest = value.strip().partition("://")
@@ -69,7 +72,7 @@ def said(value: str) -> str:
 
 
 def _place(value: str, protocol: str, folder: bytes) -> tuple[str, bytes]:
-    """Protocol and path of a picture that is a file."""
+    """Protocol and path of an image that is a file."""
     if "\0" in value:
         raise BadImage.because("The row's image is no path: there is a NUL in it.")
     scheme, separator, _ = value.partition("://")
@@ -85,4 +88,4 @@ def _place(value: str, protocol: str, folder: bytes) -> tuple[str, bytes]:
         raise BadImage.because("The row's image is no path.") from None
     if protocol == LOCAL:
         return protocol, os.path.join(folder, name)  # noqa: PTH118
-    return protocol, posixpath.normpath(posixpath.join(folder, name))  # a store has no . and .. of its own
+    return protocol, posixpath.normpath(posixpath.join(folder, name))  # stores have no . and ..

@@ -1,31 +1,25 @@
-"""What is embedded: a source, cut into shards of pieces, read row by row.
+"""The types of a source: a source is cut into shards, a shard into pieces, and pieces are read row by row.
 
-Each format is a module with two functions, registered in :data:`clip_queue.sources.reader.FORMATS`:
+A format is a module that offers three functions. Its entry is in :data:`clip_queue.sources.registry.FORMATS`.
 
-``plan(source, shard_size)`` looks at the source once and returns it completed (columns, whether it has images and
-texts), with the pieces of each shard, lazily: a plan of a hundred million rows is never in memory.
+``plan_shards(source, shard_size, settings)`` looks at the source once. It returns the source completed (its columns,
+whether it has images and texts) and an iterator of :class:`Shard`. The iterator is lazy: a plan of a hundred million
+rows is never in memory.
 
-``read(source, pieces)`` yields the rows of a shard, in order, one at a time. What cannot be read of a row is that row's
-error; what cannot be read of a container is an error row that says how many rows are lost, where that can be known.
+``read(source, pieces, settings)`` yields the rows of a shard, in order, one at a time. If a row cannot be read, the row
+carries the error. If a container cannot be read, an error row says how many rows are lost, where that can be known.
+
+``find_image(source, image_path, settings)`` returns the encoded image of the row that has this ``image_path``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from clip_queue.shared.errors import BadInput, ClipError
-
-
-class Format(StrEnum):
-    FOLDER = "folder"  # pictures, with or without captions NAME.txt beside them
-    WEBDATASET = "webdataset"  # tars whose members NAME.jpg, NAME.txt, NAME.json make a row
-    PARQUET = "parquet"
-    TEXT = "text"  # a line a text
-    CSV = "csv"
-    JSONL = "jsonl"
+from clip_queue.shared.fields import known_fields
 
 
 class SourceError(BadInput):
@@ -35,69 +29,73 @@ class SourceError(BadInput):
 
 
 class SourceAway(SourceError):
-    """The source's store does not answer, or not now, or lets nobody in: no fault of what was asked for."""
+    """The source's store does not answer, or refuses the login. What was asked for is not to blame."""
 
     code = "source_away"
 
 
 class BrokenContainer(ClipError):
-    """A file that holds many rows is broken; the message says how many of them that cost."""
+    """A file that holds many rows is broken; the message says how many rows are lost."""
 
     code, status = "broken_container", 400
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source as it was asked for, then (by a format's ``plan``) completed.
+    """A source as the caller asked for it, then as a format's ``plan_shards`` completed it.
 
-    ``url`` is an absolute path, a glob or brace expression, or whatever fsspec opens. ``columns`` are the source's
-    own columns that go into the metadata, by name, as pyarrow spells their types (``str(pa.DataType)``), in order,
-    without ``image_path`` and ``caption``.
+    ``url`` is an absolute path, a glob, a brace expression, or a URL that fsspec opens. ``format`` is a name in
+    :data:`clip_queue.sources.registry.FORMATS`. ``columns`` are the source's own columns that go into the metadata, in
+    order, without ``image_path`` and ``caption``: the name, and the type as pyarrow spells it (``str(pa.DataType)``).
     """
 
     url: str
-    format: Format
-    image_column: str | None = None  # tables: encoded pictures, paths (relative to the table's folder) or URLs
+    format: str
+    image_column: str | None = None  # tables: encoded images, paths (relative to the table's folder) or URLs
     text_column: str | None = None
-    images: bool | None = None  # None: as the source has them
+    images: bool | None = None  # None: if the source has any
     texts: bool | None = None
     columns: dict[str, str] = field(default_factory=dict)
-    storage: dict[str, Any] = field(default_factory=dict)  # what a format's plan wants its read to know; JSON
+    storage: dict[str, Any] = field(default_factory=dict)  # JSON values that plan_shards passes on to read
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Source:
-        return cls(**{**raw, "format": Format(raw["format"])})
+        """The source that :meth:`to_json` describes. Keys of a later release are ignored."""
+        return cls(**known_fields(cls, raw))
 
 
 class Piece(NamedTuple):
-    """A part of a shard: a picture's file, a tar, or a range of a table's rows or bytes.
+    """A part of a shard: an image file, a tar, or a range of a table's rows or bytes.
 
-    ``path`` is absolute in its file system, as bytes (:func:`os.fsencode`), since a file's name need not be UTF-8.
-    ``size`` is the file's bytes when it was planned, -1 where unknown: a container of another size has changed.
+    ``path`` is absolute in its file system, as bytes (:func:`os.fsencode`), because a file's name need not be UTF-8.
+    ``size`` is the file's size in bytes when it was planned, -1 where unknown. A container of another size has changed.
     """
 
     path: bytes
     start: int = -1
     stop: int = -1
     size: int = -1
-    note: str = ""  # what the format wants its read to know
+    note: str = ""  # a text that plan_shards passes on to read
 
 
 @dataclass(frozen=True)
-class ShardPlan:
+class Shard:
+    """The pieces of a shard and its number of rows."""
+
     pieces: list[Piece]
     rows: int | None  # None: only reading tells (tars)
 
 
 @dataclass(slots=True)
 class Row:
-    """A row of a source. ``columns``: ``image_path`` and ``caption`` (None where it has none), and the source's own.
+    """A row of a source.
 
-    ``image`` is the encoded picture, or how to get it: called in a thread of a pool, raising :class:`ClipError` or
-    :class:`OSError`. ``error``: what could not be read of it; then the rest may be missing.
+    ``columns`` holds ``image_path``, ``caption`` (None where the row has none) and the source's own columns. ``image``
+    is the encoded image, or a function that loads it. The function runs in a thread of a pool and raises
+    :class:`ClipError` or :class:`OSError`. ``error`` says what could not be read; the rest may then be missing.
     """
 
     columns: dict[str, Any]
@@ -106,4 +104,4 @@ class Row:
     error: ClipError | None = None
 
 
-Planned = tuple[Source, Iterator[ShardPlan]]
+Planned = tuple[Source, Iterator[Shard]]

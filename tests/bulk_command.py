@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 
 from clip_queue.bulk.output.layout import Output
-from clip_queue.bulk.run.resume import markers
+from clip_queue.bulk.output.manifest import load
+from clip_queue.bulk.output.markers import complete_markers
 from tests.harness import Service, wait_for
 
 ENDED = 240.0  # seconds that a run may take on a loaded machine
@@ -55,14 +56,14 @@ class Embed(Service):
         wait_for(lambda: not self.alive, timeout, f"the command's end; it says:\n{self.said}")
         return self.process.wait()
 
-    def whole(self) -> int:
-        """Shards that are whole in its output."""
-        return count_whole(self.output)
+    def complete(self) -> int:
+        """The shards that are complete in its output."""
+        return count_complete(self.output)
 
     def in_the_middle(self, more: int = 2) -> None:
         """Wait until it has made ``more`` shards; it has not made them all."""
-        before = self.whole()
-        wait_for(lambda: self.whole() >= before + more or not self.alive, ENDED, f"shards; it says:\n{self.said}")
+        before = self.complete()
+        wait_for(lambda: self.complete() >= before + more or not self.alive, ENDED, f"shards; it says:\n{self.said}")
         assert self.alive, self.said
 
     def children(self) -> list[psutil.Process]:
@@ -79,8 +80,8 @@ def manifest(output: Path) -> dict[str, Any]:
     return found
 
 
-def count_whole(output: Path) -> int:
-    """Shards of an output whose files are all there, with the sizes that they were written with."""
-    where = Output(str(output))
-    loaded = where.load()
-    return sum(1 for _ in markers(where, loaded[0])) if loaded else 0
+def count_complete(output: Path) -> int:
+    """The shards of an output whose files are all there, with the sizes that they were written with."""
+    folder = Output(str(output))
+    found = load(folder)
+    return sum(1 for _ in complete_markers(folder, found.plan)) if found else 0

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_queue.worker.inference.clip_model import Clip, Pending
+from clip_queue.worker.inference.clip_model import ClipModel, PendingFeatures
 from clip_queue.worker.inference.text import Tokenizer
 
-Embed = Callable[[Clip, Sequence[Any]], Pending]
+Embed = Callable[[ClipModel, Sequence[Any]], PendingFeatures]
 
 FOLDER = Path(os.environ["CLIP_QUEUE_TEST_FAULTS"])
 
@@ -38,8 +38,8 @@ def said(name: str) -> str:
         return ""
 
 
-def faulty(embed: Embed, words: Callable[[Clip, Sequence[Any]], list[str]]) -> Embed:
-    def wrapped(self: Clip, items: Sequence[Any]) -> Pending:
+def faulty(embed: Embed, words: Callable[[ClipModel, Sequence[Any]], list[str]]) -> Embed:
+    def wrapped(self: ClipModel, items: Sequence[Any]) -> PendingFeatures:
         texts = words(self, items)
         with (FOLDER / "passes").open("a") as log:
             log.write(json.dumps({"pid": os.getpid(), "items": texts}) + "\n")
@@ -65,13 +65,13 @@ def remembering(self: Tokenizer, text: str) -> NDArray[np.int64]:
     return tokens
 
 
-def texts_of(_: Clip, items: Sequence[Any]) -> list[str]:
+def texts_of(_: ClipModel, items: Sequence[Any]) -> list[str]:
     return [SENT[tokens.tobytes()] for tokens in items]
 
 
 Tokenizer.__call__ = remembering  # type: ignore[method-assign]
-Clip.embed_texts = faulty(Clip.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
-Clip.embed_images = faulty(Clip.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
+ClipModel.embed_texts = faulty(ClipModel.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
+ClipModel.embed_images = faulty(ClipModel.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
 
 from clip_queue.worker.app import app  # noqa: E402
 

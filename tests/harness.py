@@ -151,7 +151,7 @@ class Stack:
 
         store = Store.connect(Settings(redis_url=self.valkey.url))  # type: ignore[arg-type]
         try:
-            return {info.pid for info in store.run(workers())}
+            return {info.pid for info in store.execute(workers())}
         finally:
             store.close()
 

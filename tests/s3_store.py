@@ -243,13 +243,14 @@ def _served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 MEASURE = """
 import resource, sys, time
+from clip_queue.shared.settings import Settings
 from clip_queue.sources.storage import filesystem
 from clip_queue.sources.formats import folder
 from clip_queue.sources.discovery import containers
-from clip_queue.sources.source import Format, Source, SourceError
+from clip_queue.sources.source import Source, SourceError
 
 def pictures():
-    return sum(shard.rows for shard in folder.plan(Source("s3://bucket/flat", Format.FOLDER), 10_000)[1])
+    return sum(shard.rows for shard in folder.plan_shards(Source("s3://bucket/flat", "folder"), 10_000, Settings())[1])
 
 def tars():
     try:

@@ -17,11 +17,13 @@ from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from kombu.entity import Exchange, Queue
 
 from clip_queue.shared.broker import TASK, celery_app, queue_name
-from clip_queue.shared.job import Lane
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.settings import get_settings
-from clip_queue.worker.executor.executor import Engine
+from clip_queue.shared.store import Store
+from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.heartbeat import Heartbeat
+from clip_queue.worker.inference.engine import InferenceEngine
 
 log = logging.getLogger(__name__)
 
@@ -41,28 +43,30 @@ app.conf.update(
 for noisy in ("celery.worker.strategy", "celery.app.trace"):
     logging.getLogger(noisy).setLevel(logging.WARNING)
 
-_engine: Engine | None = None
+_executor: JobExecutor | None = None
 _heartbeat: Heartbeat | None = None
 
 
 @app.task(name=TASK)
 def run(model: str, lane: str, job_ids: list[str]) -> None:
     """A message: references to jobs in the store."""
-    if _engine is None:
-        raise RuntimeError("a task ran before the engine was there")
-    _engine.deliver(model, Lane(lane), job_ids)
+    if _executor is None:
+        raise RuntimeError("a message came before the model was loaded")
+    _executor.deliver(model, Lane(lane), job_ids)
 
 
 @worker_init.connect
 def _start(**_: Any) -> None:
-    global _engine, _heartbeat
+    global _executor, _heartbeat
     try:
-        _engine = Engine(settings, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
-        _engine.start()
-        _heartbeat = Heartbeat(_engine, settings)
+        engine = InferenceEngine(settings)
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        _executor = JobExecutor(engine, Store.connect(settings), settings, worker_id)
+        engine.start()
+        _heartbeat = Heartbeat(_executor, settings)
         _heartbeat.start()
-    except Exception as error:  # Celery logs what a signal handler raises and goes on without an engine
-        log.critical("the engine could not start", exc_info=True)
+    except Exception as error:  # Celery logs what a signal handler raises and goes on without a model
+        log.critical("the worker could not start", exc_info=True)
         sys.exit(f"clip-queue worker: {error}")
 
 
@@ -74,6 +78,7 @@ def _drain(**_: Any) -> None:
 
 @worker_shutdown.connect
 def _stop(**_: Any) -> None:
-    if _engine and _heartbeat:
-        _engine.stop()
+    if _executor and _heartbeat:
+        _executor.stop()
+        _executor.engine.stop()
         _heartbeat.stop()

@@ -1,4 +1,4 @@
-"""An output folder: clip-retrieval's layout, and what this project keeps beside it.
+"""The output folder: clip-retrieval's layout, and the files that this project adds to it.
 
 ::
 
@@ -6,7 +6,7 @@
     text_emb/text_emb_N.npy          the same of their texts; zeros where a row has none
     metadata/metadata_N.parquet      row k describes row k of both matrices
     errors/errors_N.parquet          the rows that failed, with the same columns and ``error`` filled
-    shards/shard_N.json              written last: shard N is whole, with counts and checksums
+    shards/shard_N.json              written last: shard N is complete, with counts and checksums
     plan.parquet                     row group N is what shard N reads
     manifest.json                    source, model, options; once finished, every shard's counts and checksums
 
@@ -23,60 +23,20 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-from clip_queue.shared.workers import ModelInfo
-from clip_queue.sources.source import Source, SourceError
 from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, join, reason, split
 
-ASIDE, LOCK = ".aside", ".lock"
+STAGING, LOCK = ".aside", ".lock"
 MANIFEST, PLAN = "manifest.json", "plan.parquet"
-VERSION = 1  # of the layout
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides the bytes of the output beside source and model. ``batch_size`` does: how rows share a forward
-    pass shows in a vector's last digits."""
-
-    shard_size: int = 10_000
-    batch_size: int = 8
-    dtype: str = "float16"  # of the stored vectors
-    normalize: bool = True
-
-
-@dataclass(frozen=True)
-class Plan:
-    """``rows`` is None where only reading tells."""
-
-    id: str
-    source: Source
-    model: ModelInfo
-    options: Options
-    shards: int
-    rows: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Plan:
-        model = {**raw["model"], "image_size": tuple(raw["model"]["image_size"])}
-        parts = {
-            "source": Source.from_json(raw["source"]),
-            "model": ModelInfo(**model),
-            "options": Options(**raw["options"]),
-        }
-        return cls(**{**raw, **parts})
 
 
 class Output:
-    """An output folder, here or where fsspec reaches. Files appear whole: written aside and renamed."""
+    """An output folder, on this machine or where fsspec reaches.
+
+    A file appears complete or not at all: it is written in a staging folder and then published by renaming it.
+    """
 
     def __init__(self, url: str) -> None:
         self.protocol, self.root = split(url)
@@ -87,7 +47,7 @@ class Output:
 
     @property
     def local(self) -> Path | None:
-        """The folder, where it is this machine's."""
+        """The folder as a path; None where it is not on this machine."""
         return Path(self.root) if self.protocol == LOCAL else None
 
     def path(self, name: str) -> str:
@@ -110,7 +70,7 @@ class Output:
     # Files
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes; None: there is none."""
+        """A file's content; None: there is no such file."""
         try:
             if self.protocol == LOCAL:
                 return Path(self.path(name)).read_bytes()
@@ -121,7 +81,7 @@ class Output:
             return None
 
     def size(self, name: str) -> int | None:
-        """A file's bytes, counted; None: there is none."""
+        """A file's size, bytes; None: there is no such file."""
         try:
             if self.protocol == LOCAL:
                 return Path(self.path(name)).stat().st_size
@@ -132,7 +92,7 @@ class Output:
             return None
 
     def listed(self, folder: str) -> set[str]:
-        """Names of the files in a folder; none where there is no such folder."""
+        """The names of the files in a folder; the empty set where the folder does not exist."""
         try:
             if self.protocol == LOCAL:
                 return {path.name for path in Path(self.path(folder)).iterdir()}
@@ -142,40 +102,32 @@ class Output:
             return set()
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a whole file in place, replacing what is there."""
-        with self.aside(name) as path:
+        """Write a file, replacing an older one of that name."""
+        with self.staged(name) as path:
             path.write_bytes(data)
 
-    def remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if self.protocol == LOCAL:
-                Path(self.path(name)).unlink()
-            else:
-                with as_os_error():
-                    filesystem(self.protocol).rm_file(self.path(name))
-
     @contextlib.contextmanager
-    def aside(self, name: str, scratch: Path | None = None) -> Iterator[Path]:
-        """A local path to write a file to; when the block ends well, it is put in place under ``name``.
-
-        ``scratch``: the folder for it where the output itself is elsewhere.
-        """
-        with self.scratch(scratch) as folder:
+    def staged(self, name: str) -> Iterator[Path]:
+        """A local path to write a file to; when the block ends well, it is published under ``name``."""
+        with self.staging() as folder:
             path = folder / name.rpartition("/")[2]
             yield path
-            self.place(path, name)
+            self.publish(path, name)
 
     @contextlib.contextmanager
-    def scratch(self, base: Path | None = None) -> Iterator[Path]:
-        """A folder of one's own to write in, gone afterwards: in the output itself, so that renaming is all it takes
-        to put a file in place; elsewhere if the output is not on this machine."""
-        home = self.local / ASIDE if self.local else base or Path(tempfile.gettempdir())
+    def staging(self) -> Iterator[Path]:
+        """A folder of the caller's own to write in; it is removed afterwards.
+
+        It is in the output itself, so that publishing a file is renaming it; if the output is not on this machine, it
+        is in the folder for temporary files.
+        """
+        home = self.local / STAGING if self.local else Path(tempfile.gettempdir())
         folder = home / f"clip-queue-{secrets.token_hex(6)}"
         for turn in count():
             try:
                 folder.mkdir(parents=True)
                 break
-            except FileNotFoundError:  # whoever left last has removed the home between two steps of this
+            except FileNotFoundError:  # another writer has removed the empty parent between two steps of mkdir
                 if turn == 100:
                     raise
         try:
@@ -185,11 +137,11 @@ class Output:
                 path.unlink()
             folder.rmdir()
             if self.local:
-                with contextlib.suppress(OSError):  # another writer's is in it
+                with contextlib.suppress(OSError):  # another writer's folder is in it
                     home.rmdir()
 
-    def place(self, path: Path, name: str) -> None:
-        """Make a finished local file ``name``, durably and at once."""
+    def publish(self, path: Path, name: str) -> None:
+        """Make a finished local file the output's file ``name``: durably, and in one step."""
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
@@ -203,7 +155,7 @@ class Output:
         store = filesystem(self.protocol)
         try:
             with as_os_error():
-                if self.root.startswith("/"):  # else it begins with a bucket, which has no folders: none is made
+                if self.root.startswith("/"):  # else it begins with a bucket, and buckets have no folders to make
                     store.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
                 store.put_file(str(path), self.path(name))  # an object shows when its upload is complete
         except FileNotFoundError as error:
@@ -211,7 +163,11 @@ class Output:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, where it is this machine's. Raises :class:`BlockingIOError` if another process does."""
+        """Hold the folder for this process, where it is on this machine.
+
+        Raises:
+            BlockingIOError: another process holds it.
+        """
         if not self.local:
             yield
             return
@@ -220,31 +176,8 @@ class Output:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets it go with the process
             yield
 
-    def tidy(self) -> None:
-        """Remove what killed writers left."""
+    def clean(self) -> None:
+        """Remove the files that killed writers left behind."""
         if self.local:
-            shutil.rmtree(self.local / ASIDE, ignore_errors=True)
+            shutil.rmtree(self.local / STAGING, ignore_errors=True)
             (self.local / LOCK).unlink(missing_ok=True)
-
-    # The manifest
-
-    def load(self) -> tuple[Plan, dict[str, Any] | None] | None:
-        """The plan, and what came of it if it is finished; None: nothing was planned here.
-
-        Raises:
-            SourceError: the manifest cannot be understood.
-        """
-        data = self.read(MANIFEST)
-        if data is None:
-            return None
-        try:
-            raw = orjson.loads(data)
-            if raw["version"] != VERSION:
-                raise ValueError(f"version {raw['version']}")
-            return Plan.from_json(raw["plan"]), raw["result"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SourceError(f"{self.path(MANIFEST)} cannot be understood ({error}): choose another output") from error
-
-    def save(self, plan: Plan, versions: dict[str, str], result: dict[str, Any] | None = None) -> None:
-        value = {"version": VERSION, "plan": plan.to_json(), "versions": versions, "result": result}
-        self.write(MANIFEST, orjson.dumps(value, option=orjson.OPT_INDENT_2))

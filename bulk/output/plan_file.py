@@ -1,4 +1,4 @@
-"""The plan of a run: which pieces of the source each shard reads. Written before anything else; resuming reads it.
+"""The plan file: which pieces of the source each shard reads. It is written first, and a run that is resumed reads it.
 
 It stands as ``plan.parquet``, a row group a shard, so that a worker reads its own shard's and nobody ever holds it all.
 """
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clip_queue.bulk.output.layout import PLAN, Output
-from clip_queue.sources.source import Piece, ShardPlan, SourceError
+from clip_queue.sources.source import Piece, Shard, SourceError
 from clip_queue.sources.storage import LOCAL, as_os_error, filesystem
 
 SCHEMA = pa.schema(
@@ -26,13 +26,13 @@ SCHEMA = pa.schema(
 )
 
 
-def write(output: Output, shards: Iterator[ShardPlan], seen: Callable[[int, int], None]) -> tuple[int, int | None]:
-    """Write the plan as it is made; returns how many shards, and how many rows if all are known.
+def write_plan(output: Output, shards: Iterator[Shard], seen: Callable[[int, int], None]) -> tuple[int, int | None]:
+    """Write the shards as the source gives them; returns their number, and the number of rows if all are known.
 
     ``seen`` is told shards and rows so far. Raises :class:`SourceError` for a source without a row.
     """
     count, rows, known = 0, 0, True
-    with output.aside(PLAN) as path:
+    with output.staged(PLAN) as path:
         with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False) as writer:
             for shard in shards:
                 columns = [list(column) for column in zip(*shard.pieces, strict=True)]
@@ -47,28 +47,26 @@ def write(output: Output, shards: Iterator[ShardPlan], seen: Callable[[int, int]
 
 
 class PlanFile:
-    """An open plan; for one thread."""
+    """An open plan file; for one thread."""
 
     def __init__(self, output: Output) -> None:
         store = None if output.protocol == LOCAL else filesystem(output.protocol)
         with as_os_error():
             self._file = pq.ParquetFile(output.path(PLAN), filesystem=store)
 
-    def __len__(self) -> int:
-        return int(self._file.num_row_groups)
-
-    def shard(self, number: int) -> ShardPlan:
+    def shard(self, number: int) -> Shard:
         columns = self._file.read_row_group(number).to_pydict()
         rows = columns.pop("rows")[0]
         pieces = [Piece(*row) for row in zip(*columns.values(), strict=True)]
-        return ShardPlan(pieces, None if rows < 0 else rows)
+        return Shard(pieces, None if rows < 0 else rows)
 
     def rows(self, number: int) -> int:
-        """Rows of a shard, 0 where only reading tells; read from the footer."""
+        """The number of rows of a shard, from the file's footer; 0 where only reading the source tells."""
         statistics = self._file.metadata.row_group(number).column(5).statistics
         return max(0, statistics.min) if statistics and statistics.has_min_max else 0
 
     def weight(self, number: int) -> int:
-        """Bytes of a shard's containers, 0 where unknown: what unknown rows are estimated by."""
+        """The size of a shard's containers, bytes, 0 where unknown. A number of rows that is not known is estimated
+        from it."""
         sizes = self._file.read_row_group(number, columns=["size"]).column(0)
         return sum(max(0, size.as_py()) for size in sizes)

@@ -1,4 +1,4 @@
-"""A shard's files read back, never whole: vectors a block at a time, of the metadata the row groups asked for."""
+"""Reading a shard's files without loading them whole: vectors block by block, metadata by the row groups asked for."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clip_queue.shared.errors import BadInput
+from clip_queue.shared.vectors import Matrix
 
-# Numbers made float32 at a time: 128 KiB, which stays in a core's cache. torch shares out any more among threads,
-# which on a machine that does anything else takes ten times as long.
-BLOCK = 2**15
-
-Matrix = NDArray[np.float32]
+# Numbers converted to float32 at a time: 128 KiB, which stays in a core's cache. torch splits a larger block among
+# threads, which takes ten times as long on a machine that is busy with other work.
+BLOCK_NUMBERS = 2**15
 
 
-def blocks(path: Path, name: str, dimension: int) -> Iterator[tuple[int, Matrix]]:
-    """A .npy's rows (n, dimension) as float32, with the number of the first of them. A block is valid until the next.
+def blocks(path: Path, name: str, dimension: int, *, numbers: int = BLOCK_NUMBERS) -> Iterator[tuple[int, Matrix]]:
+    """The rows of a .npy file in blocks (n, dimension), float32, each with the number of its first row. A block is
+    valid until the next one is asked for.
 
     Raises:
-        BadInput: not a matrix of that many columns; ``name`` is what it is called.
+        BadInput: the file is not a matrix of that many columns; ``name`` is its name in the message.
     """
     try:
         mapped = np.load(path, mmap_mode="c", allow_pickle=False)
@@ -34,17 +34,17 @@ def blocks(path: Path, name: str, dimension: int) -> Iterator[tuple[int, Matrix]
     if not floats or mapped.ndim != 2 or mapped.shape[1] != dimension:
         raise BadInput(f"{name} is not a matrix of {dimension} columns of floats")
     matrix = np.asarray(mapped)  # slices of a memmap are slow to make
-    size = max(1, BLOCK // dimension)
-    room = np.empty((size, dimension), dtype=np.float32)
+    size = max(1, numbers // dimension)
+    buffer = np.empty((size, dimension), dtype=np.float32)
     for start in range(0, len(matrix), size):
-        yield start, _float32(matrix[start : start + size], room)
+        yield start, _float32(matrix[start : start + size], buffer)
 
 
-def _float32(block: NDArray[Any], room: Matrix) -> Matrix:
-    """``block`` (n, dimension) as float32, in ``room`` if it has to be converted."""
+def _float32(block: NDArray[Any], buffer: Matrix) -> Matrix:
+    """``block`` (n, dimension) as float32; a block that has to be converted is written to ``buffer``."""
     if block.dtype == np.float32:
         return block
-    out = room[: len(block)]
+    out = buffer[: len(block)]
     if block.dtype == np.float16:
         import torch  # four times as fast at it as numpy, and loaded for the query anyway
 
@@ -55,7 +55,7 @@ def _float32(block: NDArray[Any], room: Matrix) -> Matrix:
 
 
 def metadata(path: Path, name: str, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Rows of a metadata file by number; only the row groups that hold one are read.
+    """Rows of a metadata file by their numbers; only the row groups that hold one of them are read.
 
     Raises:
         BadInput: the file is broken, or too short.
@@ -78,8 +78,8 @@ def metadata(path: Path, name: str, rows: Sequence[int]) -> dict[int, dict[str, 
 
 
 def _plain(table: pa.Table) -> list[dict[str, Any]]:
-    """A table's rows as Python values; a column that has no such value everywhere (a time in nanoseconds, a year
-    beyond Python's) as text."""
+    """A table's rows as Python values. A column with a value that Python cannot hold (a time in nanoseconds, a year
+    beyond Python's range) becomes text."""
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:

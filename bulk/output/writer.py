@@ -1,7 +1,7 @@
-"""A shard's files, written row by row: vectors to .npy, what they are vectors of to .parquet.
+"""The writer of a shard: vectors go to .npy files, their metadata to .parquet files, row by row.
 
-Memory does not grow with the shard. Every file is written aside; :meth:`ShardWriter.finish` puts them in place, the
-marker that says the shard is whole last.
+Memory does not grow with the shard. Every file is written in a staging folder; :meth:`ShardWriter.finish`
+publishes them, and last the marker that says that the shard is complete.
 """
 
 from __future__ import annotations
@@ -17,21 +17,20 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from clip_queue.bulk.output.layout import Output, Plan
-from clip_queue.bulk.run.report import EXAMPLES
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import RunPlan
+from clip_queue.bulk.output.markers import EXAMPLES
 from clip_queue.shared.errors import ClipError
-from clip_queue.sources.image_references import said
+from clip_queue.shared.vectors import Matrix, normalise
+from clip_queue.sources.image_references import redacted
 from clip_queue.sources.source import Row, Source
 
-ROW_GROUP = 4096  # rows of metadata held before they are written
-
-Matrix = NDArray[np.float32]
+ROW_GROUP = 4096  # rows of metadata that are held in memory before they are written
 
 
 class NpyFile:
-    """A matrix (rows, dimension) that grows."""
+    """A .npy file of a matrix (rows, dimension) to which rows are appended."""
 
     def __init__(self, path: Path, dimension: int, dtype: str) -> None:
         self.path = path
@@ -60,7 +59,7 @@ class NpyFile:
 
 
 class TableFile:
-    """A parquet file that grows, a row group at a time."""
+    """A parquet file to which rows are appended, a row group at a time."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path = path
@@ -93,18 +92,18 @@ class TableFile:
 
 
 class ShardWriter:
-    """A context manager; what is not finished when it ends is gone."""
+    """A context manager. Without :meth:`finish`, nothing of the shard remains when it ends."""
 
-    def __init__(self, output: Output, plan: Plan, shard: int) -> None:
+    def __init__(self, output: Output, plan: RunPlan, shard: int) -> None:
         self._output, self._plan, self._shard = output, plan, shard
         self._names = output.names(shard, plan.shards)
-        self._scratch = output.scratch()
+        self._staging = output.staging()
         self.rows = 0
         self.failed = 0
         self._reasons: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> ShardWriter:
-        self._folder = self._scratch.__enter__()
+        self._folder = self._staging.__enter__()
         wanted = {"image": self._plan.source.images, "text": self._plan.source.texts}
         dimension, dtype = self._plan.model.dimension, self._plan.options.dtype
         schema = arrow_schema(self._plan.source)
@@ -116,31 +115,32 @@ class ShardWriter:
         files: list[NpyFile | TableFile] = [*self._vectors.values(), *self._tables.values()]
         for file in files:
             file.abandon()
-        self._scratch.__exit__(kind, error, at)
+        self._staging.__exit__(kind, error, at)
 
     def _path(self, kind: str) -> Path:
         return self._folder / self._names[kind].rpartition("/")[2]
 
     def write(self, rows: Sequence[Row], vectors: dict[str, Matrix]) -> None:
-        """Rows that were embedded, and for each kind (``image``, ``text``) their vectors (rows, dimension), float32."""
+        """Add rows that were embedded, and for each kind (``image``, ``text``) their vectors (rows, dimension),
+        float32."""
         for kind, matrix in vectors.items():
-            self._vectors[kind].append(unit(matrix) if self._plan.options.normalize else matrix)
+            self._vectors[kind].append(normalise(matrix) if self._plan.options.normalize else matrix)
         for row in rows:
             self._tables["metadata"].append(row.columns)
         self.rows += len(rows)
 
     def fail(self, row: Row, error: ClipError) -> None:
-        """A row that was not."""
+        """Add a row that failed."""
         self._tables["errors"].append({**row.columns, "error": error.message})
         self.failed += 1
         reason = self._reasons.setdefault(error.code, {"rows": 0, "examples": []})
         reason["rows"] += 1
         if len(reason["examples"]) < EXAMPLES:
             path = row.columns.get("image_path")
-            reason["examples"].append({"image_path": path and said(path), "error": error.message})
+            reason["examples"].append({"image_path": path and redacted(path), "error": error.message})
 
     def finish(self, seconds: dict[str, float]) -> dict[str, Any]:
-        """Put all in place; returns what the marker says."""
+        """Publish the files, and last the marker; returns the marker."""
         made: dict[str, NpyFile | TableFile] = {**self._vectors, **self._tables}
         ready = {kind: file for kind, file in made.items() if file.rows}
         files = {}
@@ -148,7 +148,7 @@ class ShardWriter:
             file.close()
             files[self._names[kind]] = {"bytes": file.path.stat().st_size, "blake2b": checksum(file.path)}
         for kind, file in ready.items():
-            self._output.place(file.path, self._names[kind])
+            self._output.publish(file.path, self._names[kind])
         marker = {
             "plan": self._plan.id,
             "shard": self._shard,
@@ -160,7 +160,7 @@ class ShardWriter:
         }
         path = self._path("shard")
         path.write_bytes(orjson.dumps(marker))
-        self._output.place(path, self._names["shard"])
+        self._output.publish(path, self._names["shard"])
         return marker
 
 
@@ -171,17 +171,11 @@ def arrow_schema(source: Source) -> pa.Schema:
 
 
 def arrow_type(name: str) -> pa.DataType:
-    """A type as :data:`clip_queue.sources.source.Source.columns` spells it; one that has no short name is kept as JSON text."""
+    """The type of a name in ``Source.columns``; a type that has no short name is kept as JSON text."""
     try:
         return pa.type_for_alias(name)
     except ValueError:
         return pa.string()
-
-
-def unit(matrix: Matrix) -> Matrix:
-    """Rows of length 1; a row of zeros stays one."""
-    norms: Matrix = np.linalg.norm(matrix, axis=1, keepdims=True)
-    return np.divide(matrix, np.maximum(norms, np.float32(1e-12)), dtype=np.float32)
 
 
 def checksum(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""The command's side of a run: it plans, submits shards, counts and reports."""

@@ -1,4 +1,4 @@
-"""What is asked for, and the plan that comes of it before anybody is asked to do it."""
+"""The planner: cuts a source into shards and writes them down, before anybody is asked to do them."""
 
 from __future__ import annotations
 
@@ -7,131 +7,118 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Unpack
 
-from clip_queue.bulk.output import plan_file as plans
-from clip_queue.bulk.output.layout import Options, Output, Plan
-from clip_queue.bulk.output.shard_job import OutputError, explained
-from clip_queue.bulk.run.workers import NotBegun
-from clip_queue.shared.workers import ModelInfo
-from clip_queue.sources import reader
-from clip_queue.sources import storage as files
-from clip_queue.sources.source import Format, Source, SourceError
+from clip_queue.bulk.output.errors import OutputError
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
+from clip_queue.bulk.output.plan_file import write_plan
+from clip_queue.bulk.run.options import EmbedOptions
+from clip_queue.bulk.run.request import EmbedRequest
+from clip_queue.bulk.run.workers import NotStarted
+from clip_queue.shared.models import ModelInfo
+from clip_queue.shared.settings import Settings
+from clip_queue.sources import registry, storage
+from clip_queue.sources.source import Source
 
 BATCH_CUDA = 256  # rows a forward pass
 BATCH_CPU = 32
-BATCH_BESIDE = 8  # on a CPU whose workers may have requests as well: what one of those may have to wait for
+BATCH_SHARED = 8  # on a CPU whose workers may have requests as well: what one of those may have to wait for
 
-FEW = 16  # shards: a source with fewer is cut smaller, so that there is work for every worker to the end
-LEAST = 250  # rows that a shard is not cut below
+FEW_SHARDS = 16  # a source with fewer is cut smaller, so that there is work for every worker to the end
+LEAST_ROWS = 250  # rows that a shard is not cut below
 
-
-@dataclass(frozen=True)
-class Asked:
-    """What was asked for; None: as it is by default, or as the run that is resumed has it."""
-
-    source: Source
-    shard_size: int | None = None
-    dtype: str | None = None
-    normalize: bool | None = None
-    batch_size: int | None = None
+SAY_INTERVAL = 2.0  # seconds between lines about the planning
 
 
-def as_asked(
-    url: str,
-    format: str | None,
-    image_column: str | None,
-    text_column: str | None,
-    images: bool | None,
-    texts: bool | None,
-) -> Source:
-    """A source as far as the caller knows it."""
-    try:
-        kind = Format(format) if format else reader.guess(url)
-    except ValueError:
-        raise SourceError(f"format {format!r} is not known: use one of {', '.join(Format)}") from None
-    return Source(files.absolute(url), kind, image_column, text_column, images, texts)
+class Planner:
+    """Plans a run: first its shards, then, once the model is known, the whole of it."""
 
+    def __init__(
+        self,
+        output: Output,
+        request: EmbedRequest,
+        settings: Settings,
+        say: Callable[[str], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._output, self._request, self._settings = output, request, settings
+        self._say, self._should_stop = say, should_stop
+        self._said = time.monotonic()
 
-def options(asked: Asked, default: Options) -> Options:
-    """``default`` with what was asked for."""
-    given = {name: getattr(asked, name) for name in ("shard_size", "dtype", "normalize", "batch_size")}
-    return replace(default, **{name: value for name, value in given.items() if value is not None})
+    def write_shards(self) -> PlannedShards:
+        """Look at the source and write the shards' pieces to the output's plan file.
 
+        Raises:
+            SourceError: there is nothing to embed, or it cannot be read.
+            OutputError: the plan file cannot be written.
+            NotStarted: it was told to stop.
+        """
+        asked = self._request.shard_size
+        planned = self._cut(asked or PlanOptions().shard_size)
+        smaller = asked or smaller_shard_size(planned.rows)
+        return planned if smaller == planned.shard_size else self._cut(smaller)
 
-@dataclass(frozen=True)
-class Draft:
-    """A plan that waits for its model."""
-
-    asked: Asked
-    source: Source
-    shards: int
-    rows: int | None
-
-    @classmethod
-    def make(cls, where: Output, asked: Asked, say: Callable[[str], None], told_to_stop: Callable[[], bool]) -> Draft:
-        """Look at the source and write the plan's pieces."""
-        said = time.monotonic()
-
-        def seen(shards: int, rows: int) -> None:
-            nonlocal said
-            if told_to_stop():
-                raise NotBegun("stopped while it was planning")
-            if time.monotonic() - said > 2:
-                said = time.monotonic()
-                say(f"planning: {rows:,} rows in {shards:,} shards so far")
-
-        def cut(size: int) -> Draft:
-            source, shards = reader.plan(asked.source, size)
-            try:
-                count, rows = plans.write(where, shards, seen)
-            except OSError as error:
-                raise OutputError(explained(error)) from error
-            return cls(replace(asked, shard_size=size), source, count, rows)
-
-        draft = cut(asked.shard_size or Options().shard_size)
-        smaller = asked.shard_size or smaller_shards(draft.rows)
-        return draft if smaller == draft.asked.shard_size else cut(smaller)
-
-    def plan(self, info: ModelInfo, device: str, *, beside: bool) -> Plan:
-        """``beside``: the workers may have requests as well."""
+    def plan(self, planned: PlannedShards, model: ModelInfo, device: str, *, shared_workers: bool) -> RunPlan:
+        """The plan of a run with ``model`` on ``device``. ``shared_workers``: the workers may have requests as well."""
         on_cuda = device.partition(":")[0] == "cuda"
-        default = replace(Options(), batch_size=BATCH_CUDA if on_cuda else BATCH_BESIDE if beside else BATCH_CPU)
-        return Plan(secrets.token_hex(8), self.source, info, options(self.asked, default), self.shards, self.rows)
+        batch_size = BATCH_CUDA if on_cuda else BATCH_SHARED if shared_workers else BATCH_CPU
+        options = self._request.plan_options(PlanOptions(batch_size=batch_size))
+        options = replace(options, shard_size=planned.shard_size)
+        return RunPlan(secrets.token_hex(8), planned.source, model, options, planned.shards, planned.rows)
 
+    def _cut(self, shard_size: int) -> PlannedShards:
+        source, shards = registry.plan_shards(self._request.source, shard_size, self._settings)
+        try:
+            count, rows = write_plan(self._output, shards, self._progress)
+        except OSError as error:
+            raise OutputError.because(error) from error
+        return PlannedShards(source, shard_size, count, rows)
 
-def smaller_shards(rows: int | None) -> int:
-    """Rows a shard of a source with so many, where nobody said: the default, or less."""
-    default = Options().shard_size
-    return default if rows is None else min(default, max(LEAST, -(-rows // FEW)))
+    def _progress(self, shards: int, rows: int) -> None:
+        if self._should_stop():
+            raise NotStarted("stopped while it was planning")
+        if time.monotonic() - self._said > SAY_INTERVAL:
+            self._said = time.monotonic()
+            self._say(f"planning: {rows:,} rows in {shards:,} shards so far")
 
 
 @dataclass(frozen=True)
-class Dry:
-    """What a run would do."""
+class PlannedShards:
+    """A source, completed, whose shards are in the plan file; ``rows`` is None where only reading tells."""
+
+    source: Source
+    shard_size: int
+    shards: int
+    rows: int | None
+
+
+def smaller_shard_size(rows: int | None) -> int:
+    """Rows a shard of a source with so many, where the caller gave no size: the default, or less."""
+    default = PlanOptions().shard_size
+    return default if rows is None else min(default, max(LEAST_ROWS, -(-rows // FEW_SHARDS)))
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would do; ``first``: the names of the first rows' files, or of their containers."""
 
     source: Source
     shards: int
     rows: int | None
-    first: list[str]  # names of the first rows' files, or containers
+    first: list[str]
 
 
-def dry_run(
-    source: str,
-    *,
-    format: str | None = None,
-    image_column: str | None = None,
-    text_column: str | None = None,
-    images: bool | None = None,
-    texts: bool | None = None,
-    shard_size: int | None = None,
-) -> Dry:
-    """Look at a source and write nothing. Arguments and errors as :func:`embed`."""
-    asked = as_asked(source, format, image_column, text_column, images, texts)
-    completed, shards = reader.plan(asked, shard_size or Options().shard_size)
+def dry_run(source: str, *, settings: Settings | None = None, **options: Unpack[EmbedOptions]) -> DryRun:
+    """Look at a source and write nothing. Options and errors are those of :func:`clip_queue.embed`."""
+    settings = settings or Settings()
+    request = EmbedRequest.of(source, options)
+    default, asked = PlanOptions().shard_size, request.shard_size
+    completed, shards = registry.plan_shards(request.source, asked or default, settings)
     count, rows, known, first = 0, 0, True, list[str]()
     for shard in shards:
-        first = first or [piece.path.decode("utf-8", "backslashreplace") for piece in islice(shard.pieces, 3)]
+        first = first or [storage.display(piece.path) for piece in islice(shard.pieces, 3)]
         count, rows, known = count + 1, rows + (shard.rows or 0), known and shard.rows is not None
-    if known and not shard_size and (smaller := smaller_shards(rows)) < Options().shard_size:
-        count = sum(1 for _ in reader.plan(asked, smaller)[1])
-    return Dry(completed, count, rows if known else None, first)
+    if known and not asked and (smaller := smaller_shard_size(rows)) < default:
+        count = sum(1 for _ in registry.plan_shards(request.source, smaller, settings)[1])
+    return DryRun(completed, count, rows if known else None, first)

@@ -1,16 +1,16 @@
-"""What a run came to."""
+"""The report of a run: rows, failures by reason, speed, exit status."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-EXAMPLES = 3  # failed rows named for each reason
+from clip_queue.bulk.output.markers import EXAMPLES, Marker
 
 
 @dataclass
 class Reason:
-    """Rows that failed for one reason, three of them by name: (image_path or None, what was wrong)."""
+    """The number of rows that failed for one reason, and three of them: (image_path or None, message)."""
 
     rows: int = 0
     examples: list[tuple[str | None, str]] = field(default_factory=list)
@@ -18,7 +18,8 @@ class Reason:
 
 @dataclass
 class Report:
-    """``rows`` were embedded and ``failed`` were not, in all the output; ``resumed`` of both were there before.
+    """``rows`` were embedded and ``failed`` failed, in the whole output; ``resumed`` of them were done by earlier
+    commands.
 
     ``lost`` are the shards that could not be done, with the reason. ``seconds`` are this command's, without the start
     of its workers; ``waited``: seconds that shards waited for reading, decoding and the forward pass.
@@ -31,7 +32,7 @@ class Report:
     rows: int = 0
     failed: int = 0
     resumed: int = 0
-    whole: int = 0
+    complete: int = 0
     seconds: float = 0.0
     reasons: dict[str, Reason] = field(default_factory=dict)
     waited: dict[str, float] = field(default_factory=dict)
@@ -40,16 +41,16 @@ class Report:
 
     @property
     def finished(self) -> bool:
-        return self.whole == self.shards
+        return self.complete == self.shards
 
     @property
     def rate(self) -> float:
-        """Rows a second that this command did."""
+        """Rows a second that this command embedded."""
         return (self.rows + self.failed - self.resumed) / self.seconds if self.seconds else 0.0
 
     @property
     def limit(self) -> str | None:
-        """The stage that the others waited for most; None: nothing was waited for."""
+        """The stage that the others waited for longest; None: no stage waited."""
         return max(self.waited, key=lambda stage: self.waited[stage]) if any(self.waited.values()) else None
 
     @property
@@ -59,9 +60,9 @@ class Report:
             return 130 if self.stopped else 1
         return 3 if self.failed else 0
 
-    def count(self, marker: dict[str, Any]) -> None:
-        """Add a whole shard."""
-        self.whole += 1
+    def count(self, marker: Marker) -> None:
+        """Add a complete shard."""
+        self.complete += 1
         self.rows += marker["rows"]
         self.failed += marker["failed"]
         for code, about in marker["errors"].items():

@@ -1,52 +1,18 @@
-"""Going on with a run: what of it is there already, and whether it is the same run at all."""
+"""Resuming a run: is the run that is asked for the one that the output was begun with?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
-import orjson
-
-from clip_queue.bulk.output.layout import Options, Output, Plan
-from clip_queue.shared.errors import BadInput
+from clip_queue.bulk.output.errors import AnotherRun
+from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.sources.source import Source
 
 
-class AnotherRun(BadInput):
-    """The output belongs to a run of another source, model or options."""
+def check_same(plan: RunPlan, source: Source, options: PlanOptions, model: str) -> None:
+    """Raise :class:`AnotherRun`, with what differs, unless the run that is asked for is the one that was planned.
 
-    code = "another_run"
-
-
-def whole(output: Output, plan: Plan, shard: int) -> dict[str, Any] | None:
-    """A shard's marker, if the shard is whole: it is this plan's, and each file has the size it was written with."""
-    data = output.read(output.names(shard, plan.shards)["shard"])
-    if data is None:
-        return None
-    try:
-        marker: dict[str, Any] = orjson.loads(data)
-        sizes = {name: about["bytes"] for name, about in marker["files"].items()}
-    except (ValueError, KeyError, TypeError):
-        return None
-    if marker.get("plan") != plan.id or any(output.size(name) != size for name, size in sizes.items()):
-        return None
-    return marker
-
-
-def markers(output: Output, plan: Plan) -> Iterator[dict[str, Any]]:
-    """The markers of the shards that are whole, in order."""
-    listed = output.listed("shards")
-    for shard in range(plan.shards):
-        name = output.names(shard, plan.shards)["shard"].rpartition("/")[2]
-        if name in listed and (marker := whole(output, plan, shard)):
-            yield marker
-
-
-def check_same(plan: Plan, source: Source, options: Options, model: str) -> None:
-    """Raise :class:`AnotherRun` unless the run asked for is the one planned, saying what differs.
-
-    What was left open (None) in ``source`` agrees with whatever the plan found.
+    What is None in ``source`` agrees with everything that the plan has.
     """
     differences = [
         f"{name} is {there!r} there, {here!r} here"
@@ -72,8 +38,8 @@ def check_same(plan: Plan, source: Source, options: Options, model: str) -> None
         raise AnotherRun(f"the output belongs to another run: {what}. Choose another output, or ask for the same")
 
 
-def check_model(plan: Plan, fingerprint: str) -> None:
-    """Raise :class:`AnotherRun` where the workers' model is not the one that the output was begun with."""
+def check_model(plan: RunPlan, fingerprint: str) -> None:
+    """Raise :class:`AnotherRun` if the workers' model is not the one that the output was begun with."""
     if plan.model.fingerprint != fingerprint:
         raise AnotherRun(
             f"the output was begun with {plan.model.name} {plan.model.fingerprint} ({plan.model.precision}, resize "

@@ -1,7 +1,7 @@
-"""The command's side of a run: makes or finds the plan, submits shards in a bounded window, counts, reports.
+"""The runner: submits a plan's shards in a bounded window, counts what becomes of them, and ends the run.
 
-Nothing that matters is kept here: the plan and the whole shards are in the output, so this process may be killed at any
-moment.
+Nothing that matters is kept here: the plan and the complete shards are in the output, so this process may be killed at
+any moment.
 """
 
 from __future__ import annotations
@@ -11,56 +11,44 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
-from typing import TypeVar
 
-from clip_queue.bulk.output.layout import Output, Plan
+from celery import Celery
+
+from clip_queue.bulk.output.errors import OutputError, WrongModel
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import RunPlan
+from clip_queue.bulk.output.markers import Marker, marker_if_complete, scan
 from clip_queue.bulk.output.plan_file import PlanFile
-from clip_queue.bulk.output.shard_job import OutputError, WrongModel, inputs_of
 from clip_queue.bulk.run.progress import Progress
-from clip_queue.bulk.run.resume import whole
-from clip_queue.bulk.run.run_lease import Lead, Stopped
-from clip_queue.shared import ops
-from clip_queue.shared.broker import TASK, celery_app, queue_name
-from clip_queue.shared.errors import ClipError, Unavailable, UnknownJob, WorkerLost
-from clip_queue.shared.job import FINAL, Job, Kind, Lane, State
+from clip_queue.bulk.run.retry import RetryPolicy
+from clip_queue.bulk.run.run_lease import RunLease, Stopped
+from clip_queue.bulk.run.shard_queue import ShardQueue
+from clip_queue.bulk.run.workers import NoWorker
+from clip_queue.shared.errors import ClipError, Unavailable, WorkerLost
+from clip_queue.shared.job import FINAL, Job, Kind, State
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import Op, Store
+from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.sources.source import SourceAway
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-LOOK = 0.2  # seconds between looks at the shards under way
-BEAT = 1.0  # seconds between signs of life
-AHEAD = 4  # shards a worker that are submitted and not yet done
-SUBMISSIONS = 3  # times that a shard which lost its workers is submitted
-PAUSE = 5.0  # seconds before a shard whose source was away is tried again
-AWAY = 300.0  # seconds that the source may be away, and no row come, before the run is given up
-UNSEEN = 90.0  # seconds that a file may take to be seen from another machine
-NO_WORKER = 600.0  # seconds without a live worker before the run is given up
-NO_LIMIT = 2**53  # a run's window is its own limit
-
-
-class NoWorker(ClipError):
-    """Nobody does the run's shards."""
-
-    code, status = "no_worker", 503
+POLL_INTERVAL = 0.2  # seconds between looks at the submitted shards
+BEAT_INTERVAL = 1.0  # seconds between heartbeats of the run
+SHARDS_PER_WORKER = 4  # that are submitted and not yet done
 
 
 @dataclass
-class Underway:
-    """A shard that was submitted."""
+class SubmittedShard:
+    """A shard whose job is in the queue, or will be again at ``retry_at`` (0: it is now)."""
 
     number: int
     job_id: str
-    tries: int = 1
+    submissions: int = 1
     done: int = 0
     failed: int = 0
     unseen_since: float = 0.0
-    again_at: float = 0.0  # when to submit it again; 0: it is submitted
+    retry_at: float = 0.0
 
 
 @dataclass
@@ -72,36 +60,39 @@ class Outcome:
 
 
 class Runner:
-    """Runs a plan to its end. ``told_to_stop`` is asked all the time, ``show`` gets the progress every :data:`LOOK`."""
+    """Runs a plan to its end. It owns ``store`` and ``sender`` and closes them.
+
+    ``should_stop`` is asked, and ``show`` gets the progress, every :data:`POLL_INTERVAL`. ``now`` is the clock.
+    """
 
     def __init__(
         self,
         settings: Settings,
         output: Output,
-        plan: Plan,
+        plan: RunPlan,
+        store: Store,
+        sender: Celery,
         *,
         owner: str,
-        told_to_stop: Callable[[], bool],
+        should_stop: Callable[[], bool],
         show: Callable[[Progress], None],
+        retry: RetryPolicy,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._output, self._plan = settings, output, plan
+        self._store, self._retry, self._now = store, retry, now
+        self._should_stop, self._show = should_stop, show
         self._file = PlanFile(output)
-        self._owner = owner
-        self._told_to_stop, self._show = told_to_stop, show
-        self._store = Store.connect(settings)
-        self._sender = celery_app(settings, publisher=True)
-        self._lead = Lead(self._store, plan, owner, settings)
-        self._underway: dict[int, Underway] = {}
-        self._beaten, self._last_alive, self._away_since = 0.0, time.monotonic(), 0.0
+        self._queue = ShardQueue(settings, output, plan, store, sender, owner=owner, wait=self._wait_for_store)
+        self._lease = RunLease(store, plan, owner, settings)
+        self._submitted: dict[int, SubmittedShard] = {}
+        self._left = self._shards_left()
+        self._exhausted = False
+        self._beaten, self._last_alive, self._away_since = float("-inf"), now(), 0.0
         self.progress = Progress(shards=plan.shards, rows=plan.rows)
         self.progress.weight = sum(map(self._weight, range(plan.shards)))
         self.outcome = Outcome()
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds, over all shards
-
-    @property
-    def job_id(self) -> str:
-        """The run's job, for ``GET /jobs/{id}``."""
-        return self._lead.job_id
 
     def run(self) -> Outcome:
         """Do what is not done yet.
@@ -109,23 +100,11 @@ class Runner:
         Raises:
             OutputError: the output cannot be written.
             SourceAway: the source has not come back.
+            NoWorker: no worker has been alive for too long.
         """
-        waiting = self._left()
-        exhausted = False
         try:
-            while self._underway or not exhausted:
-                self._beat()
-                window = AHEAD * max(1, self.progress.workers)
-                while not exhausted and len(self._underway) < window:
-                    shard = next(waiting, None)
-                    if shard is None:
-                        exhausted = True
-                    else:
-                        self._submit(shard)
-                self._look()
-                self._show(self.progress)
-                if self._underway:
-                    time.sleep(LOOK)
+            while self.step():
+                time.sleep(POLL_INTERVAL)
         except Stopped:
             self.outcome.stopped = True
             self._cancel()
@@ -134,23 +113,33 @@ class Runner:
             raise
         return self.outcome
 
+    def step(self) -> bool:
+        """Submit what the window has room for, and look at what was submitted; False once nothing is left."""
+        self._beat()
+        window = SHARDS_PER_WORKER * max(1, self.progress.workers)
+        while not self._exhausted and len(self._submitted) < window:
+            shard = next(self._left, None)
+            if shard is None:
+                self._exhausted = True
+            else:
+                self._submit(shard)
+        self._look()
+        self._show(self.progress)
+        return bool(self._submitted) or not self._exhausted
+
     def close(self, error: ClipError | None = None) -> None:
         """End the run's job and let go of it."""
         with suppress(Stopped, NoWorker):
             self._beat(force=True)
         try:
-            self._lead.end(self.progress, stopped=self.outcome.stopped, error=error)
+            self._lease.end(self.progress, stopped=self.outcome.stopped, error=error)
         except Unavailable:
             log.info("the store is away: the run's job ends with its lease")
-        self._store.close()
-        self._sender.close()
+        self._queue.close()
 
-    def _left(self) -> Iterator[int]:
-        """The shards to do; those that are whole are counted on the way."""
-        there = self._output.listed("shards")
-        for shard in range(self._plan.shards):
-            name = self._output.names(shard, self._plan.shards)["shard"].rpartition("/")[2]
-            marker = whole(self._output, self._plan, shard) if name in there else None
+    def _shards_left(self) -> Iterator[int]:
+        """The shards to do; those that are complete are counted on the way."""
+        for shard, marker in scan(self._output, self._plan):
             if marker is None:
                 yield shard
             else:
@@ -158,159 +147,126 @@ class Runner:
 
     # Shards
 
-    def _submit(self, shard: int, tries: int = 1) -> None:
-        """Put a shard in the line, or find it there."""
-        job = Job(
-            kind=Kind.EMBED_SHARD,
-            model=self._plan.model.name,
-            total=self._file.rows(shard),
-            lane=Lane.BULK,
-            owner=self._owner,
-            ttl=int(self._settings.sync_ttl * 1000),
-        )
-        inputs = inputs_of(self._output, self._plan, shard)
-        for turn in count():
-            # By this key two commands, or one that was killed and is back, share a job instead of doing it twice; a job
-            # that has ended is of no use any more.
-            key = f"{self._plan.id}:{shard}:{turn}"
-            submission = ops.Submission(job, inputs, limit=NO_LIMIT, idempotency=key, digest=key)
-            accepted = self._patiently(ops.accept([submission]))[0]
-            if isinstance(accepted, ClipError):
-                raise accepted
-            view, _ = self._patiently(ops.outcome(accepted.job_id))
-            if view and view.job.state not in FINAL:
-                self._underway[shard] = Underway(shard, accepted.job_id, tries)
-                self._ring(accepted.job_id)
-                return
+    def _submit(self, shard: int, submissions: int = 1) -> None:
+        self._stop_if_asked()
+        job_id = self._queue.submit(shard, self._file.rows(shard))
+        self._submitted[shard] = SubmittedShard(shard, job_id, submissions)
 
-    def _patiently(self, op: Op[T]) -> T:
-        """An operation's result, however long the store is away."""
-        while True:
-            self._stop_if_told()
-            try:
-                return self._store.run(op)
-            except Unavailable:
-                self._show(self.progress)
-                time.sleep(LOOK)
-
-    def _ring(self, job_id: str) -> None:
-        model = self._plan.model.name
-        try:
-            message = (model, Lane.BULK, [job_id])
-            self._sender.send_task(TASK, message, queue=queue_name(model, Lane.BULK), retry=False)
-        except Exception as error:  # whatever the broker's client raises; the reconciler rings again
-            log.info("could not ring: %s", type(error).__name__)
+    def _wait_for_store(self) -> None:
+        self._stop_if_asked()
+        self._show(self.progress)
+        time.sleep(POLL_INTERVAL)
 
     def _look(self) -> None:
-        """What has become of the shards under way."""
-        self._stop_if_told()
-        for shard in list(self._underway.values()):
-            if shard.again_at:
-                if time.monotonic() >= shard.again_at:
-                    self._submit(shard.number, shard.tries)
+        """What has become of the submitted shards."""
+        self._stop_if_asked()
+        for shard in list(self._submitted.values()):
+            if shard.retry_at:
+                if self._now() >= shard.retry_at:
+                    self._submit(shard.number, shard.submissions)
                 continue
             try:
-                view, _ = self._store.run(ops.outcome(shard.job_id))
+                job = self._queue.job(shard.job_id)
             except Unavailable:
                 return
-            if view is None:  # the store has lost it
-                self._submit(shard.number, shard.tries)
-                continue
-            job = view.job
-            if job.done + job.failed > shard.done + shard.failed:
-                self._away_since = 0.0  # it answers
-            shard.done, shard.failed = job.done, job.failed
-            if job.state not in FINAL:
-                continue
-            marker = whole(self._output, self._plan, shard.number)
-            if marker is not None:
-                del self._underway[shard.number]
-                self.progress.finished(marker, self._weight(shard.number))
-                for stage in self.waited:
-                    self.waited[stage] += marker["seconds"].get(stage, 0.0)
-            elif job.state is State.FAILED:
-                self._failed(shard, ClipError.from_wire(job.error or {}))
-            elif job.state is State.SUCCEEDED:
-                self._unseen(shard)
-            else:  # cancelled by somebody
-                self._again(shard, "its job was cancelled each time")
-        self.progress.underway = [(s.done, s.failed) for s in self._underway.values()]
+            if job is None:  # the store has lost it
+                self._submit(shard.number, shard.submissions)
+            else:
+                self._look_at(shard, job)
+        self.progress.underway = [(s.done, s.failed) for s in self._submitted.values()]
         self.progress.away = self._away_since > 0
 
-    def _failed(self, shard: Underway, error: ClipError) -> None:
+    def _look_at(self, shard: SubmittedShard, job: Job) -> None:
+        if job.done + job.failed > shard.done + shard.failed:
+            self._away_since = 0.0  # the source gives rows
+        shard.done, shard.failed = job.done, job.failed
+        if job.state not in FINAL:
+            return
+        marker = marker_if_complete(self._output, self._plan, shard.number)
+        if marker is not None:
+            self._count(shard, marker)
+        elif job.state is State.FAILED:
+            self._on_failure(shard, ClipError.from_wire(job.error or {}))
+        elif job.state is State.SUCCEEDED:
+            self._on_unseen(shard)
+        else:  # cancelled by somebody
+            self._submit_again(shard, "its job was cancelled each time")
+
+    def _count(self, shard: SubmittedShard, marker: Marker) -> None:
+        del self._submitted[shard.number]
+        self.progress.finished(marker, self._weight(shard.number))
+        for stage in self.waited:
+            self.waited[stage] += marker["seconds"].get(stage, 0.0)
+
+    def _on_failure(self, shard: SubmittedShard, error: ClipError) -> None:
         if isinstance(error, (OutputError, WrongModel)):
             raise error
         if isinstance(error, SourceAway):
-            self._away(shard, error)
+            self._on_away(shard, error)
         elif isinstance(error, WorkerLost):
-            self._again(shard, f"its worker was lost each of {SUBMISSIONS * self._settings.max_attempts} times")
+            times = self._retry.submissions * self._settings.max_attempts
+            self._submit_again(shard, f"its worker was lost each of {times} times")
         else:
-            self._lose(shard, error.message)
+            self._give_up(shard, error.message)
 
-    def _away(self, shard: Underway, error: SourceAway) -> None:
-        """The source is waited for: trying one shard after the other would only say the same of each."""
-        now = time.monotonic()
+    def _on_away(self, shard: SubmittedShard, error: SourceAway) -> None:
+        """The source is waited for: trying one shard after the other would only give the same error for each."""
+        now = self._now()
         self._away_since = self._away_since or now
-        if now - self._away_since > AWAY:
-            raise SourceAway(f"the source has been away for {AWAY / 60:.0f} minutes: {error.message}")
+        if now - self._away_since > self._retry.source_away:
+            minutes = self._retry.source_away / 60
+            raise SourceAway(f"the source has been away for {minutes:.0f} minutes: {error.message}")
         shard.done = shard.failed = 0
-        shard.again_at = now + PAUSE
+        shard.retry_at = now + self._retry.source_pause
 
-    def _unseen(self, shard: Underway) -> None:
-        """A worker says that it is done, and it is not to be seen: a network's file system may be late."""
-        now = time.monotonic()
+    def _on_unseen(self, shard: SubmittedShard) -> None:
+        """A worker says that the shard is done, and its files are not here: a network file system may be late."""
+        now = self._now()
         shard.unseen_since = shard.unseen_since or now
-        if now - shard.unseen_since > UNSEEN:
-            self._lose(shard, "a worker has written it, but not where this command looks: do both see the same output?")
+        if now - shard.unseen_since > self._retry.marker_unseen:
+            reason = "a worker has written it, but not where this command looks: do both see the same output?"
+            self._give_up(shard, reason)
 
-    def _again(self, shard: Underway, reason: str) -> None:
-        if shard.tries >= SUBMISSIONS:
-            self._lose(shard, reason)
+    def _submit_again(self, shard: SubmittedShard, reason: str) -> None:
+        if shard.submissions >= self._retry.submissions:
+            self._give_up(shard, reason)
         else:
-            self._submit(shard.number, shard.tries + 1)
+            self._submit(shard.number, shard.submissions + 1)
 
-    def _lose(self, shard: Underway, reason: str) -> None:
-        del self._underway[shard.number]
+    def _give_up(self, shard: SubmittedShard, reason: str) -> None:
+        del self._submitted[shard.number]
         self.outcome.lost[shard.number] = reason
 
     def _weight(self, shard: int) -> int:
         return self._file.weight(shard) if self._plan.rows is None else 0
 
     def _cancel(self) -> None:
-        """Give back what is under way: a worker stops within a second or two, and what waits is not begun."""
-        for shard in self._underway.values():
-            try:
-                self._store.run(ops.cancel(shard.job_id, self._owner))
-            except UnknownJob:
-                continue
-            except Unavailable:  # each further one would take as long to say the same
-                log.info("the store is away: its workers do the shards under way to the end")
-                return
+        self._queue.cancel(shard.job_id for shard in self._submitted.values())
 
     # The run itself
 
-    def _stop_if_told(self) -> None:
-        if self._told_to_stop():
+    def _stop_if_asked(self) -> None:
+        if self._should_stop():
             raise Stopped
 
     def _beat(self, force: bool = False) -> None:
-        """Renew the lead and look at the workers, once in a while. A store that is away is waited for elsewhere."""
-        now = time.monotonic()
-        if now - self._beaten < BEAT and not force:
+        """Renew the run's lease and look at the workers, now and then. Other methods wait for a store that is away."""
+        now = self._now()
+        if now - self._beaten < BEAT_INTERVAL and not force:
             return
         self._beaten = now
         try:
-            alive = [w for w in self._store.run(workers()) if serves(w, self._plan)]
+            alive = [w for w in self._store.execute(workers()) if serves(w, self._plan)]
             self.progress.look_at(alive)
-            self._lead.renew(self.progress)
+            self._lease.renew(self.progress)
         except Unavailable:
             return
         if alive:
             self._last_alive = now
-        elif now - self._last_alive > NO_WORKER:
-            raise NoWorker(f"no worker has served {self._plan.model.name} for {NO_WORKER / 60:.0f} minutes")
+        elif now - self._last_alive > self._retry.no_worker:
+            raise NoWorker(f"no worker has served {self._plan.model.name} for {self._retry.no_worker / 60:.0f} minutes")
 
 
-def serves(worker: WorkerInfo, plan: Plan) -> bool:
+def serves(worker: WorkerInfo, plan: RunPlan) -> bool:
     """Whether a worker can do shards of a plan."""
     return Kind.EMBED_SHARD in worker.work and any(m.fingerprint == plan.model.fingerprint for m in worker.models)

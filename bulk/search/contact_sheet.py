@@ -1,4 +1,4 @@
-"""A contact sheet: the pictures of hits in a grid, on white, with rank, score and name under each."""
+"""A contact sheet: the images of hits in a grid, on white, with rank, score and name under each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from clip_queue.bulk.search.index import Hit
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
+from clip_queue.sources import registry
 from clip_queue.sources.source import Source
 from clip_queue.worker.inference.decode import decode
 
@@ -21,8 +22,8 @@ TILE = 220  # pixels, a side
 GAP, MARGIN = 20, 32
 CAPTION = 50  # pixels under a tile
 HEADER = 92  # pixels above the first row
-MOST = 400  # tiles
-LOADERS = 4  # pictures decoded at once: each may take 150 MB while it is
+MAX_TILES = 400  # tiles
+LOAD_THREADS = 4  # images decoded at once: each may take 150 MB while it is
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -32,24 +33,26 @@ Load = Callable[[Hit], Image.Image]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def loader(source: Source, settings: Settings) -> Load:
-    """How a hit's picture is had, no larger than a tile: from the source that the output was made of.
+FindImage = Callable[[Source, str, Settings], bytes]
+
+
+def loader(source: Source, settings: Settings, find_image: FindImage = registry.find_image) -> Load:
+    """What loads a hit's image, no larger than a tile, from the source that the output was made of.
 
     What it returns raises :class:`ClipError` or :class:`OSError`.
     """
-    from clip_queue.sources.reader import find  # every format and its packages
 
     def load(hit: Hit) -> Image.Image:
         if hit.image_path is None:
-            raise BadInput("The row has no picture.")
+            raise BadInput("The row has no image.")
         limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": 2 * TILE}
-        return Image.fromarray(decode(find(source, hit.image_path), _fitted, **limits))
+        return Image.fromarray(decode(find_image(source, hit.image_path, settings), _fitted, **limits))
 
     return load
 
 
 def contact_sheet(hits: Sequence[Hit], load: Load, title: str, note: str = "") -> Image.Image:
-    """The sheet, RGB. A picture that cannot be had is a tile that says why."""
+    """The sheet, RGB. For an image that cannot be loaded, the tile shows why."""
     across = max(1, min(len(hits), max(3, round(math.sqrt(len(hits) * 4 / 3)))))
     down = math.ceil(len(hits) / across)
     width = 2 * MARGIN + across * (TILE + GAP) - GAP
@@ -58,32 +61,32 @@ def contact_sheet(hits: Sequence[Hit], load: Load, title: str, note: str = "") -
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, 24), fitted(title, font(26), width - 2 * MARGIN), INK, font(26))
     draw.text((MARGIN, 58), fitted(note, font(13), width - 2 * MARGIN), GREY, font(13))
-    with ThreadPoolExecutor(LOADERS) as pool:
-        pictures = pool.map(lambda hit: _tried(load, hit), hits)
-        for place, (hit, picture) in enumerate(zip(hits, pictures, strict=True)):
+    with ThreadPoolExecutor(LOAD_THREADS) as pool:
+        tiles = pool.map(lambda hit: _tried(load, hit), hits)
+        for place, (hit, tile) in enumerate(zip(hits, tiles, strict=True)):
             x = MARGIN + place % across * (TILE + GAP)
             y = HEADER + place // across * (TILE + CAPTION + GAP)
-            _tile(sheet, draw, x, y, picture)
-            _caption(draw, x, y + TILE + 8, hit)
+            _draw_tile(sheet, draw, x, y, tile)
+            _draw_caption(draw, x, y + TILE + 8, hit)
     return sheet
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Write the sheet, replacing what is there once it is whole. Raises :class:`OSError`."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Write the sheet. An older file of that name is replaced in one step. Raises :class:`OSError`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        sheet.save(aside, FORMATS[path.suffix.lower()], quality=90)
-        aside.replace(path)
+        sheet.save(temporary, FORMATS[path.suffix.lower()], quality=90)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def check(path: Path, source: Source, count: int) -> None:
-    """Raise :class:`BadInput` where ``count`` pictures of a source will not make a sheet of that name."""
+    """Raise :class:`BadInput` if ``count`` images of a source cannot make a sheet of that name."""
     if not source.images:
         raise BadInput("the output is of texts alone: there is nothing to show on a --sheet")
-    if count > MOST:
-        raise BadInput(f"a sheet holds at most {MOST} pictures, not {count}: lower --top, or leave out --sheet")
+    if count > MAX_TILES:
+        raise BadInput(f"a sheet holds at most {MAX_TILES} images, not {count}: lower --top, or leave out --sheet")
     if path.suffix.lower() not in FORMATS:
         raise BadInput(f"a sheet's name ends in {', '.join(FORMATS)}; {path} does not")
     if not path.absolute().parent.is_dir():
@@ -127,38 +130,38 @@ def _cut(text: str, count: int, tail: bool) -> str:
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    """The whole picture, as large as fits in a tile."""
+    """The whole image, as large as fits in a tile."""
     return ImageOps.contain(image, (TILE, TILE), Image.Resampling.LANCZOS)
 
 
 def _tried(load: Load, hit: Hit) -> Image.Image | str:
-    """A hit's picture, or why there is none."""
+    """A hit's image, or why it cannot be loaded."""
     try:
         return load(hit)
     except ClipError as error:
         return error.message.removeprefix("Could not load input image. Cause: ")
     except OSError as error:
         return error.strerror or str(error) or type(error).__name__
-    except Exception as error:  # what a store's client raises: the sheet is made all the same
+    except Exception as error:  # a bug: the sheet is made all the same, and the tile names the error
         return f"{type(error).__name__}: {error}"
 
 
-def _tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, picture: Image.Image | str) -> None:
+def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, tile: Image.Image | str) -> None:
     box = (x - 1, y - 1, x + TILE, y + TILE)
-    if isinstance(picture, Image.Image):
-        picture = _fitted(picture.convert("RGB"))
-        sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
+    if isinstance(tile, Image.Image):
+        image = _fitted(tile.convert("RGB"))
+        sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
         draw.rectangle(box, outline=FRAME)
         return
     draw.rectangle(box, fill=EMPTY, outline=FRAME)
-    lines = wrapped(picture, font(13), TILE - 32, lines=8)
+    lines = wrapped(tile, font(13), TILE - 32, lines=8)
     for number, line in enumerate(lines):
         at = (x + TILE / 2, y + TILE / 2 + (number - (len(lines) - 1) / 2) * 18)
         draw.text(at, line, GREY, font(13), anchor="mm")
 
 
-def _caption(draw: ImageDraw.ImageDraw, x: int, y: int, hit: Hit) -> None:
-    """Rank and score on a line, the name under them."""
+def _draw_caption(draw: ImageDraw.ImageDraw, x: int, y: int, hit: Hit) -> None:
+    """Rank and score on one line, the name under them."""
     draw.text((x, y), str(hit.rank), INK, font(15))
     draw.text((x + TILE, y), f"{hit.score:.3f}", INK, font(15), anchor="ra")
     name = (

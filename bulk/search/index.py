@@ -1,4 +1,4 @@
-"""The rows of an output that are nearest to a text or a picture: every vector is looked at, a block at a time.
+"""The rows of an output that are nearest to a text or an image: every vector is compared, a block at a time.
 
 Memory does not grow with the output: a shard is mapped, a block of it is made float32, and only the best so far stay.
 """
@@ -12,25 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.layout import Output
-from clip_queue.bulk.output.vectors import blocks, metadata
-from clip_queue.bulk.run.resume import markers
-from clip_queue.bulk.search.query import embed, unit
+from clip_queue.bulk.output.markers import complete_markers
+from clip_queue.bulk.output.vectors import BLOCK_NUMBERS, blocks, metadata
+from clip_queue.bulk.search.query import embed_query, unit_query
 from clip_queue.shared.errors import BadInput
+from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.workers import ModelInfo
+from clip_queue.shared.vectors import Vector
 from clip_queue.sources.storage import as_os_error, filesystem
 
-KINDS = {"images": "image", "texts": "text"}  # what can be searched, and how Output.names calls it
-
-Vector = NDArray[np.float32]  # (dimension,)
+KINDS = {"images": "image", "texts": "text"}  # what can be searched, and its name in Output.names
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A row found. ``score`` is the cosine, ``columns`` the source's own; ``rank`` counts from 1."""
+    """A row that was found. ``score`` is the cosine; ``columns`` are the source's own; ``rank`` counts from 1."""
 
     rank: int
     score: float
@@ -51,7 +50,7 @@ def search(
     model: str | None = None,
     settings: Settings | None = None,
 ) -> list[Hit]:
-    """The ``top`` rows of an output nearest to a text or to an encoded picture, best first.
+    """The ``top`` rows of an output that are nearest to a text or to an encoded image, best first.
 
     ``among``: ``images`` or ``texts``; by default images where the output has them. ``model``: the model as
     NAME=SOURCE, where the manifest does not tell its source (:func:`clip_queue.bulk.search.query.spec_of`).
@@ -61,19 +60,24 @@ def search(
         OSError: the output cannot be read.
     """
     index = Index(output, among)
-    return index.nearest(embed(index.model, text, image, model, settings or Settings()), top)
+    return index.nearest(embed_query(index.model, text, image, model, settings or Settings()), top)
 
 
 class Index:
-    """An output as it can be searched now: of an unfinished one, the shards that are whole."""
+    """An output that can be searched; of an unfinished output, the shards that are complete."""
 
-    def __init__(self, url: str, among: str | None = None) -> None:
-        """Raises :class:`BadInput` where there is nothing to search."""
+    def __init__(self, url: str, among: str | None = None, *, block_numbers: int = BLOCK_NUMBERS) -> None:
+        """``block_numbers``: how many numbers are made float32 at a time.
+
+        Raises:
+            BadInput: there is nothing to search.
+        """
+        self._block_numbers = block_numbers
         self.output = Output(url)
-        loaded = self.output.load()
-        if loaded is None:
+        found = manifest.load(self.output)
+        if found is None:
             raise BadInput(f"{url} has no manifest.json: it is not an output of `clip-queue embed`")
-        self.plan = loaded[0]
+        self.plan = found.plan
         there = {"images": bool(self.plan.source.images), "texts": bool(self.plan.source.texts)}
         self.among = among or ("images" if there["images"] else "texts")
         if self.among not in KINDS:
@@ -82,7 +86,7 @@ class Index:
             raise BadInput(
                 f"{url} has no vectors of {self.among}: search its {'texts' if there['texts'] else 'images'}"
             )
-        self._markers = list(markers(self.output, self.plan))
+        self._markers = list(complete_markers(self.output, self.plan))
         if not self._markers:
             raise BadInput(f"none of the {self.plan.shards} shards of {url} is finished yet")
 
@@ -92,7 +96,7 @@ class Index:
 
     @property
     def shards(self) -> int:
-        """Shards that are whole; :attr:`Plan.shards` of the plan is how many there will be."""
+        """Shards that are complete; ``plan.shards`` is how many there will be."""
         return len(self._markers)
 
     @property
@@ -110,10 +114,10 @@ class Index:
         """
         if top < 1:
             raise BadInput(f"top is {top}: at least 1")
-        direction = unit(query)
+        direction = unit_query(query)
         best = _Best(top)
         for marker in self._markers:
-            if not marker["rows"]:  # a shard of failures alone has no vectors
+            if not marker["rows"]:  # all rows of this shard failed: it has no vectors
                 continue
             for row, cosines in self._cosines(marker["shard"], direction):
                 best.add(marker["shard"], row, cosines)
@@ -123,7 +127,7 @@ class Index:
         """Cosines (n,) of a shard's rows with ``query``, a block at a time, each with the number of its first row."""
         name = self.output.names(shard, self.plan.shards)[KINDS[self.among]]
         with self._local(name) as path:
-            for start, block in blocks(path, name, self.model.dimension):
+            for start, block in blocks(path, name, self.model.dimension, numbers=self._block_numbers):
                 # einsum adds up every row the same way wherever it stands, so equal rows are equal hits; BLAS does not.
                 dots = np.einsum("ij,j->i", block, query)
                 with np.errstate(invalid="ignore", divide="ignore"):
@@ -147,18 +151,18 @@ class Index:
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:
-        """A file of the output on this machine: fetched, for as long as the block lasts, where it is elsewhere."""
+        """A file of the output as a local path; a remote file is fetched for as long as the block lasts."""
         if self.output.local:
             yield self.output.local / name
             return
-        with self.output.scratch() as folder:
+        with self.output.staging() as folder:
             with as_os_error():
                 filesystem(self.output.protocol).get_file(self.output.path(name), str(folder / "part"))
             yield folder / "part"
 
 
 class _Best:
-    """The best so far: ``scores`` (k,), descending, and ``places`` (k, 2), shard and row."""
+    """The best rows so far: ``scores`` (k,), descending, and ``places`` (k, 2), shard and row."""
 
     def __init__(self, top: int) -> None:
         self._top = top
@@ -166,7 +170,7 @@ class _Best:
         self.places = np.empty((0, 2), dtype=np.int64)
 
     def add(self, shard: int, start: int, cosines: Vector) -> None:
-        # What comes later loses against its equals; NaN loses against all.
+        # Of rows with equal scores the first is kept; NaN is never kept.
         rows = np.flatnonzero(cosines > (self.scores[-1] if len(self.scores) == self._top else -np.inf))
         if not len(rows):
             return

@@ -1,42 +1,38 @@
-"""A text or a picture as a vector of the model that an output's vectors are of."""
+"""The query: a text or an image as a vector of the model that made an output's vectors."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clip_queue.shared.errors import BadInput, TextTooLong
-from clip_queue.shared.models import CATALOGUE, ModelSpec, parse_model, parse_models
+from clip_queue.shared.errors import BadInput, check_text_length
+from clip_queue.shared.models import CATALOGUE, ModelInfo, ModelSpec, parse_model, parse_models
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.workers import ModelInfo
-
-Vector = NDArray[np.float32]  # (dimension,)
+from clip_queue.shared.vectors import Vector
 
 
-def embed(info: ModelInfo, text: str | None, image: bytes | None, model: str | None, settings: Settings) -> Vector:
-    """The features (dimension,) of a text or of an encoded picture, computed in this process.
+def embed_query(
+    info: ModelInfo, text: str | None, image: bytes | None, model: str | None, settings: Settings
+) -> Vector:
+    """The unit vector (dimension,), float32, of a text or of an encoded image, computed in this process.
 
-    ``info`` is the output's model; precision, resizing and JPEG draft are its, whatever the settings say.
+    ``info`` is the output's model; its precision, resizing and JPEG draft are used, whatever the settings say.
 
     Raises:
-        BadInput: not exactly one of text and picture, one over the limits or not a picture, a model that cannot be
+        BadInput: not exactly one of text and image, a query over the limits, not an image, a model that cannot be
             loaded, or one that is not the output's.
     """
     if (text is None) == (image is None):
-        raise BadInput("search for a text or for a picture: exactly one of them")
-    if text is not None and len(text) > settings.max_text_chars:
-        raise TextTooLong(
-            "Text input is too long for the model context length: "
-            f"{len(text)} characters, {settings.max_text_chars} at most."
-        )
+        raise BadInput("search for a text or for an image: exactly one of them")
+    if text is not None:
+        check_text_length(text, settings.max_text_chars)
     spec = spec_of(info, model, settings)
-    from clip_queue.worker.inference.clip_model import Clip  # torch: seconds, and nothing above needs it
+    from clip_queue.worker.inference.clip_model import ClipModel  # torch: seconds, and nothing above needs it
     from clip_queue.worker.inference.decode import decode
 
     try:
         same = {name: getattr(info, name) for name in ("precision", "resize", "jpeg_draft")}
-        clip = Clip(spec, settings.model_copy(update=same))
-    except Exception as error:  # open_clip's, torch's and the hub's own: of many kinds
+        clip = ClipModel(spec, settings.model_copy(update=same))
+    except Exception as error:  # open_clip, torch and the hub raise errors of many kinds
         raise BadInput(f"the model {spec.name}={spec.source} cannot be loaded: {error}") from error
     if clip.fingerprint != info.fingerprint:
         raise BadInput(
@@ -45,17 +41,18 @@ def embed(info: ModelInfo, text: str | None, image: bytes | None, model: str | N
             "would mean nothing. Name the model that made them with --model NAME=SOURCE"
         )
     if text is not None:
-        return unit(clip.embed_texts([clip.tokenizer(text)]).result()[0])
+        return unit_query(clip.embed_texts([clip.tokenizer(text)]).result()[0])
     assert image is not None
     limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": clip.draft}
-    return unit(clip.embed_images([decode(image, clip.crop, **limits)]).result()[0])
+    return unit_query(clip.embed_images([decode(image, clip.preprocess, **limits)]).result()[0])
 
 
 def spec_of(info: ModelInfo, model: str | None, settings: Settings) -> ModelSpec:
-    """Where the output's model is loaded from: as ``model`` says, else as the manifest has it.
+    """Where the output's model is loaded from: ``model`` if it is given, else the manifest's source.
 
     Raises:
-        BadInput: it was loaded from a folder, of which a manifest has the last part only; or nothing of that kind.
+        BadInput: the model was loaded from a folder, of which a manifest has the last part only; or ``model`` is no
+        model.
     """
     try:
         served = parse_models(settings.models)
@@ -75,9 +72,9 @@ def spec_of(info: ModelInfo, model: str | None, settings: Settings) -> ModelSpec
         raise BadInput(str(error)) from error
 
 
-def unit(vector: Vector) -> Vector:
-    """The vector with length 1. Raises :class:`BadInput` where it has no direction."""
-    length = float(np.linalg.norm(vector.astype(np.float64)))
+def unit_query(features: Vector) -> Vector:
+    """A query's features with length 1. Raises :class:`BadInput` where they have no direction."""
+    length = np.linalg.norm(features.astype(np.float64))
     if not np.isfinite(length) or length == 0:
         raise BadInput("the query's vector has no direction: the model made zeros or NaN of it")
-    return (vector / length).astype(np.float32)
+    return (features / length).astype(np.float32)

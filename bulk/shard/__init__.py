@@ -1,0 +1,1 @@
+"""The worker's side of a run: one shard is read, embedded and written."""

@@ -1,4 +1,4 @@
-"""A batch that a shard has made, as one item of the batcher, which then cannot mix it with anything."""
+"""A batch of a shard's rows as one item of the batcher, so that the batcher cannot mix it with other rows."""
 
 from __future__ import annotations
 
@@ -6,36 +6,35 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clip_queue.shared.job import Lane
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.vectors import Matrix
 from clip_queue.worker.inference.batcher import Forward, Result
-
-Matrix = NDArray[np.float32]
 
 
 class Batch:
-    """:class:`clip_queue.worker.inference.batcher.Item` of ``size`` rows; ``features`` will hold theirs (size, dimension).
+    """An item of the batcher (:class:`clip_queue.worker.inference.batcher.Item`) that holds ``size`` rows.
 
-    ``forward`` computes ``payload``; once ``wanted`` says no it costs nothing any more.
+    ``forward`` computes ``payload``; ``features`` gets the result (size, dimension). Once ``should_stop`` returns True
+    the batch is dropped before it is computed.
     """
 
     lane = Lane.BULK
 
-    def __init__(self, forward: Callable[[Any], Result], payload: Any, size: int, wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self, forward: Callable[[Any], Result], payload: Any, size: int, should_stop: Callable[[], bool]
+    ) -> None:
         self.forward: Forward = lambda payloads: _One(forward(payloads[0]))
         self.payload = payload
         self.size = size
         self.features: Future[Matrix] = Future()
-        self._wanted = wanted
+        self._should_stop = should_stop
 
     @property
     def dropped(self) -> bool:
-        return not self._wanted()
+        return self._should_stop()
 
     def started(self) -> None:
-        """Nothing to note: a shard's times are its own."""
+        """A shard measures its times itself."""
 
     def drop(self) -> None:
         self.features.cancel()
@@ -48,7 +47,7 @@ class Batch:
 
 
 class _One:
-    """A batch's features (n, dimension) as those of one item (1, n, dimension)."""
+    """The features of a batch (n, dimension) as the features of one item (1, n, dimension)."""
 
     def __init__(self, result: Result) -> None:
         self._result = result

@@ -1,4 +1,4 @@
-"""Reading ahead: an iterator that runs in a thread of its own, a bounded number of items before its consumer."""
+"""The prefetcher: an iterator that runs in its own thread, a bounded number of items ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-LOOK = 0.25  # seconds between looks whether to stop
+POLL_INTERVAL = 0.25  # seconds between checks whether to stop
 
 
-class Slow(Exception):
-    """No next item came in time."""
+class ReadTimeout(Exception):
+    """No item came in time."""
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Iterates over ``items`` in a thread, at most ``size`` ahead. A context manager: leaving it ends the thread."""
 
     def __init__(self, items: Iterator[T], size: int, name: str) -> None:
@@ -25,30 +25,32 @@ class Ahead(Generic[T]):
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def __enter__(self) -> Ahead[T]:
+    def __enter__(self) -> Prefetcher[T]:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join(1.0)  # a thread that the kernel holds in a read cannot be ended: it ends with the read
+        self._thread.join(
+            1.0
+        )  # a thread that waits for the kernel in a read cannot be ended: it ends when the read returns
 
     def next(self, timeout: float, check: Callable[[], None]) -> T | None:
         """The next item; None after the last. ``check`` is called while waiting and may raise.
 
         Raises:
-            Slow: none came within ``timeout`` seconds.
+            ReadTimeout: none came within ``timeout`` seconds.
             Exception: what the iterator raised.
         """
         waited = 0.0
         while True:
             check()
             try:
-                item = self._queue.get(timeout=LOOK)
+                item = self._queue.get(timeout=POLL_INTERVAL)
             except queue.Empty:
-                waited += LOOK
+                waited += POLL_INTERVAL
                 if waited >= timeout:
-                    raise Slow from None
+                    raise ReadTimeout from None
                 continue
             if not isinstance(item, _End):
                 return item
@@ -70,7 +72,7 @@ class Ahead(Generic[T]):
     def _put(self, item: T | _End) -> None:
         while not self._stopping.is_set():
             try:
-                self._queue.put(item, timeout=LOOK)
+                self._queue.put(item, timeout=POLL_INTERVAL)
                 return
             except queue.Full:
                 continue

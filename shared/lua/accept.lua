@@ -1,4 +1,4 @@
--- Accept a job, or say why not: {'ok', created} {'full', load} {'same', id} {'reused', id}.
+-- Accept a job, or refuse it: {'ok', created} {'full', load} {'same', id} {'reused', id}.
 local id, model, lane, total, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local deadline_in, owner, listed = tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local idempotency, digest, ttl, inputs = ARGV[9], ARGV[10], ARGV[11], ARGV[12]

@@ -1,5 +1,5 @@
--- A worker's heartbeat: renews its lease, says of each job it holds that it does, and how far it is; returns what it
--- holds no longer.
+-- A worker's heartbeat: renews its lease, and writes the progress of each job that it names. Returns the ids of jobs
+-- that it does not hold any more.
 local worker, info, lease = ARGV[1], ARGV[2], ARGV[3]
 redis.call('SET', 'cq:worker:' .. worker, info, 'PX', lease)
 redis.call('SADD', 'cq:workers', worker)

@@ -1,4 +1,4 @@
--- End a job by its owner's word: {state it is in now, 1 if it was this call that ended it}, or false if there is none.
+-- Cancel a job for its owner: {the state that it has now, 1 if this call has ended it}. False if there is no such job.
 local id, owner = ARGV[1], ARGV[2]
 local f = redis.call('HMGET', job(id), 'state', 'owner')
 if not f[1] or f[2] ~= owner then return false end

@@ -1,7 +1,7 @@
--- A delivery: take the job, or say why not: {'yours', record, inputs} or {reason}.
--- A job that another delivery holds is left alone, whether its worker lives or not: if it does not, the
--- reconciler puts the job back in line. Inputs up to `inline` bytes come with it.
--- A job that has lost workers before makes its last attempt only with `alone` = 1: see Engine._serve.
+-- Take a job for a worker: {'yours', record, inputs}, or {reason} if the worker does not get it.
+-- A job that another worker holds is refused, even if that worker is dead: then the reconciler puts the job back in the
+-- queue. Inputs of up to `inline` bytes are part of the reply.
+-- A job that has lost all its earlier workers gets its last attempt only with `alone` = 1.
 local id, worker, max_attempts, inline = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local alone = ARGV[5] == '1'
 local k = job(id)

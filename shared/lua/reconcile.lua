@@ -1,6 +1,8 @@
--- One page of a model's unfinished jobs: expire what is late, take back what a dead worker held, or what a live one has
--- not said for `neglected` ms that it holds (a store that lost its last writes forgets a job's end, and the worker has
--- none of it any more), and return what no message carries, as {next offset or -1, lane, id, lane, id, …}.
+-- Reconcile one page of a model's unfinished jobs:
+-- * expire each job whose deadline has passed,
+-- * put each job of a dead worker back in the queue, and each job that its live worker has not named for `neglected` ms
+--   (a store that has lost its last writes may have lost the end of a job: its worker does not know the job any more),
+-- * return the jobs that no message refers to, as {next offset or -1, lane, id, lane, id, …}.
 local model, offset, page = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_attempts, resend_after, resend_anyway = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local neglected = tonumber(ARGV[7])
@@ -8,7 +10,7 @@ local t = now()
 local alive, waiting = {}, {}
 local ids = redis.call('ZRANGE', 'cq:open:' .. model, offset, offset + page - 1)
 local out = {#ids == page and offset + page or -1}
-if offset == 0 and #ids == 0 then -- no job, no load, whatever evicted records have left in the sum
+if offset == 0 and #ids == 0 then -- without jobs the load is 0; evicted records may have left a rest
   for _, lane in ipairs(LANES) do redis.call('HDEL', 'cq:load', model .. ':' .. lane) end
 end
 for _, id in ipairs(ids) do
@@ -21,8 +23,8 @@ for _, id in ipairs(ids) do
   else
     if state == 'running' then
       if alive[worker] == nil then alive[worker] = redis.call('EXISTS', 'cq:worker:' .. worker) == 1 end
-      local said = math.max(tonumber(f[9] or '0'), tonumber(f[10] or '0'))
-      if not alive[worker] or not f[8] and t - said > neglected then
+      local named = math.max(tonumber(f[9] or '0'), tonumber(f[10] or '0'))
+      if not alive[worker] or not f[8] and t - named > neglected then
         if f[8] then
           close(id, 'failed', ERRORS.leader_lost, '', t)
           state = 'failed'
@@ -39,7 +41,7 @@ for _, id in ipairs(ids) do
         close(id, 'expired', ERRORS.expired, '', t)
       else
         if waiting[lane] == nil then waiting[lane] = redis.call('LLEN', 'clip.' .. model .. '.' .. lane) > 0 end
-        -- While messages wait in the queue, a job's own message is most likely among them.
+        -- While messages wait in the queue, the job's message is probably one of them.
         if t - sent >= (waiting[lane] and sent > 0 and resend_anyway or resend_after) then
           redis.call('HSET', job(id), 'sent', int(t))
           out[#out + 1] = lane

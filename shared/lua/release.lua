@@ -1,4 +1,4 @@
--- Give back a job that this worker holds and will not finish; it does not count as an attempt.
+-- Put a job that this worker holds back in the queue. The attempt does not count.
 local id, worker = ARGV[1], ARGV[2]
 local f = redis.call('HMGET', job(id), 'state', 'worker', 'model', 'lane', 'created')
 if f[1] ~= 'running' or f[2] ~= worker then return 0 end

@@ -1,4 +1,4 @@
--- A job's record, its place in line (or false), and the store's clock; false if there is no such job.
+-- {a job's record, its place in the queue or false, the time}; false if there is no such job.
 local record = redis.call('HGETALL', job(ARGV[1]))
 if #record == 0 then return false end
 local f = redis.call('HMGET', job(ARGV[1]), 'model', 'lane')

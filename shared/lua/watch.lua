@@ -1,4 +1,4 @@
--- Have each change of a job pushed to a reply list, from now on.
+-- Push a message to a reply list at each change of a job from now on. 0 if there is no such job.
 local id, list = ARGV[1], ARGV[2]
 if redis.call('EXISTS', job(id)) == 0 then return 0 end
 redis.call('SADD', 'cq:watch:' .. id, list)

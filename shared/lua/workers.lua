@@ -1,4 +1,4 @@
--- What the live workers say of themselves; the dead are struck off.
+-- What the live workers have written about themselves. Dead workers are removed from the set.
 local out = {}
 for _, id in ipairs(redis.call('SMEMBERS', 'cq:workers')) do
   local info = redis.call('GET', 'cq:worker:' .. id)

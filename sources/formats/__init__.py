@@ -1,1 +1,1 @@
-"""The formats of sources, a module each: see :mod:`clip_queue.sources.source`."""
+"""The formats of sources, a module each: see :mod:`clip_queue.sources.registry`."""

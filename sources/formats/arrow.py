@@ -1,4 +1,4 @@
-"""Arrow's columns as the metadata have them: which types stay, and values from which arrow makes such columns again."""
+"""Arrow's columns in the metadata: the types that they keep, and values from which arrow makes such columns again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyarrow import types
 
 from clip_queue.sources.columns import as_json
 
-NOTHING = "null"  # the type of a column in which nobody ever wrote a value
+NOTHING = "null"  # the type of a column that holds no value
 
 
 def plain(kind: Any) -> Any:
-    """A type without what only says how it is stored."""
+    """A type without the parts that only say how its values are stored."""
     if isinstance(kind, pa.BaseExtensionType):
         return plain(kind.storage_type)
     if types.is_dictionary(kind):
@@ -28,8 +28,8 @@ def plain(kind: Any) -> Any:
 def kept(kind: Any) -> str | None:
     """The type that a column has in the metadata, by its name (:data:`clip_queue.sources.source.Source.columns`).
 
-    What parquet has no short name for becomes text. None: it is left out, since pictures may be in it; the metadata
-    are read whole.
+    A type that parquet has no short name for becomes text. None: the column is left out, because it may hold images,
+    and readers load the metadata whole.
     """
     kind = plain(kind)
     if _holds_binary(kind):
@@ -46,12 +46,12 @@ def kept(kind: Any) -> str | None:
 
 
 def values(array: Any, kind: str) -> list[Any]:
-    """A column's values, of the type ``kind`` that :func:`kept` gives it. One that cannot be told is None."""
+    """A column's values, of the type ``kind`` that :func:`kept` gives it. A value that cannot be converted is None."""
     array = _unpacked(array)
     stored = array.type
     if types.is_temporal(stored) and kind != "string":
         array = array.cast(pa.date32()) if types.is_date64(stored) else array
-        # As numbers: Python's dates have no year 0 and no nanoseconds.
+        # As numbers, because Python's dates have no year 0 and no nanoseconds.
         return list(array.cast(pa.int32() if array.type.bit_width == 32 else pa.int64()).to_pylist())
     if types.is_nested(stored):
         return [None if not scalar.is_valid else _json(scalar) for scalar in array]
@@ -66,7 +66,7 @@ def values(array: Any, kind: str) -> list[Any]:
 
 
 def texts(array: Any) -> list[Any]:
-    """A column's values; a text that is not UTF-8 as its bytes."""
+    """A column's values; a text that is not UTF-8 is given as its bytes."""
     array = _unpacked(array)
     try:
         return list(array.to_pylist())
@@ -88,7 +88,7 @@ def _text(scalar: Any) -> Any:
 def _json(scalar: Any) -> str | None:
     try:
         return as_json(scalar.as_py())
-    except (ValueError, OverflowError, pa.ArrowException):  # a text in it is not UTF-8, a date no date of Python's
+    except (ValueError, OverflowError, pa.ArrowException):  # a text in it is not UTF-8, or Python has no such date
         return None
 
 

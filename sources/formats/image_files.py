@@ -1,9 +1,9 @@
-"""Which files are pictures, and all that lie in and below a folder, here or where fsspec reaches.
+"""Which files are images, and all images in and below a folder, on this machine or in a store.
 
-The order is the same every time: a folder's pictures by the bytes of their names, then its folders the same way, each
-with all it holds. Names that start with a dot are skipped. Links to folders are followed, but a folder is read once, by
-whichever path comes first, so loops end; two links to a picture are two pictures. At no time is more listed than one
-folder.
+The order is the same every time: first a folder's images by the bytes of their names, then its folders in the same
+order, each with all that it holds. Names that start with a dot are skipped. Links to folders are followed, but a folder
+is read once, by whichever path comes first, so loops end. Two links to an image are two images. No more than one
+folder's names are in memory at a time.
 """
 
 from __future__ import annotations
@@ -13,55 +13,60 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from clip_queue.sources import storage as files
-from clip_queue.sources.discovery import reason
+from clip_queue.sources import storage
+from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import SourceError
+from clip_queue.sources.storage import FILE, FOLDER, LOCAL, StoreAway, display, reason
 
-SUFFIXES = frozenset(b"jpg jpeg jpe jfif png webp gif bmp tif tiff avif ppm jp2".split())
+SUFFIXES = frozenset(suffix[1:].encode() for suffix in FORMATS[IMAGE_FOLDER].suffixes)
 WANTED = " ".join(f".{suffix.decode()}" for suffix in sorted(SUFFIXES))
 
 
 class Found(NamedTuple):
-    """A picture and how its caption's name ends (empty: it has none); or a folder that could not be listed whole."""
+    """An image and how its caption's name ends (empty: it has none); or a folder that could not be listed whole."""
 
     path: bytes
     caption: str = ""
-    fault: str = ""  # why, where it is a folder
+    fault: str = ""  # of a folder: why it could not be listed
 
 
 class _Listing(NamedTuple):
-    """What a folder holds: pictures, each with how its caption's name ends; folders; why there may be more."""
+    """What a folder holds: images, each with how its caption's name ends; folders; and why there may be more."""
 
-    pictures: Iterable[tuple[bytes, str]]
+    images: Iterable[tuple[bytes, str]]
     folders: list[bytes]
     fault: str = ""
 
 
 def suffix(name: bytes) -> bytes:
-    """What follows a name's last dot, in small letters."""
+    """The part of a name after its last dot, in small letters; empty if it has none."""
     stem, _, end = name.rpartition(b".")
     return end.lower() if stem else b""
 
 
 def walk(url: str, protocol: str, root: bytes) -> Iterator[Found]:
-    """What is found in a folder, or the one picture that ``root`` is; ``root`` has no slash at its end.
+    """All images of a source, or the one image that ``root`` is.
+
+    Args:
+        url: the source, for messages.
+        root: its path, without a slash at the end.
 
     Raises:
-        SourceError: it is neither, or cannot be listed.
+        SourceError: it is neither a folder nor an image, or it cannot be listed.
     """
-    listed = _Local() if protocol == files.LOCAL else _Remote(protocol)
+    listed = _Local() if protocol == LOCAL else _Remote(protocol)
     if not listed.is_folder(root):
         if suffix(root) not in SUFFIXES or not listed.is_file(root):
-            raise SourceError(f"{url}: there is no folder of that name, and no picture ({WANTED})")
+            raise SourceError(f"{url}: there is no folder of that name, and no image ({WANTED})")
         yield Found(root, ".txt" if listed.is_file(root.rpartition(b".")[0] + b".txt") else "")
         return
     waiting = [root]
     while waiting:
         folder = waiting.pop()
-        pictures, folders, fault = listed(folder)
+        images, folders, fault = listed(folder)
         if fault and folder == root:
             raise SourceError(f"{url} cannot be listed: {fault}")
-        for name, caption in pictures:
+        for name, caption in images:
             yield Found(folder + b"/" + name, caption)
         if fault:
             yield Found(folder, fault=fault)
@@ -69,16 +74,16 @@ def walk(url: str, protocol: str, root: bytes) -> Iterator[Found]:
 
 
 def _listing(names: list[bytes], folders: list[bytes], fault: str = "") -> _Listing:
-    """Sorts a folder's names, and finds its pictures' captions among them: nothing is asked of the disk for that."""
+    """Sort a folder's names and find its images' captions among them, without asking the disk."""
     captions: dict[bytes, str] = {}
-    pictures = []
+    images = []
     for name in sorted(names):  # capitals come first, so .txt wins over .TXT
         stem, _, end = name.rpartition(b".")
         if end.lower() == b"txt":
             captions[stem] = sys.intern(f".{end.decode()}")
         else:
-            pictures.append(name)
-    with_captions = ((name, captions.get(name.rpartition(b".")[0], "")) for name in pictures)
+            images.append(name)
+    with_captions = ((name, captions.get(name.rpartition(b".")[0], "")) for name in images)
     return _Listing(with_captions, sorted(folders), fault)
 
 
@@ -88,7 +93,7 @@ def _is_wanted(name: bytes) -> bool:
 
 
 class _Local:
-    """This machine's folders, each once. Paths are bytes, since a name need not be text."""
+    """This machine's folders, each once. Paths are bytes, because a name need not be text."""
 
     def __init__(self) -> None:
         self._seen: set[tuple[int, int]] = set()
@@ -109,7 +114,7 @@ class _Local:
                         continue
                     if leads_to_folder(entry):
                         folders.append(name)
-                    # A link counts wherever it leads: one that dangles shows as a picture that cannot be read.
+                    # A link counts wherever it leads: one that dangles is an image that cannot be read.
                     elif _is_wanted(name) and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
                         names.append(name)
         except OSError as error:
@@ -124,6 +129,7 @@ class _Local:
 
 
 def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    """Whether a folder's entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or through a folder that may not be entered
@@ -131,42 +137,38 @@ def leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
 
 
 class _Remote:
-    """A store's folders, listed page by page; of a folder the names are held."""
+    """A store's folders, listed page by page; the names of one folder are held."""
 
     def __init__(self, protocol: str) -> None:
         self._protocol = protocol
-        self._store = files.filesystem(protocol)
-        self._store.invalidate_cache()  # whatever has looked at the folder before left its whole listing there
+        storage.forget_listings(protocol)  # an earlier look at the folder left its whole listing with the client
 
     def __call__(self, folder: bytes) -> _Listing:
         names: list[bytes] = []
         folders: list[bytes] = []
         try:
-            with files.as_os_error():
-                for path, kind, _ in files.entries(self._protocol, os.fsdecode(folder)):
-                    name = path[len(folder) + 1 :]
-                    if not name or name.startswith(b"."):
-                        continue
-                    if kind == files.FOLDER:
-                        folders.append(name)
-                    elif _is_wanted(name):
-                        names.append(name)
-        except files.StoreAway as error:  # not this folder's fault: it would count as one row that fails
-            raise SourceError(f"{files.shown(folder)} cannot be listed: {reason(error)}") from error
+            for path, kind, _ in storage.entries(self._protocol, os.fsdecode(folder)):
+                name = path[len(folder) + 1 :]
+                if not name or name.startswith(b"."):
+                    continue
+                if kind == FOLDER:
+                    folders.append(name)
+                elif _is_wanted(name):
+                    names.append(name)
+        except StoreAway as error:  # not this folder's fault: it would count as one row that fails
+            raise SourceError(f"{display(folder)} cannot be listed: {reason(error)}") from error
         except OSError as error:
             return _Listing([], [], reason(error))
         return _listing(names, folders)
 
     def is_folder(self, path: bytes) -> bool:
-        return self._is(path, "directory")
+        return self._kind(path) == FOLDER
 
     def is_file(self, path: bytes) -> bool:
-        return self._is(path, "file")
+        return self._kind(path) == FILE
 
-    def _is(self, path: bytes, kind: str) -> bool:
+    def _kind(self, path: bytes) -> str | None:
         try:
-            return bool(self._store.info(os.fsdecode(path))["type"] == kind)
-        except FileNotFoundError:
-            return False
-        except Exception as error:  # no credentials, no network
-            raise SourceError(f"{files.shown(path)} cannot be looked at: {reason(error)}") from error
+            return storage.kind(self._protocol, os.fsdecode(path))
+        except OSError as error:  # no credentials, no network
+            raise SourceError(f"{display(path)} cannot be looked at: {reason(error)}") from error

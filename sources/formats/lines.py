@@ -1,7 +1,8 @@
-"""Files of lines: finding where the rows begin in one scan, and reading a range of them.
+"""Files of lines: find where the rows begin in one scan, and read a range of them.
 
-What makes a row is the format's: a *splitter* gives, from one byte position to another, where each row ends and its
-bytes, or the error that it is. A piece's note is ``FIRST+COUNT``: its first row's number in the file, and how many.
+The format says what a row is, with a *splitter*: from one byte position to another, it gives the end of each row, and
+the row's bytes or its error. A piece's note is ``FIRST+COUNT``: the number of its first row in the file, and how many
+rows it has.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from clip_queue.shared.errors import BadInput, ClipError
-from clip_queue.sources.discovery import containers, name, reason
+from clip_queue.shared.settings import Settings
+from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.formats.table import Table, changed
-from clip_queue.sources.formats.tars import opened
-from clip_queue.sources.source import Piece, Row, ShardPlan, Source, SourceError
-from clip_queue.sources.storage import LOCAL, StoreAway, is_barred, shown, split
+from clip_queue.sources.registry import PACKED, FormatSpec
+from clip_queue.sources.source import Piece, Row, Shard, Source, SourceError
+from clip_queue.sources.storage import LOCAL, StoreAway, display, is_barred, opened, reason, split
 
 LIMIT = 16 * 2**20  # bytes of a row
-BLOCK = 2**20
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip")
+BLOCK = 2**20  # bytes that are read at once
 
 _BOM = b"\xef\xbb\xbf"
 _NOT_LINES = {
@@ -37,22 +38,25 @@ _NOT_LINES = {
 }
 
 Splitter = Callable[[BinaryIO, int, int], Iterator[tuple[int, bytes | BadInput]]]
+"""``splitter(file, start, stop)`` gives the byte at which each row ends, and the row's bytes, or its error."""
 Marks = Callable[[BinaryIO, int, int, int, int], Iterator[tuple[int, int]]]
-"""Of a file, from ``start`` to ``stop``: the number of rows before, and the position of, the end of the row ``first``,
-of every ``every`` rows after it, and of the last row."""
+"""``marks(file, start, stop, first, every)`` gives, for the rows from byte ``start`` to ``stop``, how many of them have
+ended and at which byte: after ``first`` rows, after each ``every`` rows from there, and at the end."""
 
 
-def files(url: str, suffixes: tuple[str, ...]) -> list[tuple[bytes, int]]:
-    """Path and size of each file. Raises :class:`SourceError` for one that is compressed."""
-    found = containers(url, suffixes, tuple(suffix + packed for suffix in suffixes for packed in COMPRESSED))
+def files(url: str, spec: FormatSpec) -> list[tuple[bytes, int]]:
+    """Path and size in bytes of each file. Raises :class:`SourceError` for one that is compressed."""
+    found = containers(url, spec.suffixes, spec.compressed)
     for path, _ in found:
-        if path.lower().endswith(tuple(packed.encode() for packed in COMPRESSED)):
-            raise SourceError(f"{shown(path)} is compressed, which cannot be read from the middle: decompress it first")
+        if path.lower().endswith(tuple(packed.encode() for packed in PACKED)):
+            raise SourceError(
+                f"{display(path)} is compressed, which cannot be read from the middle: decompress it first"
+            )
     return found
 
 
 def first_byte(file: BinaryIO, title: str) -> int:
-    """Where the text of a file begins, after a byte order mark. Raises :class:`SourceError` if it is no UTF-8 text."""
+    """The byte at which a file's text begins, after a byte order mark. Raises :class:`SourceError` if it is no text."""
     file.seek(0)
     head = file.read(8)
     for magic, what in _NOT_LINES.items():
@@ -61,41 +65,53 @@ def first_byte(file: BinaryIO, title: str) -> int:
     return len(_BOM) if head.startswith(_BOM) else 0
 
 
-def lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, bytes | BadInput]]:
-    """The splitter of files whose rows are lines, with their ends. One that is too long is not read into memory."""
+def lines(
+    file: BinaryIO, start: int, stop: int, *, limit: int = LIMIT, block: int = BLOCK
+) -> Iterator[tuple[int, bytes | BadInput]]:
+    """The splitter of files whose rows are lines; a line keeps its end.
+
+    Args:
+        limit: the longest line, bytes. A longer one is an error and is not read into memory.
+        block: how many bytes of it are read at once.
+
+    Raises:
+        OSError: the file ends before ``stop``.
+    """
     file.seek(start)
     at = start
     while at < stop:
-        line = file.readline(LIMIT + 1)
+        line = file.readline(limit + 1)
         at += len(line)
-        if len(line) <= LIMIT:
+        if len(line) <= limit:
             if not line:
                 raise OSError(f"it ends at byte {at}, not {stop}")
             yield at, line
             continue
         while line and not line.endswith(b"\n"):
-            line = file.readline(BLOCK)
+            line = file.readline(block)
             at += len(line)
-        yield at, BadInput(f"The line is longer than {LIMIT} bytes.")
+        yield at, BadInput(f"The line is longer than {limit} bytes.")
 
 
-def line_marks(file: BinaryIO, start: int, stop: int, first: int, every: int) -> Iterator[tuple[int, int]]:
-    """The marks of files whose rows are lines: newlines are counted by the block."""
+def line_marks(
+    file: BinaryIO, start: int, stop: int, first: int, every: int, *, block: int = BLOCK
+) -> Iterator[tuple[int, int]]:
+    """The :data:`Marks` of files whose rows are lines: newlines are counted in blocks of ``block`` bytes."""
     file.seek(start)
     rows, at, open_end = 0, start, False
-    while at < stop and (block := file.read(min(BLOCK, stop - at))):
-        count = block.count(b"\n")
+    while at < stop and (data := file.read(min(block, stop - at))):
+        count = data.count(b"\n")
         if rows + count >= first:
-            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
+            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
             while rows + count >= first:
                 yield first, at + int(ends[first - rows - 1]) + 1
                 first += every
-        rows, at, open_end = rows + count, at + len(block), not block.endswith(b"\n")
+        rows, at, open_end = rows + count, at + len(data), not data.endswith(b"\n")
     yield rows + open_end, at
 
 
 def marks_of(splitter: Splitter) -> Marks:
-    """The marks of files that only their splitter knows to split."""
+    """The :data:`Marks` of files whose rows only their splitter can tell."""
 
     def marks(file: BinaryIO, start: int, stop: int, first: int, every: int) -> Iterator[tuple[int, int]]:
         rows, at = 0, start
@@ -115,10 +131,15 @@ def shards(
     size: int,
     marks: Marks,
     begin: Callable[[BinaryIO, str], int] = first_byte,
-) -> Iterator[ShardPlan]:
-    """Shards of ``size`` rows, over the files in order; each file is scanned once, when its turn comes.
+) -> Iterator[Shard]:
+    """Shards of ``size`` rows, over the files in order. Each file is scanned once, when its turn comes.
 
-    ``begin`` gives the position of a file's first row. Raises :class:`SourceError` for a file that cannot be read.
+    Args:
+        found: path and size of each file.
+        begin: gives the byte at which a file's first row begins, from the open file and its name for messages.
+
+    Raises:
+        SourceError: a file cannot be read, or changes while it is read.
     """
     pieces: list[Piece] = []
     room = size
@@ -133,33 +154,41 @@ def shards(
                     room -= rows_then - rows
                     rows, at = rows_then, position
                     if not room:
-                        yield ShardPlan(pieces, size)
+                        yield Shard(pieces, size)
                         pieces, room = [], size
-        except ClipError:
-            raise
-        except Exception as error:  # whatever a remote store's client raises
+        except OSError as error:
             raise SourceError(f"{title} cannot be read: {reason(error)}") from error
         if at != actual or length not in (-1, actual):
             raise SourceError(f"{title} changes while it is read: try again once it is finished")
     if pieces:
-        yield ShardPlan(pieces, size - room)
+        yield Shard(pieces, size - room)
 
 
 def read(
-    source: Source, pieces: list[Piece], splitter: Splitter, parse: Callable[[Table, int, bytes], Row]
+    source: Source,
+    pieces: list[Piece],
+    settings: Settings,
+    splitter: Splitter,
+    parse: Callable[[Table, int, bytes], Row],
 ) -> Iterator[Row]:
-    """The rows of some pieces; ``parse`` makes one of its bytes, or raises :class:`ClipError`."""
+    """The rows of some pieces.
+
+    Args:
+        parse: makes a row of its table, its number in the file and its bytes, or raises :class:`ClipError`.
+
+    Raises:
+        SourceError: a file is not the one that was planned.
+        StoreAway: the files' store is away or refuses them: no row is to blame.
+    """
     for piece in pieces:
-        table = Table(source, piece.path)
+        table = Table(source, piece.path, settings)
         number, count = map(int, piece.note.split("+"))
         end = number + count
         rows = _split(table, piece, splitter)
         while True:
             try:
                 data = next(rows, None)
-            except ClipError:
-                raise
-            except Exception as error:  # whatever a remote store's client raises
+            except OSError as error:
                 if is_barred(error):
                     raise StoreAway(reason(error)) from error
                 yield from table.lost(number, end, f"cannot be read ({reason(error)})")
@@ -180,7 +209,7 @@ def read(
 
 @contextmanager
 def buffered(protocol: str, path: bytes) -> Iterator[tuple[BinaryIO, int]]:
-    """An open file and its size; lines of a remote one are read as fast as a local one's. Raises :class:`OSError`."""
+    """An open file and its size in bytes. A remote file is buffered, as local files are. Raises :class:`OSError`."""
     with opened(protocol, path) as (file, size):
         if size < 0:
             raise OSError("its store does not tell its size")

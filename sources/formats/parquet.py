@@ -1,4 +1,4 @@
-"""Parquet files with pictures in them, or with paths or URLs of pictures, and texts: planned by their footers alone."""
+"""Parquet files that hold images, or paths or URLs of images, and texts. Their footers alone are read to plan."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from pyarrow import types
 
-from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.shared.errors import BadInput
+from clip_queue.shared.settings import Settings
 from clip_queue.sources.columns import choose, is_own, own_name
 from clip_queue.sources.discovery import containers, name, root
 from clip_queue.sources.formats import row_groups
 from clip_queue.sources.formats.arrow import NOTHING, kept, plain
-from clip_queue.sources.formats.row_groups import in_words
+from clip_queue.sources.formats.row_groups import BATCH_ROWS, READ_ERRORS, in_words
 from clip_queue.sources.formats.table import Table, changed, find_by_path
-from clip_queue.sources.formats.tars import opened
-from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, ShardPlan, Source, SourceError
-from clip_queue.sources.storage import StoreAway, is_barred, shown, split
+from clip_queue.sources.registry import FORMATS
+from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
+from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
 
-SUFFIXES = (".parquet", ".pq", ".parq")
-THREADS = 8  # footers read at once
+SPEC = FORMATS["parquet"]
+THREADS = 8  # footers that are read at once
 
-BYTES, STRUCT, TEXT, OTHER = "bytes", "struct", "text", "other"  # what a column can hold of pictures and texts
+# How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all.
+BYTES, STRUCT, TEXT, OTHER = "bytes", "struct", "text", "other"
 
-_Kinds = dict[str, tuple[str, str | None]]  # of each column: what it can hold, and its type in the metadata
+_Kinds = dict[str, tuple[str, str | None]]  # of each column: how it can hold them, and its type in the metadata
 
 
 class _Footer(NamedTuple):
     rows: int
     kinds: _Kinds
-    fault: str = ""  # why there is none
+    fault: str = ""  # why it could not be read
 
 
-def plan(source: Source, shard_size: int) -> Planned:
-    """Shards of exactly ``shard_size`` rows. A file without a footer is one row, which fails.
+def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - every format has it
+    """Shards of exactly ``shard_size`` rows. A file whose footer cannot be read is one row, which fails.
 
     Raises:
-        SourceError: no file, none that can be read, files that differ in their columns, or nothing to embed.
+        SourceError: there is no file, none can be read, they differ in their columns, or they hold nothing to embed.
     """
-    found = containers(source.url, SUFFIXES)
+    found = containers(source.url, SPEC.suffixes)
     folder = root(source.url)
     counts: list[tuple[int, str]] = []
     known: _Kinds = {}
@@ -67,10 +70,15 @@ def plan(source: Source, shard_size: int) -> Planned:
     return source, _shards(found, counts, shard_size)
 
 
-def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
-    """The rows of a shard. Raises :class:`StoreAway` where their store is: that is no row's fault."""
+def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows: int = BATCH_ROWS) -> Iterator[Row]:
+    """The rows of a shard; ``batch_rows``: the most rows in memory at once.
+
+    Raises:
+        SourceError: a file is not the one that was planned.
+        StoreAway: the files' store is away or refuses them: no row is to blame.
+    """
     for piece in pieces:
-        table = Table(source, piece.path)
+        table = Table(source, piece.path, settings)
         if piece.note:
             why = f"{table.name} could not be read when it was planned ({piece.note})"
             yield table.broken(piece.start, BrokenContainer(f"{why}: its rows are lost, how many is not known"))
@@ -81,27 +89,28 @@ def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
                 if size != piece.size:
                     raise changed(table)
                 file = row_groups.parquet_file(handle, table.protocol)
-            except ClipError:
-                raise
-            except Exception as error:  # whatever a remote store's client raises
+            except READ_ERRORS as error:
                 if is_barred(error):
                     raise StoreAway(in_words(error)) from error
                 yield from table.lost(piece.start, piece.stop, f"cannot be read ({in_words(error)})")
                 continue
-            yield from row_groups.read(source, table, file, piece)
+            yield from row_groups.read(source, table, file, piece, batch_rows=batch_rows)
 
 
-def find(source: Source, image_path: str) -> bytes:
-    """The picture of a row; of several with the same path in them, the first's.
+def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+    """The image of a row; if several rows have the same path beside their images, the first one's.
 
     Raises:
-        ClipError: there is none, or it cannot be had.
-        OSError: likewise.
+        ClipError: there is no such image, or it cannot be read.
+        OSError: it cannot be read.
     """
     if source.storage["image"] == TEXT:
-        return find_by_path(source, image_path, SUFFIXES)
+        return find_by_path(source, image_path, SPEC.suffixes, settings)
     only = replace(source, texts=False, text_column=None, columns={})
-    row = next(read(only, [_piece_of(source, image_path)]))
+    try:
+        row = next(read(only, [_piece_of(source, image_path)], settings))
+    except pa.ArrowException as error:
+        raise OSError(in_words(error)) from error
     if row.error is not None:
         raise row.error
     found = row.image() if callable(row.image) else row.image
@@ -110,9 +119,9 @@ def find(source: Source, image_path: str) -> bytes:
 
 
 def _piece_of(source: Source, image_path: str) -> Piece:
-    """The row that has this ``image_path``: ``FILE#ROW``, or the path that its picture has beside its bytes."""
+    """The row that has this ``image_path``: ``FILE#ROW``, or the path that its image has beside its bytes."""
     if not source.images:
-        raise BadInput(f"{source.url} was embedded without pictures")
+        raise BadInput(f"{source.url} was embedded without images")
     file, _, row = image_path.rpartition("#")
     found = _containers(source.url)
     for path, size in found:
@@ -130,7 +139,7 @@ def _piece_of(source: Source, image_path: str) -> Piece:
 
 @lru_cache(maxsize=4)
 def _containers(url: str) -> list[tuple[bytes, int]]:
-    return containers(url, SUFFIXES)
+    return containers(url, SPEC.suffixes)
 
 
 # Planning
@@ -149,7 +158,7 @@ def _footers(protocol: str, found: list[tuple[bytes, int]]) -> Iterator[_Footer]
 
 
 def _footer(protocol: str, path: bytes) -> _Footer:
-    """Raises :class:`SourceError` where the store is away: the file would count as one row that fails."""
+    """A file's footer. Raises :class:`SourceError` if the store is away: the file would count as one row that fails."""
     try:
         with opened(protocol, path) as (handle, _):
             file = row_groups.parquet_file(handle, protocol)
@@ -159,14 +168,14 @@ def _footer(protocol: str, path: bytes) -> _Footer:
             return _Footer(
                 file.metadata.num_rows, {field.name: (_holds(field.type), kept(field.type)) for field in schema}
             )
-    except Exception as error:  # whatever a remote store's client raises
+    except READ_ERRORS as error:
         if is_barred(error):
-            raise SourceError(f"{shown(path)} cannot be read: {in_words(error)}") from error
+            raise SourceError(f"{display(path)} cannot be read: {in_words(error)}") from error
         return _Footer(0, {}, in_words(error))
 
 
 def _holds(kind: Any) -> str:
-    """What of pictures and texts a column can hold. A struct of bytes and path is how Hugging Face keeps pictures."""
+    """How a column can hold images and texts. Hugging Face keeps images as structs of bytes and path."""
     kind = plain(kind)
     if types.is_struct(kind):
         index = kind.get_field_index("bytes")
@@ -175,7 +184,7 @@ def _holds(kind: Any) -> str:
 
 
 def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
-    """Columns of files seen so far with one file's more. Raises :class:`SourceError` where they differ."""
+    """The columns of the files before, and of one more file. Raises :class:`SourceError` if they differ."""
     for column in known.keys() ^ more.keys():
         raise SourceError(
             f"{title} has {'no' if column in known else 'a'} column {column!r}, unlike the files before it"
@@ -191,7 +200,7 @@ def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
     return out
 
 
-def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size: int) -> Iterator[ShardPlan]:
+def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size: int) -> Iterator[Shard]:
     pieces: list[Piece] = []
     room = size
     for (path, length), (rows, fault) in zip(found, footers, strict=True):
@@ -202,7 +211,7 @@ def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size
             room -= stop - at
             at = stop
             if not room:
-                yield ShardPlan(pieces, size)
+                yield Shard(pieces, size)
                 pieces, room = [], size
     if pieces:
-        yield ShardPlan(pieces, size - room)
+        yield Shard(pieces, size - room)

@@ -1,4 +1,4 @@
-"""Rows of a parquet file, streamed in batches that are small even where a row group is larger than memory."""
+"""The rows of a parquet file, streamed in batches that are small even if a row group is larger than memory."""
 
 from __future__ import annotations
 
@@ -10,32 +10,40 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from clip_queue.sources.columns import is_own, own_name
-from clip_queue.sources.discovery import reason
 from clip_queue.sources.formats.arrow import plain, texts, values
 from clip_queue.sources.formats.table import Table, changed
 from clip_queue.sources.source import Piece, Row, Source
-from clip_queue.sources.storage import LOCAL, StoreAway, is_barred
+from clip_queue.sources.storage import LOCAL, StoreAway, is_barred, reason
 
-BATCH, BATCH_BYTES = 1024, 8 * 2**20  # rows, or about so many bytes of them, in memory at once
-BUFFER, REMOTE_BUFFER = 2**20, 2**22  # bytes read of a column at once: else it would be all of a row group
+BATCH_ROWS = 1024  # rows in memory at once
+BATCH_BYTES = 8 * 2**20  # fewer rows, if these would have more bytes than that
+BUFFER, REMOTE_BUFFER = 2**20, 2**22  # bytes that are read of a column at once; without, all of a row group would be
+
+# What pyarrow raises where a file is broken or cannot be read. A column's name may not be UTF-8 in a broken footer.
+READ_ERRORS = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 
 def parquet_file(handle: Any, protocol: str) -> Any:
-    """An open parquet file. Raises an error of arrow's, or whatever reading does."""
+    """A parquet file, from an open file. Raises one of :data:`READ_ERRORS`."""
     buffer = BUFFER if protocol == LOCAL else REMOTE_BUFFER
     return pq.ParquetFile(handle, buffer_size=buffer, pre_buffer=False, page_checksum_verification=True)
 
 
 def in_words(error: Exception) -> str:
+    """One of :data:`READ_ERRORS` as a message."""
     return str(error).partition("\n")[0][:200] if isinstance(error, pa.ArrowException) else reason(error)
 
 
-def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]:
-    """The rows of a range. Of a row group that breaks, those not read yet fail.
+def read(source: Source, table: Table, file: Any, piece: Piece, *, batch_rows: int = BATCH_ROWS) -> Iterator[Row]:
+    """The rows of a range. If a row group breaks, the rows of it that are not read yet fail.
+
+    Args:
+        file: the parquet file, from :func:`parquet_file`.
+        batch_rows: the most rows in memory at once.
 
     Raises:
         SourceError: the file is not the one that was planned.
-        StoreAway: its store is: that is no row's fault.
+        StoreAway: the file's store is away or refuses it: no row is to blame.
     """
     asked = [column for column in (source.image_column, source.text_column) if column is not None]
     there = file.schema_arrow.names
@@ -48,7 +56,7 @@ def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]
         about = file.metadata.row_group(group)
         start, stop = max(piece.start, first), min(piece.stop, first + about.num_rows)
         if start < stop:
-            size = max(1, min(BATCH, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+            size = max(1, min(batch_rows, BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
             batches = file.iter_batches(size, row_groups=[group], columns=wanted, use_threads=False)
             at = first
             while start < stop:
@@ -58,7 +66,7 @@ def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]
                         raise OSError("it ends too early")
                     part = batch.slice(min(start - at, len(batch)), stop - start)
                     rows = list(_made(source, table, part, start, own))
-                except Exception as error:  # arrow's, or whatever a remote store's client raises
+                except READ_ERRORS as error:
                     if is_barred(error):
                         raise StoreAway(in_words(error)) from error
                     yield from table.lost(start, stop, f"row group {group} cannot be read ({in_words(error)})")
@@ -69,7 +77,7 @@ def read(source: Source, table: Table, file: Any, piece: Piece) -> Iterator[Row]
 
 
 def find_path(source: Source, file: Any, path: str) -> int | None:
-    """The first row whose picture has this path beside its bytes."""
+    """The number of the first row whose image has this path beside its bytes; None if no row has."""
     column = source.image_column
     kind = plain(file.schema_arrow.field(column).type)
     if not types.is_struct(kind) or kind.get_field_index("path") < 0:
@@ -96,7 +104,7 @@ def _made(source: Source, table: Table, batch: Any, first: int, own: list[str]) 
 
 
 def _images(array: Any) -> tuple[list[Any], list[str | None]]:
-    """Pictures, encoded or where they are, and the paths that encoded ones have beside them."""
+    """Images, encoded or as paths or URLs, and the paths that encoded ones have beside them."""
     if not types.is_struct(array.type):
         return texts(array), [None] * len(array)
     fields = {array.type.field(n).name: field for n, field in enumerate(array.flatten())}

@@ -1,4 +1,4 @@
-"""What the formats with columns have in common: how a row is made, and how its picture is found again."""
+"""The parts that the formats with columns share: how a row is made, and how its image is found again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from clip_queue.shared.errors import BadInput, ClipError
-from clip_queue.shared.settings import get_settings
+from clip_queue.shared.settings import Settings
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.image_references import load, load_below
 from clip_queue.sources.source import BrokenContainer, Row, Source, SourceError
@@ -18,19 +18,26 @@ from clip_queue.sources.storage import split
 class Table:
     """One file of a source. Its rows are numbered from 0."""
 
-    def __init__(self, source: Source, path: bytes) -> None:
+    def __init__(self, source: Source, path: bytes, settings: Settings) -> None:
         self.name = name(source.storage["root"], path)
         self.protocol, _ = split(source.url)
         self._source = source
         self._folder = posixpath.dirname(path)
-        self._limit = get_settings().max_image_bytes
+        self._settings = settings
 
     def where(self, number: int) -> str:
-        """The ``image_path`` of a row whose picture has none: where to find the row."""
+        """The ``image_path`` of a row whose image has no path: the file and the row's number."""
         return f"{self.name}#{number}"
 
     def row(self, number: int, own: dict[str, Any], image: object, text: object, path: str | None = None) -> Row:
-        """A row from its values; ``path`` is an encoded picture's, if it has one."""
+        """A row from its values.
+
+        Args:
+            number: its place in the file, from 0.
+            own: the values of the source's own columns.
+            image, text: the values of the columns of images and texts.
+            path: the path of an encoded image, if it has one.
+        """
         source = self._source
         columns: dict[str, Any] = {"image_path": path or self.where(number), "caption": None, **own}
         row = Row(columns)
@@ -38,7 +45,7 @@ class Table:
             if source.images:
                 if isinstance(image, str) and image.strip():
                     columns["image_path"] = image
-                row.image = load(image, self.protocol, self._folder, self._limit)
+                row.image = load(image, self.protocol, self._folder, self._settings)
             if source.texts:
                 row.text = columns["caption"] = text_of(text)
                 if row.text is None and not source.images:
@@ -48,21 +55,22 @@ class Table:
         return row
 
     def broken(self, number: int, error: ClipError) -> Row:
-        """A row of which nothing is known but where it should be."""
+        """A row of which only the place is known."""
         return Row({"image_path": self.where(number), "caption": None}, error=error)
 
     def lost(self, start: int, stop: int, why: str) -> Iterator[Row]:
-        """Rows that cannot be read because what they are in cannot be."""
+        """The rows from ``start`` to ``stop``, which are lost: the part of the file that holds them cannot be read."""
         for number in range(start, stop):
             yield self.broken(number, BrokenContainer(f"{self.name} {why}: {stop - start} rows are lost"))
 
 
 def changed(table: Table) -> SourceError:
+    """The error for a file that is not the one that was planned."""
     return SourceError(f"{table.name} has changed since it was planned: choose another output")
 
 
 def text_of(value: object) -> str | None:
-    """A row's text; None where it has none, or nothing but white space. Raises :class:`BadInput` if it is no text."""
+    """A row's text; None if it has none, or only white space. Raises :class:`BadInput` if the value is no text."""
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -75,12 +83,17 @@ def text_of(value: object) -> str | None:
     return value if value.strip() else None
 
 
-def find_by_path(source: Source, image_path: str, suffixes: tuple[str, ...]) -> bytes:
-    """The picture of a row whose column says where it is. Raises as :func:`clip_queue.sources.image_references.load_below`."""
-    return load_below(image_path, split(source.url)[0], _folders(source.url, suffixes), get_settings().max_image_bytes)
+def find_by_path(source: Source, image_path: str, suffixes: tuple[str, ...], settings: Settings) -> bytes:
+    """The image of a row whose column names the image's path or URL.
+
+    Raises:
+        ClipError: the image cannot be loaded.
+        OSError: it cannot be read.
+    """
+    return load_below(image_path, split(source.url)[0], _folders(source.url, suffixes), settings)
 
 
 @lru_cache(maxsize=4)
 def _folders(url: str, suffixes: tuple[str, ...]) -> list[bytes]:
-    """The folders that a source's tables are in."""
+    """The folders of a source's tables."""
     return list(dict.fromkeys(posixpath.dirname(path) for path, _ in containers(url, suffixes)))

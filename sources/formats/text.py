@@ -1,4 +1,4 @@
-"""Text files: a line a text. A blank line is a row that fails, so that rows keep the numbers of their lines."""
+"""Text files: each line is a text. A blank line is a row that fails, so that rows keep the numbers of their lines."""
 
 from __future__ import annotations
 
@@ -6,39 +6,45 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from clip_queue.shared.errors import BadInput
+from clip_queue.shared.settings import Settings
 from clip_queue.sources.discovery import root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table
+from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
 
-SUFFIXES = (".txt", ".text")
+SPEC = FORMATS["text"]
 
 
-def plan(source: Source, shard_size: int) -> Planned:
-    """Shards of exactly ``shard_size`` lines. Raises :class:`SourceError` if more than texts are asked for."""
+def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - every format has it
+    """Shards of exactly ``shard_size`` lines.
+
+    Raises:
+        SourceError: there is no file, one cannot be read, or more than texts are asked for.
+    """
     if source.images or source.texts is False or source.image_column or source.text_column:
         raise SourceError("files of lines hold texts and nothing else: ask for no images and no columns")
-    found = lines.files(source.url, SUFFIXES)
+    found = lines.files(source.url, SPEC)
     done = replace(source, images=False, texts=True, columns={}, storage={"root": root(source.url)})
     return done, lines.shards(done, found, shard_size, lines.line_marks)
 
 
-def read(source: Source, pieces: list[Piece]) -> Iterator[Row]:
+def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
     """The rows of a shard."""
 
     def parse(table: Table, number: int, line: bytes) -> Row:
         return table.row(number, {}, None, decoded(line, number))
 
-    return lines.read(source, pieces, lines.lines, parse)
+    return lines.read(source, pieces, settings, lines.lines, parse)
 
 
-def find(source: Source, image_path: str) -> bytes:
-    """There are no pictures. Raises :class:`BadInput`."""
-    raise BadInput(f"{source.url} holds texts: there is no picture {image_path}")
+def find_image(source: Source, image_path: str, settings: Settings) -> bytes:  # noqa: ARG001 - every format has it
+    """A text file has no images. Raises :class:`BadInput`."""
+    raise BadInput(f"{source.url} holds texts: there is no image {image_path}")
 
 
 def decoded(line: bytes, number: int) -> str:
-    """A line without its end. Raises :class:`BadInput`, with the line's number as an editor has it."""
+    """A line's text without the line's end. Raises :class:`BadInput` with the line's number, counted from 1."""
     try:
         text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:

@@ -71,7 +71,7 @@ def bulk_storm(
             end = time.monotonic() + seconds
             while time.monotonic() < end or not report.rounds:
                 until = min(end, time.monotonic() + round_seconds)
-                Round(it, workers, faults, sources, folder / f"round-{report.rounds}", rng, report).run(
+                ReconcilePass(it, workers, faults, sources, folder / f"round-{report.rounds}", rng, report).run(
                     until, pause, whole
                 )
         finally:
@@ -98,7 +98,7 @@ def undisturbed(it: Stack, sources: dict[str, datasets.Dataset], folder: Path) -
     return {name: checksums(command.output) for name, command in runs.items()}
 
 
-class Round:
+class ReconcilePass:
     """Commands under way in a storm, and the supervisor that starts again what was killed."""
 
     def __init__(
@@ -201,7 +201,7 @@ class Round:
 
     def _command(self, number: signal.Signals) -> Callable[[], bool]:
         def act() -> bool:
-            under_way = sorted(name for name, c in self._commands.items() if c.alive and c.whole() and not c.stopping)
+            under_way = sorted(name for name, c in self._commands.items() if c.alive and c.complete() and not c.stopping)
             if not under_way:
                 return False
             name = self._rng.choice(under_way)
@@ -233,7 +233,7 @@ class Round:
             if self._statuses.get(name) != BAD:
                 report.wrong.append(f"{name} ended with {self._statuses.get(name)}:\n{command.said}")
                 continue
-            report.shards += command.whole()
+            report.shards += command.complete()
             report.wrong += [
                 f"{name}: {what}" for what in differences(command.output, self._sources[name], whole[name])
             ]

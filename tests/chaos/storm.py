@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.models import CATALOGUE
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 from tests.chaos.weather import Weather
 from tests.chaos.work import PICTURES, Accepted, Books, Client, Fate
@@ -172,13 +172,13 @@ class Reference:
     """The vectors of all items, computed in this process."""
 
     def __init__(self, groups: list[list[str | int]]) -> None:
-        clip = Clip(CATALOGUE["emoji-mini"], Settings(device="cpu", precision="fp32"))
+        clip = ClipModel(CATALOGUE["emoji-mini"], Settings(device="cpu", precision="fp32"))
         texts = sorted({item for items in groups for item in items if isinstance(item, str)})
         self._rows: dict[str | int, NDArray[np.float32]] = {}
         for i in range(0, len(texts), 64):
             some = texts[i : i + 64]
             self._rows.update(zip(some, clip.embed_texts([clip.tokenizer(t) for t in some]).result(), strict=True))
-        pixels = [decode(p, clip.crop, max_bytes=2**24, max_pixels=2**24) for p in PICTURES]
+        pixels = [decode(p, clip.preprocess, max_bytes=2**24, max_pixels=2**24) for p in PICTURES]
         self._rows.update(enumerate(clip.embed_images(pixels).result()))
 
     def equals(self, items: list[str | int], vectors: Any) -> bool:

@@ -13,7 +13,7 @@ import trustme
 from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.models import CATALOGUE
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from tests.harness import stack
 from tests.reference import Reference
 from tests.team import Team
@@ -22,9 +22,9 @@ from .tls_site import LIMIT, PRIVATE, Make, Names, Resolver, Site, answer
 
 
 @pytest.fixture(scope="session")
-def clip() -> Clip:
+def clip() -> ClipModel:
     """The session worker's model at its precision, in this process."""
-    return Clip(CATALOGUE["emoji-mini"], Settings(device="cpu", precision="fp32"))
+    return ClipModel(CATALOGUE["emoji-mini"], Settings(device="cpu", precision="fp32"))
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ async def make(authority: trustme.CA) -> AsyncIterator[Make]:
         authority.configure_trust(context)
         known = {"images.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "private.test": [PRIVATE], **(names or {})}
         chosen = {"fetch_allow_networks": ["127.0.0.1/32"], "max_image_bytes": LIMIT, "fetch_timeout": 10, **settings}
-        made.append(Fetcher(Settings.model_validate(chosen), ssl_context=context, resolve=resolve or Resolver(known)))
+        made.append(Fetcher(Settings.model_validate(chosen), ssl_context=context, look_up=resolve or Resolver(known)))
         return made[-1]
 
     yield make

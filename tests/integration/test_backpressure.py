@@ -40,7 +40,7 @@ def test_past_the_limit_a_job_is_refused_until_the_measured_rate_will_have_made_
     store = solo.store()
 
     def rate() -> float:
-        return sum(worker.rate for worker in store.run(workers()))
+        return sum(worker.rate for worker in store.execute(workers()))
 
     with solo.busy(delay=0.5):
         wait_for(lambda: 0 < rate() < 40, 60, "the worker to have measured that it is slow")

@@ -9,11 +9,11 @@ import numpy as np
 import orjson
 import pytest
 
-from clip_queue.bulk.output.shard_job import OutputError
+from clip_queue.bulk.output.errors import AnotherRun, OutputError
 from clip_queue.bulk.run.embed import embed
 from clip_queue.bulk.run.report import Report
-from clip_queue.bulk.run.resume import AnotherRun
-from clip_queue.bulk.run.runner import NoWorker
+from clip_queue.bulk.run.retry import RetryPolicy
+from clip_queue.bulk.run.workers import NoWorker
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import SourceError
 from tests import datasets
@@ -120,11 +120,11 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not_stopped(served: Serv
         source.url,
         tmp_path / "out",
         shard_size=3,
-        show=lambda progress: seen.append(progress.whole),
-        told_to_stop=lambda: bool(seen) and seen[-1] >= stop_after,
+        show=lambda progress: seen.append(progress.complete),
+        should_stop=lambda: bool(seen) and seen[-1] >= stop_after,
     )
     assert (stopped.status, stopped.stopped) == (130, True)
-    assert 0 < stopped.whole < stopped.shards
+    assert 0 < stopped.complete < stopped.shards
     report = run(served, source.url, tmp_path / "out")  # the shard size is the plan's
     assert (report.status, report.rows, report.failed) == (3, 30, 4)
     assert report.resumed == stopped.rows + stopped.failed
@@ -177,7 +177,7 @@ def test_another_source_or_another_model_of_the_same_name_is_refused(served: Ser
         run(served, source.url, tmp_path / "out")
 
 
-def test_what_cannot_begin_says_why(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_begin_says_why(served: Served, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="empty"):
         run(served, str(tmp_path / "empty"), tmp_path / "out")
@@ -187,9 +187,8 @@ def test_what_cannot_begin_says_why(served: Served, tmp_path: Path, monkeypatch:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         run(served, source.url, tmp_path / "file")
-    monkeypatch.setattr("clip_queue.bulk.run.workers.FIND_WORKERS", 1.0)
     with pytest.raises(NoWorker, match="serve emoji-mini"):
-        run(served, source.url, tmp_path / "out", model="ViT-B-32")
+        run(served, source.url, tmp_path / "out", model="ViT-B-32", retry=RetryPolicy(find_workers=1.0))
     assert not (tmp_path / "out/manifest.json").exists()
 
 

@@ -139,7 +139,7 @@ def terminal(again: Embed) -> Iterator[Terminal]:
 def test_stopped_and_killed_the_same_command_goes_on_to_the_same_bytes(
     terminal: Terminal, again: Embed, whole_beside: Embed, tmp_path: Path
 ) -> None:
-    wait_for(lambda: terminal.read() is None or again.whole() >= 2, STARTED, terminal.shown)
+    wait_for(lambda: terminal.read() is None or again.complete() >= 2, STARTED, terminal.shown)
     children = psutil.Process(terminal.process.pid).children(recursive=True)
     assert len(children) >= 2, "Valkey and a worker"
     asked = time.monotonic()
@@ -152,13 +152,13 @@ def test_stopped_and_killed_the_same_command_goes_on_to_the_same_bytes(
     assert "━" in bar
     assert re.search(r"\d+ / 1505 .*rows/s, .*1 worker", ESCAPE.sub("", bar))
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h") > 0, "the cursor is back"
-    assert re.search(r"\d+ of 31 shards are whole and stay\. To go on:\s+clip-queue embed \S+", report)
-    resumed = again.whole()
+    assert re.search(r"\d+ of 31 shards are complete and stay\. To go on:\s+clip-queue embed \S+", report)
+    resumed = again.complete()
     assert resumed < SHARDS
 
     again.start()
     again.in_the_middle()
-    assert again.whole() > resumed
+    assert again.complete() > resumed
     children = again.children()
     again.kill()
     again.start()  # at once: what was started then may still be there
@@ -262,7 +262,7 @@ def asked(source: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("missing", "missing does not exist; looked for a folder of pictures, or .tar"),
+        ("missing", "missing does not exist; looked for a folder of images, or .tar"),
         ("empty", "empty"),
         ("unwritable", "the output cannot be written"),
         ("format", "format 'tarball' is not known: use one of folder, webdataset, parquet, text, csv, jsonl"),
@@ -298,7 +298,7 @@ def refused(command: Embed, why: str) -> None:
 
 def test_a_wrong_dtype_is_refused_with_those_that_there_are(asked: dict[str, Embed]) -> None:
     assert asked["dtype"].ended(120) == 1
-    assert "--dtype int8: use float16 or float32" in asked["dtype"].said
+    assert "dtype 'int8' is not known: use float16 or float32" in asked["dtype"].said
 
 
 @pytest.mark.parametrize("name", ["password", "password, joined"])

@@ -13,17 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from clip_queue.bulk.output.layout import ASIDE, Output
-from clip_queue.bulk.output.shard_job import inputs_of
+from clip_queue.bulk.output import manifest
+from clip_queue.bulk.output.layout import STAGING, Output
+from clip_queue.bulk.output.shard_reference import ShardReference
 from clip_queue.bulk.run.embed import embed
 from clip_queue.bulk.run.report import Report
-from clip_queue.bulk.run.runner import SUBMISSIONS
+from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.shared import ops
 from clip_queue.shared.broker import TASK, celery_app, queue_name
-from clip_queue.shared.job import Job, Kind, Lane, State
+from clip_queue.shared.job import Job, Kind, State
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from tests import datasets
-from tests.bulk_command import Embed, count_whole
+from tests.bulk_command import Embed, count_complete
 from tests.harness import Service, stack, wait_for
 from tests.outputs import checksums, strays, table
 from tests.team import Team
@@ -89,9 +91,9 @@ def under_way(team: Team, url: str, output: Path, **more: object) -> Iterator[Fu
     over = threading.Event()
     team.faults.delay(PASS)
     with ThreadPoolExecutor(1) as pool:
-        report = pool.submit(run, team, url, output, told_to_stop=over.is_set, **more)
+        report = pool.submit(run, team, url, output, should_stop=over.is_set, **more)
         try:
-            wait_for(lambda: count_whole(output) >= 1 or report.done(), 120, "a first shard")
+            wait_for(lambda: count_complete(output) >= 1 or report.done(), 120, "a first shard")
             yield report
         finally:
             over.set()
@@ -184,8 +186,8 @@ def test_a_killed_commands_shards_are_done_and_adopted_and_a_second_one_is_refus
     assert f"another run is at work in {output}: wait for it, or stop it" in second.said
     assert first.alive
     first.kill()
-    left = count_whole(output)
-    wait_for(lambda: count_whole(output) > left, 60, "a shard that nobody waits for to be done")
+    left = count_complete(output)
+    wait_for(lambda: count_complete(output) > left, 60, "a shard that nobody waits for to be done")
     second.start()
     assert second.ended() == 3, second.said
     all_there(output, source, whole)
@@ -247,9 +249,9 @@ def test_a_command_that_hears_ctrl_c_ends_soon_and_its_shards_are_given_back(
 
 
 def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(
-    pair: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: Team, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("clip_queue.bulk.run.runner.SUBMISSIONS", 1)  # each death costs a start
+    once = RetryPolicy(submissions=1)  # each death costs a start
     path = tmp_path / "in.txt"
     lines = [f"line {i} of {path.parent.name}" for i in range(24)]
     lines[9] = "poison"
@@ -257,13 +259,13 @@ def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(
     pair.faults.poison("poison")
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, pair, str(path), tmp_path / "out", shard_size=4, told_to_stop=over.is_set)
+        running = pool.submit(run, pair, str(path), tmp_path / "out", shard_size=4, should_stop=over.is_set, retry=once)
         try:
             wait_for(lambda: pair.tend() or running.done(), 300, "the shard to be given up")
         finally:
             over.set()
     report = running.result()
-    assert (report.status, report.whole, report.rows) == (1, 5, 20)
+    assert (report.status, report.complete, report.rows) == (1, 5, 20)
     assert report.lost == {2: f"its worker was lost each of {ATTEMPTS} times"}
     assert pair.faults.computed("poison") == ATTEMPTS
     pair.heal()
@@ -283,13 +285,13 @@ def test_a_shard_whose_job_ends_undone_is_submitted_three_times(pair: Team, tmp_
 
     def cancel(_: object) -> None:
         for job in mine():
-            store.run(ops.cancel(job.id, job.owner))
+            store.execute(ops.cancel(job.id, job.owner))
 
     pair.faults.delay(2)
     report = run(pair, str(tmp_path / "in.txt"), tmp_path / "out", show=cancel)
     store.close()
     assert (report.status, report.lost) == (1, {0: "its job was cancelled each time"})
-    assert [job.state for job in mine()] == [State.CANCELLED] * SUBMISSIONS
+    assert [job.state for job in mine()] == [State.CANCELLED] * RetryPolicy().submissions
 
 
 @contextmanager
@@ -327,13 +329,13 @@ def test_a_shard_done_by_two_workers_at_once_is_the_same_shard(
 ) -> None:
     output = tmp_path / "out"
     run(pair, source.url, output)
-    plan = Output(str(output)).load()
-    assert plan is not None
+    found = manifest.load(Output(str(output)))
+    assert found is not None
     for marker in (output / "shards").iterdir():
         marker.unlink()
     pair.faults.delay(PASS)
     before = len(pair.faults.passes())
-    inputs = inputs_of(Output(str(output)), plan[0], 1)
+    inputs = ShardReference(str(output), found.plan.id, 1).to_inputs()
     copies = [Job(Kind.EMBED_SHARD, "emoji-mini", 5, Lane.BULK, owner="open", ttl=60_000) for _ in range(4)]
     send(pair, [ops.Submission(job, inputs, 10**6) for job in copies])
     ids = {job.id for job in copies}
@@ -353,7 +355,7 @@ def test_a_shard_done_by_two_workers_at_once_is_the_same_shard(
 def send(team: Team, submissions: list[ops.Submission]) -> None:
     """Accept bulk jobs, and ring for each more often than it needs."""
     store, sender = team.store(), celery_app(team.settings(), publisher=True)
-    store.run(ops.accept(submissions))
+    store.execute(ops.accept(submissions))
     queue = queue_name("emoji-mini", Lane.BULK)
     for job_id in 3 * [s.job.id for s in submissions]:
         sender.send_task(TASK, ("emoji-mini", Lane.BULK, [job_id]), queue=queue, retry=False)
@@ -385,7 +387,7 @@ def test_a_writer_that_leaves_as_another_comes_does_not_take_its_folder_away(
 
     def make_and_lose(self: Path, *arguments: object, **options: object) -> None:
         make(self, *arguments, **options)  # type: ignore[arg-type]
-        if self.name == ASIDE and len(left) < 3:
+        if self.name == STAGING and len(left) < 3:
             self.rmdir()  # whoever leaves last removes it
             left.append(self)
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from clip_queue.bulk.run import runner
 from clip_queue.bulk.run.embed import embed as embed_here
 from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import storage as files
 from clip_queue.sources.formats import folder, parquet
 from clip_queue.sources.formats import image_files as pictures
-from clip_queue.sources.source import Format, Piece, Source, SourceAway, SourceError
+from clip_queue.sources.source import Piece, Source, SourceAway, SourceError
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.harness import Service, Stack, stack, wait_for
@@ -204,7 +204,7 @@ def refused(line: Line, source: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("no such bucket", "no-such-bucket/in does not exist; looked for a folder of pictures"),
+        ("no such bucket", "no-such-bucket/in does not exist; looked for a folder of images"),
         (
             "no bucket to write to",
             "the output cannot be written: s3://no-such-bucket/out: The specified bucket does not exist: make it "
@@ -242,7 +242,7 @@ def test_a_store_that_goes_away_costs_no_row(
     try:
         for run, begun in (
             (there, lambda: store.keys(BUCKET, "out/forsaken/shards/")),
-            (below, lambda: below.whole()),
+            (below, lambda: below.complete()),
         ):
             wait_for(lambda run=run, begun=begun: begun() or not run.alive, ENDED, run.said)
             os.kill(run.pid, signal.SIGSTOP)  # it submits no more
@@ -271,10 +271,9 @@ def test_a_store_that_goes_away_costs_no_row(
 
 
 def test_a_source_that_does_not_come_back_is_given_up(
-    line: Line, workers: Stack, here: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    line: Line, workers: Stack, here: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runner, "AWAY", 2.0)
-    monkeypatch.setattr(runner, "PAUSE", 0.5)
+    retry = RetryPolicy(source_away=2.0, source_pause=0.5)
     away: list[bool] = []
 
     def show(progress: Progress) -> None:
@@ -285,7 +284,7 @@ def test_a_source_that_does_not_come_back_is_given_up(
     about = {"shard_size": SHARD, "redis_url": workers.valkey.url, "settings": Settings(precision="fp32")}
     try:
         with pytest.raises(SourceAway, match=r"the source has been away for .* cannot be .*: check that the store"):
-            embed_here(s3("in/pictures"), str(tmp_path / "out"), show=show, **about)  # type: ignore[arg-type]
+            embed_here(s3("in/pictures"), str(tmp_path / "out"), show=show, retry=retry, **about)  # type: ignore[arg-type]
     finally:
         line.mend()
     assert away[-1]
@@ -300,8 +299,8 @@ def test_planning_takes_no_store_that_is_away_for_files_that_are_broken(
     for key in ("tree/a.jpg", "tree/b/c.jpg"):
         store.client.put_object(Bucket=BUCKET, Key=key, Body=b"")
     walk = pictures.walk(s3("tree"), "s3", b"data/tree")
-    table = Source(s3("in/table.parquet"), Format.PARQUET)
-    done, shards = parquet.plan(table, 10)
+    table = Source(s3("in/table.parquet"), "parquet")
+    done, shards = parquet.plan_shards(table, 10, Settings())
     pieces = next(shards).pieces
     root = parquet.root
     monkeypatch.setattr(parquet, "root", lambda url: (root(url), line.cut())[0])  # just before it reads footers
@@ -309,14 +308,14 @@ def test_planning_takes_no_store_that_is_away_for_files_that_are_broken(
     assert next(walk).path == b"data/tree/a.jpg"
     try:
         with pytest.raises(SourceError, match=f"data/in/table.parquet cannot be read: .*{away}"):
-            parquet.plan(table, 10)
+            parquet.plan_shards(table, 10, Settings())
         with pytest.raises(files.StoreAway, match=away):
-            next(parquet.read(done, pieces))
+            next(parquet.read(done, pieces, Settings()))
         with pytest.raises(SourceError, match=f"data/tree/b cannot be listed: .*{away}"):
             next(walk)
         captioned = Piece("data/in/pictures/000 é.jpg".encode(), note=".txt")
         with pytest.raises(SourceError, match=f"000 é.txt cannot be read: .*{away}"):
-            next(folder.read(Source(s3("in/pictures"), Format.FOLDER), [captioned]))
+            next(folder.read(Source(s3("in/pictures"), "folder"), [captioned], Settings()))
     finally:
         line.mend()
 

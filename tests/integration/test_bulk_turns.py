@@ -36,7 +36,7 @@ def crowded(solo: Team, tmp_path: Path) -> Iterator[None]:
             redis_url=solo.stack.valkey.url,
             settings=Settings(precision="fp32", max_attempts=2),
             batch_size=8,
-            told_to_stop=over.is_set,
+            should_stop=over.is_set,
         )
         try:
             wait_for(lambda: len(solo.faults.passes()) >= before + 4 or running.done(), 120, "bulk passes")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from clip_queue.version import __version__
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from tests.wire import COMPARE_KEYS, EMBED_KEYS, ok
 
 
@@ -25,7 +25,7 @@ def test_info_has_name_version_and_the_processs_own_uuid(http: httpx.Client) -> 
     assert ok(http.get("/info")) == info
 
 
-def test_the_registry_lists_what_live_workers_serve(http: httpx.Client, clip: Clip) -> None:
+def test_the_registry_lists_what_live_workers_serve(http: httpx.Client, clip: ClipModel) -> None:
     assert ok(http.get("/model/registry")) == {
         "models": [
             {

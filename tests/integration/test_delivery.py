@@ -13,8 +13,9 @@ import pytest
 
 from clip_queue.shared import ops
 from clip_queue.shared.broker import TASK, celery_app, queue_name
-from clip_queue.shared.job import Inputs, Job, Kind, Lane
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.shared.job import Inputs, Job, Kind
+from clip_queue.shared.lane import Lane
+from clip_queue.worker.inference.clip_model import ClipModel
 from tests.door import ended, look, submit_texts, succeeded
 from tests.harness import stack, wait_for
 from tests.team import START, Team
@@ -38,12 +39,12 @@ def pair(pair_stack: Team) -> Team:
     return pair_stack
 
 
-def expect(clip: Clip, *texts: str) -> np.ndarray:
+def expect(clip: ClipModel, *texts: str) -> np.ndarray:
     return clip.embed_texts([clip.tokenizer(t) for t in texts]).result()
 
 
 def test_killed_in_mid_batch_a_worker_costs_nobody_an_answer(
-    tmp_path: Path, clip: Clip, record_property: pytest.RecordProperty
+    tmp_path: Path, clip: ClipModel, record_property: pytest.RecordProperty
 ) -> None:
     with stack(tmp_path, lease=8) as it, ThreadPoolExecutor(1) as background:
         team = Team.start(it, 2)
@@ -79,7 +80,7 @@ def test_a_caller_whose_worker_is_gone_for_good_is_told_what_became_of_the_job(s
     api.stop()
 
 
-def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: Team, clip: Clip) -> None:
+def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: Team, clip: ClipModel) -> None:
     pair.faults.delay(0.5)
     texts = [f"item {i} of a long job" for i in range(400)]
     short = submit_texts(pair.http, "a short job")
@@ -98,7 +99,7 @@ def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: 
         assert ended(pair.http, short)["attempts"] == 1
 
 
-def test_a_store_that_forgot_that_a_job_has_ended_has_it_done_again(tmp_path: Path, clip: Clip) -> None:
+def test_a_store_that_forgot_that_a_job_has_ended_has_it_done_again(tmp_path: Path, clip: ClipModel) -> None:
     """As after a power cut with a file synced every second, or a replica that took over a moment behind."""
     with stack(tmp_path, lease=2) as it:
         team = Team.start(it, 1)
@@ -118,7 +119,7 @@ def test_a_store_that_forgot_that_a_job_has_ended_has_it_done_again(tmp_path: Pa
         assert ended(team.http, job)["attempts"] == 2
 
 
-def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, clip: Clip) -> None:
+def test_a_store_that_was_away_for_twenty_seconds_has_lost_nothing(pair: Team, clip: ClipModel) -> None:
     everyone = [pair.api, *pair.workers]
     pids = [service.pid for service in everyone]
     pair.faults.delay(1)
@@ -157,7 +158,7 @@ def test_a_store_that_hangs_is_a_503_within_two_seconds(pair: Team) -> None:
     wait_for(lambda: embed_texts(pair.http, ["x"]).status_code == 200, 30, "service to be back")
 
 
-def test_jobs_outlive_the_api_that_took_them(pair: Team, clip: Clip) -> None:
+def test_jobs_outlive_the_api_that_took_them(pair: Team, clip: ClipModel) -> None:
     other = pair.another_api()
     pair.faults.delay(1)
     with other.client() as http:
@@ -167,7 +168,7 @@ def test_jobs_outlive_the_api_that_took_them(pair: Team, clip: Clip) -> None:
     same(got, expect(clip, "from an API that is killed"))
 
 
-def test_a_job_that_takes_three_workers_down_is_failed_and_its_neighbours_are_not(pair: Team, clip: Clip) -> None:
+def test_a_job_that_takes_three_workers_down_is_failed_and_its_neighbours_are_not(pair: Team, clip: ClipModel) -> None:
     pair.faults.poison("poison")
     neighbours = [submit_texts(pair.http, f"neighbour {i} before") for i in range(5)]
     poison = submit_texts(pair.http, "poison")
@@ -191,7 +192,7 @@ def test_a_job_that_takes_three_workers_down_is_failed_and_its_neighbours_are_no
 
 @pytest.mark.parametrize("fault", ["hang", "die"])
 def test_an_engine_that_hangs_or_dies_is_not_ready_and_ends_and_its_jobs_finish(
-    solo: Team, clip: Clip, fault: str
+    solo: Team, clip: ClipModel, fault: str
 ) -> None:
     worker = solo.workers[0]
     assert solo.api.ready()
@@ -220,7 +221,7 @@ def test_a_message_delivered_twice_computes_stores_and_wakes_once(solo: Team, la
         celery.send_task(TASK, ("emoji-mini", lane, [job.id]), queue=queue_name("emoji-mini", lane), retry=False)
 
     solo.faults.delay(1)
-    store.run(ops.accept([ops.Submission(job, Inputs([text]), 4096)]))
+    store.execute(ops.accept([ops.Submission(job, Inputs([text]), 4096)]))
     deliver()
     deliver()
     solo.at_work_on(text)
@@ -238,7 +239,7 @@ def test_a_message_delivered_twice_computes_stores_and_wakes_once(solo: Team, la
     store.close()
 
 
-def test_with_every_message_deleted_the_jobs_are_sent_again(solo: Team, clip: Clip) -> None:
+def test_with_every_message_deleted_the_jobs_are_sent_again(solo: Team, clip: ClipModel) -> None:
     client, worker = solo.stack.valkey.client(), solo.workers[0]
     queues = [queue_name("emoji-mini", lane) for lane in LANES]
     lost: dict[str, str] = {}

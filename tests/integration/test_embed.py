@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from tests.pictures import picture
 from tests.reference import Reference
 from tests.wire import EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors
@@ -76,7 +76,7 @@ def test_one_text_may_be_a_string_or_a_list_of_one(http: httpx.Client) -> None:
     same(as_string, as_list)
 
 
-def test_a_direct_forward_of_the_workers_model_gives_the_same(http: httpx.Client, clip: Clip) -> None:
+def test_a_direct_forward_of_the_workers_model_gives_the_same(http: httpx.Client, clip: ClipModel) -> None:
     direct = clip.embed_texts([clip.tokenizer(t) for t in TEXTS]).result()
     same(vectors(embed_texts(http, TEXTS)), direct)
 
@@ -110,7 +110,7 @@ def test_an_embed_answer_has_exactly_the_promised_keys(http: httpx.Client, route
     assert all(isinstance(x, float) for x in answer["embeddings"][0])
 
 
-def test_answers_name_model_and_weights_and_where_the_time_went(http: httpx.Client, clip: Clip) -> None:
+def test_answers_name_model_and_weights_and_where_the_time_went(http: httpx.Client, clip: ClipModel) -> None:
     for response in (embed_images(http, PICTURES[:2]), embed_texts(http, ["a cat"])):
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-clip-queue-model"] == "emoji-mini"

@@ -58,7 +58,7 @@ async def test_hosts_are_compared_in_one_form(site: Site, make: Make) -> None:
 
 
 async def test_an_unknown_authority_is_refused(site: Site) -> None:
-    fetcher = Fetcher(Settings(fetch_allow_networks=["127.0.0.0/8"]), resolve=Resolver({"images.test": ["127.0.0.1"]}))
+    fetcher = Fetcher(Settings(fetch_allow_networks=["127.0.0.0/8"]), look_up=Resolver({"images.test": ["127.0.0.1"]}))
     assert await refusal(fetcher, site.url("/a.png")) == UNREACHABLE
     await fetcher.aclose()
 
@@ -85,7 +85,7 @@ async def test_a_name_of_a_private_address_is_refused(site: Site, make: Make, ad
 
 async def test_a_refused_url_is_not_even_resolved(make: Make) -> None:
     resolver = Resolver({})
-    assert "fetch_allow_http" in await refusal(make(resolve=resolver), "http://images.test/a")
+    assert "fetch_allow_http" in await refusal(make(look_up=resolver), "http://images.test/a")
     assert resolver.asked == []
 
 

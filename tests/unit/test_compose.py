@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from clip_queue.shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -101,9 +103,37 @@ def test_images_run_as_a_user_and_check_their_health(target: str) -> None:
     assert "--constraint requirements.lock" in stage
 
 
-def test_the_api_image_has_no_torch() -> None:
-    assert "[worker" not in stages()["api"]
-    assert "[worker,bulk]" in stages()["worker"]
+def installed(target: str) -> set[str]:
+    """The extras that a stage installs."""
+    return {
+        extra.strip()
+        for named in re.findall(r'pip install .*"\.\[(.*?)\]"', stages()[target])
+        for extra in named.split(",")
+    }
+
+
+def test_the_api_image_has_no_torch_and_the_worker_image_no_valkey() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert installed("api") == set()
+    assert not any(re.match(r"torch|open.clip|pyarrow|fsspec", need) for need in PROJECT["dependencies"])
+    assert installed("worker") == {"bulk"}
+    assert "clip-queue[worker]" in extras["bulk"]
+    assert not any("valkey" in need or "embedded" in need for need in extras["bulk"] + extras["worker"])
+
+
+def test_what_the_build_reads_is_in_its_context() -> None:
+    """The folders behind the package's links, and the files that are copied before them."""
+    named = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), flags=re.MULTILINE)
+    links = [path for path in (ROOT / "clip_queue").iterdir() if path.is_symlink()]
+    assert {link.readlink().name for link in links} == {link.name for link in links}
+    assert {link.name for link in links} <= set(named)
+    copied = re.findall(r"^COPY (?!\.)(.*) \S+$", DOCKERFILE, flags=re.MULTILINE)
+    for path in (path for paths in copied for path in paths.split()):
+        assert (ROOT / path).is_file()
+        assert path.partition("/")[0] in named
+    assert set(PROJECT["license-files"]) | {PROJECT["readme"], "pyproject.toml"} <= set(copied[0].split())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["version"]["path"]
+    assert version in copied[1].split()
 
 
 @pytest.mark.parametrize(("service", "target"), [("api", "api"), ("worker-cpu", "worker"), ("worker-gpu", "worker")])

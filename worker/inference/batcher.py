@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_queue.shared.job import Lane
+from clip_queue.shared.lane import Lane
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Item(Protocol):
 
 
 @dataclass
-class _Flight:
+class InFlightBatch:
     items: list[Item]
     result: Result | Exception
 
@@ -115,19 +115,19 @@ class Batcher:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        flights: deque[_Flight] = deque()
+        in_flight: deque[InFlightBatch] = deque()
         try:
             while True:
-                batch = self._take(block=not flights)
-                if batch is None and not flights:
+                batch = self._take(block=not in_flight)
+                if batch is None and not in_flight:
                     return
                 if batch:
                     self._busy_since = time.monotonic()
-                    flights.append(self._launch(batch))
-                if flights and (not batch or len(flights) > self._depth):
-                    self._land(flights.popleft())
+                    in_flight.append(self._launch(batch))
+                if in_flight and (not batch or len(in_flight) > self._depth):
+                    self._collect(in_flight.popleft())
                     self.busy += self.busy_for()
-                    self._busy_since = time.monotonic() if flights else 0.0
+                    self._busy_since = time.monotonic() if in_flight else 0.0
         except BaseException as error:
             log.critical("the batcher's thread died", exc_info=True)
             self._fatal(error)
@@ -159,38 +159,38 @@ class Batcher:
         waiting.extendleft(reversed(others))
         return batch
 
-    def _launch(self, items: list[Item]) -> _Flight:
+    def _launch(self, items: list[Item]) -> InFlightBatch:
         for item in items:
             item.started()
         self.items += sum(item.size for item in items)
         self.batches += 1
         try:
-            return _Flight(items, items[0].forward([item.payload for item in items]))
+            return InFlightBatch(items, items[0].forward([item.payload for item in items]))
         except Exception as error:
-            return _Flight(items, error)
+            return InFlightBatch(items, error)
 
-    def _land(self, flight: _Flight) -> None:
+    def _collect(self, launched: InFlightBatch) -> None:
         error: Exception
-        if not isinstance(flight.result, Exception):
+        if not isinstance(launched.result, Exception):
             try:
-                features = flight.result.result()
-                for item, row in zip(flight.items, features, strict=True):
+                features = launched.result.result()
+                for item, row in zip(launched.items, features, strict=True):
                     item.resolve(row)
                 return
             except Exception as late:
                 error = late
         else:
-            error = flight.result
+            error = launched.result
         if _spoils_device(error):
             self._fatal(error)
-        if len(flight.items) == 1:
+        if len(launched.items) == 1:
             log.error("the model failed on an item", exc_info=error)
-            flight.items[0].fail(error)
+            launched.items[0].fail(error)
             return
         # Someone in here is to blame (or the batch is too large for the memory): halve until it stands alone.
-        half = len(flight.items) // 2
-        for part in (flight.items[:half], flight.items[half:]):
-            self._land(self._launch(part))
+        half = len(launched.items) // 2
+        for part in (launched.items[:half], launched.items[half:]):
+            self._collect(self._launch(part))
 
 
 def _spoils_device(error: Exception) -> bool:

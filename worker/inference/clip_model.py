@@ -1,4 +1,4 @@
-"""A CLIP model, loaded once: pictures and texts in, float32 features out."""
+"""A CLIP model, loaded once: images and texts in, float32 features out."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg
 
-from clip_queue.shared.models import RANDOM, SHIPPED, ModelSpec
+from clip_queue.shared.models import RANDOM, SHIPPED, ModelInfo, ModelSpec
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.workers import ModelInfo
+from clip_queue.shared.vectors import Matrix, Pixels, Tokens
 from clip_queue.worker.inference import preprocess
 from clip_queue.worker.inference.text import TextTower, Tokenizer
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Pixels = NDArray[np.uint8]  # (height, width, 3)
-Tokens = NDArray[np.int64]  # (length,)
-Features = NDArray[np.float32]  # (n, dimension)
 
-
-class Pending:
-    """Features on their way: on CUDA the device still computes while the host goes on."""
+class PendingFeatures:
+    """Features that are being computed: on CUDA the device still works while the host goes on."""
 
     def __init__(self, features: torch.Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -42,17 +37,19 @@ class Pending:
         else:
             self._host = features.float().cpu()
 
-    def result(self) -> Features:
+    def result(self) -> Matrix:
         """Features (n, dimension), float32, not normalised; waits for the device."""
         if self._event is not None:
             self._event.synchronize()
-        out: Features = self._host.numpy()
+        out: Matrix = self._host.numpy()
         return out
 
 
-class Clip:
-    """An open_clip model at one precision on one device. Its methods are for one thread, but for
-    :attr:`crop`, :attr:`tokenizer` and :meth:`stack`, which are for many."""
+class ClipModel:
+    """An open_clip model at one precision on one device.
+
+    :attr:`preprocess`, :attr:`tokenizer` and :meth:`stack` are for many threads, everything else is for one.
+    """
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
         self.device = pick_device(settings.device)
@@ -60,8 +57,8 @@ class Clip:
         self._dtype = DTYPES[self.precision]
         model, name = load(spec, settings.cache_dir)
         self._model = model.eval().requires_grad_(False)
-        self.preprocess = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        self.crop, self.resize = preprocess.pick(config, settings.resize, self.precision)
+        self.config = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
         size = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
         self.image_size: tuple[int, int] = (size[0], size[1])
         self.draft = round(settings.jpeg_draft * max(size))  # see decode(): it changes vectors a little
@@ -95,25 +92,25 @@ class Clip:
         np.stack(images, out=stack.numpy())
         return stack
 
-    def embed_images(self, images: Sequence[Pixels]) -> Pending:
+    def embed_images(self, images: Sequence[Pixels]) -> PendingFeatures:
         """Raw image features of cropped pictures, all of :attr:`image_size`."""
         return self.embed_stack(self.stack(images))
 
     @torch.inference_mode()
-    def embed_stack(self, stack: torch.Tensor) -> Pending:
+    def embed_stack(self, stack: torch.Tensor) -> PendingFeatures:
         """Raw image features of a batch made by :meth:`stack`."""
         batch = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC in memory: channels_last
         batch = ((batch.float() - self._mean) / self._std).to(self._dtype)
-        return Pending(self._model.encode_image(batch.contiguous(memory_format=self._format)))
+        return PendingFeatures(self._model.encode_image(batch.contiguous(memory_format=self._format)))
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[Tokens]) -> Pending:
+    def embed_texts(self, texts: Sequence[Tokens]) -> PendingFeatures:
         """Raw text features of tokenised texts (each 1 ≤ length ≤ context length)."""
         length = self._text.length(max(map(len, texts)), self.tokenizer.context_length)
         batch = np.full((len(texts), length), self.tokenizer.pad, dtype=np.int64)
         for row, tokens in zip(batch, texts, strict=True):
             row[: len(tokens)] = tokens
-        return Pending(self._text(torch.from_numpy(batch).to(self.device, non_blocking=True)))
+        return PendingFeatures(self._text(torch.from_numpy(batch).to(self.device, non_blocking=True)))
 
 
 def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:

@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", module=r"PIL\b")
 
 def decode(
     data: bytes,
-    crop: Callable[[Image.Image], Image.Image | NDArray[np.uint8]],
+    preprocess: Callable[[Image.Image], Image.Image | NDArray[np.uint8]],
     *,
     max_bytes: int,
     max_pixels: int,
@@ -57,7 +57,7 @@ def decode(
             if draft:
                 image.draft(None, (draft, draft))
             ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(crop(_rgb(image)))
+            return np.asarray(preprocess(_rgb(image)))
         except BadImage:
             raise
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Threads that decode: each lane's pictures before those of the next."""
+"""A pool of threads whose tasks have priorities: each lane's tasks run before those of the next lane."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from clip_queue.shared.job import Lane
+from clip_queue.shared.lane import Lane
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 _LAST = len(Lane)  # ranks behind every lane: what ends a thread
 
 
-class DecodePool:
+class PriorityThreadPool:
     """Pillow releases the GIL, so threads scale with cores. How much may wait is the engine's to bound.
 
     ``fatal`` is called if a thread dies; a task that raises is a bug, so it counts as that.

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clip_queue.bulk.output.layout import Options, Output, Plan
+from clip_queue.bulk.output import manifest
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.search.index import Hit
-from clip_queue.shared.workers import ModelInfo
-from clip_queue.sources.source import Format, Source
+from clip_queue.shared.models import ModelInfo
+from clip_queue.sources.source import Source
 
 Matrix = NDArray[Any]
 
@@ -34,8 +36,8 @@ def make_output(
     """An output by hand: a shard for each matrix, its row k of shard n with the path ``n/k`` unless named."""
     output = Output(url)
     shards = images or texts
-    source = Source("/pictures", Format.FOLDER, images=bool(images), texts=bool(texts), columns={"number": "int64"})
-    plan = Plan("plan", source, model, Options(), len(shards), sum(map(len, shards)))
+    source = Source("/pictures", "folder", images=bool(images), texts=bool(texts), columns={"number": "int64"})
+    plan = RunPlan("plan", source, model, PlanOptions(), len(shards), sum(map(len, shards)))
     number = 0
     for shard, matrix in enumerate(shards):
         files = output.names(shard, len(shards))
@@ -49,17 +51,17 @@ def make_output(
             }
         )
         number += len(matrix)
-        with output.aside(files["metadata"]) as path:
+        with output.staged(files["metadata"]) as path:
             pq.write_table(table, path, row_group_size=row_group)
         for kind, all_of in (("image", images), ("text", texts)):
             if all_of:
-                with output.aside(files[kind]) as path:
+                with output.staged(files[kind]) as path:
                     np.save(path, all_of[shard])
         if shard not in missing:
             sizes = {name: {"bytes": output.size(name)} for name in files.values() if output.size(name)}
             marker = {"plan": plan.id, "shard": shard, "rows": len(matrix), "failed": 0, "files": sizes}
             output.write(files["shard"], orjson.dumps(marker))
-    output.save(plan, {})
+    manifest.save(output, plan)
     return output
 
 

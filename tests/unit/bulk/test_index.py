@@ -12,7 +12,6 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from clip_queue.bulk.output import vectors as stored
 from clip_queue.bulk.search.index import Hit, Index, search
 from clip_queue.shared.errors import BadInput
 from clip_queue.sources.source import SourceError
@@ -29,10 +28,7 @@ def rng() -> np.random.Generator:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", ">f4", "float64"])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_the_nearest_are_those_of_numpy(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, dtype: str, scale: float
-) -> None:
-    monkeypatch.setattr(stored, "BLOCK", 10 * MODEL.dimension)  # blocks of ten rows
+def test_the_nearest_are_those_of_numpy(tmp_path: Path, rng: np.random.Generator, dtype: str, scale: float) -> None:
     lengths = rng.uniform(0.1, scale, (93, 1))  # raw vectors: a dot product would find the longest
     shards = np.split((rng.standard_normal((93, MODEL.dimension)) * lengths).astype(dtype), [40, 41, 60])
     output = make_output(str(tmp_path), shards)
@@ -40,21 +36,19 @@ def test_the_nearest_are_those_of_numpy(
     expected = cosines(np.concatenate(shards), query)
     order = np.argsort(-expected)
     for top in (1, 12, 93, 500):
-        hits = Index(output.url).nearest(query, top)
+        hits = Index(output.url, block_numbers=10 * MODEL.dimension).nearest(query, top)
         assert [hit.columns["number"] for hit in hits] == order[:top].tolist()
         assert [hit.rank for hit in hits] == list(range(1, min(top, 93) + 1))
         np.testing.assert_allclose([hit.score for hit in hits], expected[order[:top]], atol=1e-6)
 
 
-def test_equal_rows_come_in_the_outputs_order(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stored, "BLOCK", 4 * MODEL.dimension)
+def test_equal_rows_come_in_the_outputs_order(tmp_path: Path, rng: np.random.Generator) -> None:
     few = rng.standard_normal((3, MODEL.dimension)).astype(np.float16)
     which = rng.integers(0, 3, 50)
     shards = np.split(few[which], [11, 37])
     query = few[1].astype(np.float32)
-    hits = Index(make_output(str(tmp_path), shards).url).nearest(query, 40)
+    output = make_output(str(tmp_path), shards)
+    hits = Index(output.url, block_numbers=4 * MODEL.dimension).nearest(query, 40)
     order = np.argsort(-cosines(few, query)[which], kind="stable")[:40]
     assert [hit.columns["number"] for hit in hits] == order.tolist()
 
@@ -192,7 +186,7 @@ def test_a_shard_of_failures_alone_has_no_vectors_and_is_passed_over(tmp_path: P
     vectors = np.eye(3, 24, dtype=np.float16)
     output = make_output(str(tmp_path), [vectors, vectors, vectors])
     for kind in ("image", "metadata"):
-        output.remove(output.names(1, 3)[kind])
+        Path(output.path(output.names(1, 3)[kind])).unlink()
     marker = orjson.loads(output.read(output.names(1, 3)["shard"]) or b"")
     output.write(output.names(1, 3)["shard"], orjson.dumps({**marker, "rows": 0, "failed": 3, "files": {}}))
     hits = Index(str(tmp_path)).nearest(vectors[0].astype(np.float32), 4)

@@ -12,22 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clip_queue.bulk.output.layout import Options, Plan
-from clip_queue.bulk.shard.pipeline import Abandoned, Mapped, Mapper
+from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
+from clip_queue.bulk.shard.pipeline import Abandoned, Embedded, Pipeline
 from clip_queue.shared.errors import BadImage, ClipError, TextTooLong
-from clip_queue.shared.job import Lane
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.workers import ModelInfo
-from clip_queue.sources.source import Format, Row, Source, SourceAway, SourceError
+from clip_queue.sources.source import Row, Source, SourceAway, SourceError
 from clip_queue.sources.storage import StoreAway
 from clip_queue.worker.inference.batcher import Batcher
-from clip_queue.worker.inference.thread_pool import DecodePool
+from clip_queue.worker.inference.decode import decode
+from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 from tests.pictures import picture
 
 INFO = ModelInfo("m", "none", "f", 1, 8, (4, 4), "fp32")
 PICTURE = picture(1, (8, 8))
-IMAGES = Source("", Format.FOLDER, images=True, texts=False)
-TEXTS = Source("", Format.TEXT, images=False, texts=True)
+IMAGES = Source("", "folder", images=True, texts=False)
+TEXTS = Source("", "text", images=False, texts=True)
 
 
 class Model:
@@ -39,7 +40,7 @@ class Model:
         self.batches: list[int] = []
         self.fails: Callable[[list[Any]], bool] = lambda batch: False
 
-    def crop(self, image: Any) -> Any:
+    def preprocess(self, image: Any) -> Any:
         return image.resize((4, 4))
 
     def stack(self, pictures: list[Any]) -> np.ndarray:
@@ -67,42 +68,48 @@ def _unexpected(error: BaseException) -> None:
     raise AssertionError from error
 
 
+def decoded(model: Model, data: bytes) -> Any:
+    return decode(data, model.preprocess, max_bytes=2**24, max_pixels=2**24)
+
+
 @pytest.fixture
 def engine() -> Iterator[Any]:
     batcher = Batcher({Lane.INTERACTIVE: 4, Lane.BACKGROUND: 4, Lane.BULK: 1}, capacity=100, fatal=_unexpected)
-    decoders = DecodePool(2, fatal=_unexpected)
+    decoders = PriorityThreadPool(2, fatal=_unexpected)
     batcher.start()
     decoders.start()
     settings = Settings(read_threads=2, read_timeout=1.5)
-    yield SimpleNamespace(clips={"m": Model()}, settings=settings, batcher=batcher, decoders=decoders)
+    yield SimpleNamespace(models={"m": Model()}, settings=settings, batcher=batcher, decoders=decoders, decode=decoded)
     assert batcher.stop(5)
     decoders.stop(5)
 
 
-def mapped(engine: Any, rows: Iterator[Row], source: Source = TEXTS, batch: int = 4, **options: Any) -> list[Mapped]:
-    plan = Plan("p", source, INFO, Options(batch_size=batch), 1, None)
-    return [*Mapper(engine, plan, options.get("wanted", lambda: True)).map(rows)]
+def embedded(
+    engine: Any, rows: Iterator[Row], source: Source = TEXTS, batch: int = 4, **options: Any
+) -> list[Embedded]:
+    plan = RunPlan("p", source, INFO, PlanOptions(batch_size=batch), 1, None)
+    return [*Pipeline(engine, plan, options.get("should_stop", lambda: False)).embed(rows)]
 
 
 def texts(*some: str) -> Iterator[Row]:
     return (Row({"caption": text}, text=text) for text in some)
 
 
-def names(parts: list[Mapped]) -> list[str]:
+def names(parts: list[Embedded]) -> list[str]:
     return [row.columns["caption"] for part in parts for row in part.rows]
 
 
-def failures(parts: list[Mapped]) -> list[tuple[str, str]]:
+def failures(parts: list[Embedded]) -> list[tuple[str, str]]:
     return [(part.failed[0].columns["caption"], part.failed[1].code) for part in parts if part.failed]
 
 
 def test_rows_keep_their_order_and_batches_are_made_of_the_good_ones_alone(engine: Any) -> None:
     some = ["a" * (1 + i % 3) if i % 5 else "far too long" for i in range(23)]
-    parts = mapped(engine, texts(*some))
+    parts = embedded(engine, texts(*some))
     good = [text for text in some if len(text) <= 8]
     assert names(parts) == good
     assert failures(parts) == [("far too long", "text_too_long")] * 5
-    assert engine.clips["m"].batches == [4, 4, 4, 4, 2]
+    assert engine.models["m"].batches == [4, 4, 4, 4, 2]
     vectors = np.concatenate([part.vectors["text"] for part in parts if part.rows])
     assert vectors[:, 0].tolist() == [len(text) for text in good]
 
@@ -120,9 +127,9 @@ def test_batches_do_not_depend_on_which_row_is_ready_first(engine: Any) -> None:
         return load
 
     engine.settings = Settings(read_threads=8, read_timeout=5)
-    parts = mapped(engine, (Row({"caption": str(i)}, image=slow(i)) for i in range(8)), IMAGES, batch=3)
+    parts = embedded(engine, (Row({"caption": str(i)}, image=slow(i)) for i in range(8)), IMAGES, batch=3)
     assert names(parts) == [str(i) for i in range(8)]
-    assert engine.clips["m"].batches == [3, 3, 2]
+    assert engine.models["m"].batches == [3, 3, 2]
 
 
 def test_what_keeps_every_row_back_ends_the_shard_instead_of_failing_them_all(engine: Any) -> None:
@@ -130,7 +137,7 @@ def test_what_keeps_every_row_back_ends_the_shard_instead_of_failing_them_all(en
         raise SourceError("no URL can be fetched")
 
     with pytest.raises(SourceError, match="no URL can be fetched"):
-        mapped(engine, (Row({"caption": str(i)}, image=load) for i in range(8)), IMAGES)
+        embedded(engine, (Row({"caption": str(i)}, image=load) for i in range(8)), IMAGES)
 
 
 def test_no_more_rows_are_under_way_than_the_settings_allow(engine: Any) -> None:
@@ -143,8 +150,8 @@ def test_no_more_rows_are_under_way_than_the_settings_allow(engine: Any) -> None
             most[0] = max(most[0], begun[0] - done[0])
             yield Row({"caption": str(i)}, text="a")
 
-    plan = Plan("p", TEXTS, INFO, Options(batch_size=4), 1, None)
-    for part in Mapper(engine, plan, lambda: True).map(rows()):
+    plan = RunPlan("p", TEXTS, INFO, PlanOptions(batch_size=4), 1, None)
+    for part in Pipeline(engine, plan, lambda: False).embed(rows()):
         time.sleep(0.002)  # a slow writer
         done[0] += len(part.rows)
     assert done == [200]
@@ -160,7 +167,7 @@ def test_a_read_that_hangs_is_its_own_rows_error(engine: Any) -> None:
         return PICTURE
 
     rows = (Row({"caption": str(i)}, image=hang if i == 2 else lambda: PICTURE) for i in range(5))
-    parts = mapped(engine, rows, IMAGES)
+    parts = embedded(engine, rows, IMAGES)
     gate.set()
     assert names(parts) == ["0", "1", "3", "4"]
     error = next(part.failed[1] for part in parts if part.failed)
@@ -171,7 +178,7 @@ def test_a_source_whose_every_read_hangs_ends_the_shard(engine: Any) -> None:
     gate = threading.Event()
     rows = (Row({"caption": str(i)}, image=lambda: bytes(gate.wait(20))) for i in range(50))
     with pytest.raises(SourceError, match=r"reads in a row took more than"):
-        mapped(engine, rows, IMAGES)
+        embedded(engine, rows, IMAGES)
     gate.set()
 
 
@@ -183,7 +190,7 @@ def test_a_container_that_gives_no_row_ends_the_shard(engine: Any) -> None:
         gate.wait(20)
 
     with pytest.raises(SourceError, match=r"no row for 1.5 s"):
-        mapped(engine, rows())
+        embedded(engine, rows())
     gate.set()
 
 
@@ -193,7 +200,7 @@ def test_a_container_that_cannot_be_read_on_ends_the_shard_with_the_reason(engin
         raise OSError(5, "Input/output error")
 
     with pytest.raises(SourceError, match="Input/output error") as told:
-        mapped(engine, rows())
+        embedded(engine, rows())
     assert not isinstance(told.value, SourceAway), "a disk that fails does not come back"
 
 
@@ -204,7 +211,7 @@ def test_a_container_whose_store_is_away_may_come_back(engine: Any, error: Excep
         raise error
 
     with pytest.raises(SourceAway, match=str(error)):
-        mapped(engine, rows())
+        embedded(engine, rows())
 
 
 def test_what_a_row_brings_as_its_error_and_what_loading_raises_fail_the_row(engine: Any) -> None:
@@ -222,14 +229,14 @@ def test_what_a_row_brings_as_its_error_and_what_loading_raises_fail_the_row(eng
         Row({"caption": "none"}),
         Row({"caption": "good"}, image=PICTURE),
     ]
-    parts = mapped(engine, iter(rows), IMAGES)
+    parts = embedded(engine, iter(rows), IMAGES)
     assert names(parts) == ["good"]
     assert [name for name, _ in failures(parts)] == ["brought", "os", "ours", "theirs", "none"]
 
 
 def test_a_batch_that_fails_is_halved_until_the_row_to_blame_stands_alone(engine: Any) -> None:
-    engine.clips["m"].fails = lambda batch: any(len(tokens) == 7 for tokens in batch)
-    parts = mapped(engine, texts("a", "bb", "c" * 7, "dddd", "e"))
+    engine.models["m"].fails = lambda batch: any(len(tokens) == 7 for tokens in batch)
+    parts = embedded(engine, texts("a", "bb", "c" * 7, "dddd", "e"))
     assert names(parts) == ["a", "bb", "dddd", "e"]
     assert failures(parts) == [("c" * 7, "internal")]
 
@@ -237,30 +244,30 @@ def test_a_batch_that_fails_is_halved_until_the_row_to_blame_stands_alone(engine
 def test_a_row_without_text_beside_its_picture_has_zeros(engine: Any) -> None:
     both = replace(IMAGES, texts=True)
     rows = [Row({"caption": t}, image=PICTURE, text=t) for t in ("a", None, "ccc")]
-    parts = mapped(engine, iter(rows), both)
+    parts = embedded(engine, iter(rows), both)
     assert parts[0].vectors["text"][:, 0].tolist() == [1, 0, 3]
     assert parts[0].vectors["image"][:, 0].tolist() == [1, 1, 1]
-    assert failures(mapped(engine, iter([Row({"caption": "x"})]), TEXTS)) == [("x", "bad_input")]
+    assert failures(embedded(engine, iter([Row({"caption": "x"})]), TEXTS)) == [("x", "bad_input")]
 
 
-def test_a_shard_that_is_not_wanted_any_more_stops_at_once(engine: Any) -> None:
-    wanted = [True]
+def test_an_abandoned_shard_stops_at_once(engine: Any) -> None:
+    stopped = [False]
     gate = threading.Event()
 
     def load() -> bytes:
-        wanted[0] = False
+        stopped[0] = True
         gate.wait(20)
         return PICTURE
 
     engine.settings = Settings(read_timeout=60)
     began = time.monotonic()
     with pytest.raises(Abandoned):
-        mapped(engine, iter([Row({"caption": "x"}, image=load)]), IMAGES, wanted=lambda: wanted[0])
+        embedded(engine, iter([Row({"caption": "x"}, image=load)]), IMAGES, should_stop=lambda: stopped[0])
     gate.set()
     assert time.monotonic() - began < 5
 
 
 def test_threads_end_with_the_shard(engine: Any) -> None:
     before = {thread.name for thread in threading.enumerate()}
-    mapped(engine, (Row({"caption": str(i)}, image=lambda: PICTURE) for i in range(20)), IMAGES)
+    embedded(engine, (Row({"caption": str(i)}, image=lambda: PICTURE) for i in range(20)), IMAGES)
     assert {thread.name for thread in threading.enumerate()} == before

@@ -19,7 +19,7 @@ from clip_queue.cli.search import show
 from clip_queue.shared.errors import BadInput, TextTooLong
 from clip_queue.shared.models import CATALOGUE
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 from tests.checkpoints import tiny_checkpoint
 from tests.pictures import picture
@@ -34,22 +34,22 @@ def settings() -> Settings:
 
 
 @pytest.fixture(scope="module")
-def clip(settings: Settings) -> Clip:
-    return Clip(CATALOGUE["emoji-mini"], settings)
+def clip(settings: Settings) -> ClipModel:
+    return ClipModel(CATALOGUE["emoji-mini"], settings)
 
 
 @pytest.fixture(scope="module")
-def samples(clip: Clip, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Output:
+def samples(clip: ClipModel, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Output:
     """The sample pictures and their names, embedded directly; raw vectors, in one shard."""
     found = load_samples()
     limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels}
-    images = clip.embed_images([decode(s.png, clip.crop, **limits) for s in found]).result().astype(np.float16)
+    images = clip.embed_images([decode(s.png, clip.preprocess, **limits) for s in found]).result().astype(np.float16)
     texts = clip.embed_texts([clip.tokenizer(s.name) for s in found]).result().astype(np.float16)
     url = str(tmp_path_factory.mktemp("samples"))
     return make_output(url, [images], [texts], model=clip.info, names=[f"{s.name}.png" for s in found])
 
 
-def test_each_name_finds_its_picture(samples: Output, clip: Clip, settings: Settings) -> None:
+def test_each_name_finds_its_picture(samples: Output, clip: ClipModel, settings: Settings) -> None:
     index = Index(samples.url)
     found = [index.nearest(clip.embed_texts([clip.tokenizer(s.name)]).result()[0], 1)[0] for s in load_samples()]
     right = [hit.image_path == f"{sample.name}.png" for hit, sample in zip(found, load_samples(), strict=True)]
@@ -60,12 +60,12 @@ def test_each_name_finds_its_picture(samples: Output, clip: Clip, settings: Sett
 
 def test_a_query_is_prepared_as_the_vectors_were_whatever_is_set_here(settings: Settings) -> None:
     there = settings.model_copy(update={"precision": "bf16", "resize": "fast", "jpeg_draft": 2.0})
-    clip = Clip(CATALOGUE["emoji-mini"], there)
+    clip = ClipModel(CATALOGUE["emoji-mini"], there)
     jpeg = picture(7, size=(640, 480), format="JPEG")
     limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": clip.draft}
-    expected = clip.embed_images([decode(jpeg, clip.crop, **limits)]).result()[0]
-    found = queries.embed(clip.info, None, jpeg, None, settings)
-    np.testing.assert_array_equal(found, queries.unit(expected))
+    expected = clip.embed_images([decode(jpeg, clip.preprocess, **limits)]).result()[0]
+    found = queries.embed_query(clip.info, None, jpeg, None, settings)
+    np.testing.assert_array_equal(found, queries.unit_query(expected))
 
 
 def test_a_picture_finds_itself_and_its_name(samples: Output, settings: Settings) -> None:
@@ -84,7 +84,7 @@ def test_vectors_of_another_model_are_refused(tmp_path: Path, settings: Settings
     url = make_output(str(tmp_path), [np.eye(MODEL.dimension, dtype=np.float32)]).url
     with pytest.raises(BadInput, match=r"f{16}.*emoji-mini.*--model NAME=SOURCE") as told:
         search(url, "dog", settings=settings)
-    assert Clip(CATALOGUE["emoji-mini"], settings).fingerprint in told.value.message
+    assert ClipModel(CATALOGUE["emoji-mini"], settings).fingerprint in told.value.message
 
 
 def test_exactly_one_query(samples: Output, settings: Settings) -> None:
@@ -109,7 +109,7 @@ def test_a_model_of_a_folder_is_named(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "mine-1")
     plain = Settings(models=["emoji-mini"], device="cpu")
     served = Settings(models=[f"mine=local-dir:{folder}"], device="cpu", precision="fp32")
-    info = Clip(queries.parse_model(served.models[0]), served).info
+    info = ClipModel(queries.parse_model(served.models[0]), served).info
     url = make_output(str(tmp_path / "out"), [np.eye(32, dtype=np.float32)], model=info).url
     with pytest.raises(BadInput, match=r"--model mine=local-dir:/PATH/mine-1"):
         search(url, "dog", settings=plain)
@@ -126,7 +126,7 @@ def test_a_model_of_a_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_query_without_a_direction_is_refused(bad: float) -> None:
     with pytest.raises(BadInput, match="no direction"):
-        queries.unit(np.full(4, bad, np.float32))
+        queries.unit_query(np.full(4, bad, np.float32))
 
 
 # What is printed

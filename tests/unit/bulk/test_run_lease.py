@@ -8,7 +8,8 @@ import pytest
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.shared import ops
 from clip_queue.shared.errors import ClipError
-from clip_queue.shared.job import Answer, Job, Kind, Lane, State
+from clip_queue.shared.job import Job, JobResult, Kind, State
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo, workers
 
@@ -25,54 +26,54 @@ def new() -> Job:
 
 
 def look(store: Store, run: Job) -> Job:
-    return store.run(ops.view(run.id)).job
+    return store.execute(ops.view(run.id)).job
 
 
 def test_leading_makes_the_record_and_writes_the_progress(store: Store) -> None:
     run = new()
-    assert store.run(ops.lead(run, "leader", 5)) is State.RUNNING
+    assert store.execute(ops.renew_run(run, "leader", 5)) is State.RUNNING
     run.done, run.failed, run.progress = 7, 1, {"rows_per_s": 3}
-    assert store.run(ops.lead(run, "leader", 5)) is State.RUNNING
+    assert store.execute(ops.renew_run(run, "leader", 5)) is State.RUNNING
     seen = look(store, run)
     assert (seen.total, seen.done, seen.failed, seen.progress) == (1_000_000, 7, 1, {"rows_per_s": 3})
     assert seen.kind is Kind.EMBED_DATASET
-    assert [job.id for job in store.run(ops.mine("me", State.RUNNING, 10, ""))[0]] == [run.id]
-    assert store.run(workers()) == [], "a leader is no worker"
+    assert [job.id for job in store.execute(ops.list_jobs("me", State.RUNNING, 10, ""))[0]] == [run.id]
+    assert store.execute(workers()) == [], "a leader is no worker"
     assert not store.client.hget("cq:load", f"{MODEL}:bulk"), "a run's rows are no load"
 
 
 def test_a_run_without_its_leader_has_failed_and_is_not_given_to_a_worker(store: Store) -> None:
     run = new()
-    store.run(ops.lead(run, "leader", 5))
-    page = store.run(ops.reconcile(MODEL, 0, 3, 0, 3600))
+    store.execute(ops.renew_run(run, "leader", 5))
+    page = store.execute(ops.reconcile(MODEL, 0, 3, 0, 3600))
     assert (page.resend, look(store, run).state) == ({}, State.RUNNING)
-    store.run(ops.goodbye("leader"))
-    page = store.run(ops.reconcile(MODEL, 0, 3, 0, 3600))
+    store.execute(ops.deregister("leader"))
+    page = store.execute(ops.reconcile(MODEL, 0, 3, 0, 3600))
     ended = look(store, run)
     assert (page.resend, ended.state) == ({}, State.FAILED)
     assert ended.error
     assert "the same command again goes on" in ended.error["message"]
-    assert store.run(ops.lead(run, "leader", 5)) is State.FAILED, "what has ended never changes"
+    assert store.execute(ops.renew_run(run, "leader", 5)) is State.FAILED, "what has ended never changes"
 
 
 def test_a_cancelled_run_tells_its_leader(store: Store) -> None:
     run = new()
-    store.run(ops.lead(run, "leader", 5))
-    assert store.run(ops.cancel(run.id, "me")) == (State.CANCELLED, True)
-    assert store.run(ops.lead(run, "leader", 5)) is State.CANCELLED
+    store.execute(ops.renew_run(run, "leader", 5))
+    assert store.execute(ops.cancel(run.id, "me")) == (State.CANCELLED, True)
+    assert store.execute(ops.renew_run(run, "leader", 5)) is State.CANCELLED
 
 
 def test_its_leader_ends_a_run(store: Store) -> None:
     run = new()
-    store.run(ops.lead(run, "leader", 5))
-    assert store.run(ops.finish([ops.Ending(run.id, State.SUCCEEDED, Answer(), 9, 1)], "leader")) == [True]
+    store.execute(ops.renew_run(run, "leader", 5))
+    assert store.execute(ops.finish([ops.Completion(run.id, State.SUCCEEDED, JobResult(), 9, 1)], "leader")) == [True]
     assert (look(store, run).done, look(store, run).failed) == (9, 1)
     assert not store.client.zrange(f"cq:open:{MODEL}", 0, -1)
     assert int(store.client.hget("cq:load", f"{MODEL}:bulk") or 0) == 0
 
 
-def test_an_error_of_another_floor_comes_back_as_what_it_is() -> None:
-    from clip_queue.bulk.output.shard_job import OutputError
+def test_an_error_of_another_layer_comes_back_as_what_it_is() -> None:
+    from clip_queue.bulk.output.errors import OutputError
 
     error = ClipError.from_wire(OutputError("full").to_wire())
     assert isinstance(error, OutputError)
@@ -92,10 +93,9 @@ def test_the_progress_estimates_what_only_reading_tells() -> None:
     assert progress.total == 310
 
 
-def test_the_busy_share_is_of_the_time_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_busy_share_is_of_the_time_between_two_looks() -> None:
     now = [100.0]
-    monkeypatch.setattr("clip_queue.bulk.run.progress.time.monotonic", lambda: now[0])
-    progress = Progress(shards=1, rows=10)
+    progress = Progress(shards=1, rows=10, now=lambda: now[0])
     worker = WorkerInfo("w", "h", 1, "cuda:0", 0.0)
 
     def busy(seconds: float) -> WorkerInfo:

@@ -1,84 +1,214 @@
-"""A run's command while the source is away."""
+"""A run's command beside a store in memory: what becomes of shards whose source is away, whose workers are lost, whose
+files are not seen, and of a run without workers. The test moves the clock."""
 
 from __future__ import annotations
 
-import time
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
+import fakeredis
 import pytest
 
-from clip_queue.bulk.run import runner
-from clip_queue.bulk.run.progress import Progress
-from clip_queue.bulk.run.runner import AWAY, PAUSE, Runner, Underway
-from clip_queue.shared.job import Job, Kind, Lane, State
-from clip_queue.sources.source import SourceAway
+from clip_queue.bulk.output.errors import OutputError
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
+from clip_queue.bulk.output.plan_file import write_plan
+from clip_queue.bulk.run.retry import RetryPolicy
+from clip_queue.bulk.run.run_lease import Stopped
+from clip_queue.bulk.run.runner import Runner
+from clip_queue.bulk.run.workers import NoWorker
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError, WorkerLost
+from clip_queue.shared.job import Job, JobResult, State
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.models import ModelInfo
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import WorkerInfo
+from clip_queue.sources.source import Piece, Shard, Source, SourceAway
+
+INFO = ModelInfo("m", "none", "f", 3, 8, (4, 4), "fp32")
+RETRY = RetryPolicy()
+WORKER = "w"
+ABOUT = WorkerInfo(WORKER, "h", 1, "cpu", models=[INFO], work=["embed_shard"]).pack()
 
 
-class Run(Runner):
-    """A runner of one shard, whose job is as the test says."""
+class Sender:
+    """In place of Celery: the ids of the jobs that were published."""
 
     def __init__(self) -> None:
-        self.job = Job(Kind.EMBED_SHARD, "m", 10, Lane.BULK, state=State.RUNNING)
-        self.progress = Progress(shards=1, rows=10)
-        self.submitted: list[tuple[int, int]] = []
-        self._underway = {0: Underway(0, self.job.id, tries=2)}
-        self._away_since = 0.0
-        self._told_to_stop = lambda: False
-        self._output = self._plan = None  # type: ignore[assignment]
-        self._store: Any = SimpleNamespace(run=lambda _: (SimpleNamespace(job=self.job), None))
+        self.sent: list[str] = []
 
-    def _submit(self, shard: int, tries: int = 1) -> None:
-        self.submitted.append((shard, tries))
-        self._underway[shard] = Underway(shard, self.job.id, tries)
+    def send_task(self, name: str, message: tuple[str, Lane, list[str]], **_: object) -> None:
+        self.sent += message[2]
 
-    def look(self, state: State, done: int = 0, failed: int = 0) -> None:
-        self.job.state, self.job.done, self.job.failed = state, done, failed
-        self.job.error = SourceAway("not now").to_wire() if state is State.FAILED else None
-        self._look()
+    def close(self) -> None: ...
+
+
+class Command:
+    """A run of one shard of ten rows, and a worker whose deeds the test says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now, self.told = 1000.0, False
+        self.store, self.sender = Store(fakeredis.FakeRedis()), Sender()
+        self.output = Output(str(folder))
+        source = Source("/s", "text", images=False, texts=True)
+        plan = RunPlan("p", source, INFO, PlanOptions(), 1, 10)
+        write_plan(self.output, iter([Shard([Piece(b"a", 0, 10, 10)], 10)]), lambda *_: None)
+        sender: Any = self.sender
+        self.runner = Runner(
+            Settings(),
+            self.output,
+            plan,
+            self.store,
+            sender,
+            owner="me",
+            should_stop=lambda: self.told,
+            show=lambda _: None,
+            retry=RETRY,
+            now=lambda: self.now,
+        )
+
+    @property
+    def job(self) -> Job:
+        """The job that was published last."""
+        return self.store.execute(ops.view(self.sender.sent[-1])).job
+
+    def claim(self, done: int = 0, failed: int = 0) -> str:
+        """A worker takes the shard, and is so far."""
+        job_id = self.sender.sent[-1]
+        (claim,) = self.store.execute(ops.claim([job_id], WORKER, 3))
+        assert claim.job is not None
+        self.store.execute(ops.beat(WORKER, ABOUT, 60, [(job_id, done, failed)]))
+        return job_id
+
+    def fail(self, error: ClipError, done: int = 0) -> None:
+        """A worker takes the shard and fails on it."""
+        self.end(State.FAILED, JobResult(error=error.to_wire()), done)
+
+    def end(self, state: State, result: JobResult, done: int = 0) -> None:
+        completion = ops.Completion(self.claim(done), state, result, done)
+        assert self.store.execute(ops.finish([completion], WORKER)) == [True]
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A clock that the test moves."""
-    it = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(time, "monotonic", lambda: it.now)
-    monkeypatch.setattr(runner, "whole", lambda *_: None)
+def command(tmp_path: Path) -> Command:
+    it = Command(tmp_path)
+    assert it.runner.step()
     return it
 
 
-def test_a_shard_whose_source_is_away_is_tried_again_after_a_pause(clock: Any) -> None:
-    run = Run()
-    run.look(State.FAILED, done=4)
-    assert run.progress.away
-    assert run.progress.done == 0, "nothing of it is kept"
-    run.look(State.FAILED)
-    assert run.submitted == []
-    clock.now += PAUSE
-    run.look(State.FAILED)
-    assert run.submitted == [(0, 2)], "it has not lost a worker"
+def test_a_shard_whose_source_is_away_is_tried_again_after_a_pause(command: Command) -> None:
+    command.fail(SourceAway("not now"), done=4)
+    assert command.runner.step()
+    assert command.runner.progress.away
+    assert command.runner.progress.done == 0, "nothing of it is kept"
+    command.runner.step()
+    assert len(command.sender.sent) == 1
+    command.now += RETRY.source_pause
+    command.runner.step()
+    assert len(command.sender.sent) == 2
+    assert command.job.state is State.QUEUED
 
 
-def test_the_run_ends_once_the_source_has_been_away_too_long(clock: Any) -> None:
-    run = Run()
-
+def test_the_run_ends_once_the_source_has_been_away_too_long(command: Command) -> None:
     def wait() -> None:
-        while clock.now < 1000 + 2 * AWAY:
-            run.look(State.FAILED)
-            clock.now += PAUSE
+        while command.now < 1000 + 2 * RETRY.source_away:
+            if command.job.state is State.QUEUED:
+                command.fail(SourceAway("not now"))
+            command.runner.step()
+            command.now += RETRY.source_pause
 
     with pytest.raises(SourceAway, match="the source has been away for 5 minutes: not now"):
         wait()
-    assert AWAY < clock.now - 1000 <= AWAY + 3 * PAUSE
+    assert RETRY.source_away < command.now - 1000 <= RETRY.source_away + 3 * RETRY.source_pause
 
 
 @pytest.mark.parametrize(("done", "failed"), [(1, 0), (0, 1)])
-def test_a_source_that_gives_rows_is_not_away_however_long_a_shard_takes(clock: Any, done: int, failed: int) -> None:
-    run = Run()
+def test_a_source_that_gives_rows_is_not_away_however_long_a_shard_takes(
+    command: Command, done: int, failed: int
+) -> None:
     for _ in range(5):
-        run.look(State.FAILED)
-        clock.now += AWAY
-        run.look(State.FAILED)  # submitted again
-        run.look(State.RUNNING, done, failed)
-        assert not run.progress.away
-        clock.now += AWAY
+        command.fail(SourceAway("not now"))
+        command.runner.step()
+        command.now += RETRY.source_away
+        command.runner.step()  # submitted again
+        job_id = command.claim(done, failed)
+        command.runner.step()
+        assert not command.runner.progress.away
+        command.now += RETRY.source_away
+        command.store.execute(ops.release([job_id], WORKER))
+
+
+def test_a_shard_whose_workers_are_lost_is_submitted_three_times_and_then_lost(command: Command) -> None:
+    for _ in range(RETRY.submissions):
+        assert not command.runner.outcome.lost
+        command.fail(WorkerLost("gone"))
+        command.runner.step()
+    assert command.runner.outcome.lost == {0: "its worker was lost each of 9 times"}
+    assert len(command.sender.sent) == RETRY.submissions
+    assert not command.runner.step()
+
+
+def test_a_shard_whose_job_is_cancelled_each_time_is_lost(command: Command) -> None:
+    for _ in range(RETRY.submissions):
+        command.store.execute(ops.cancel(command.job.id, "me"))
+        command.runner.step()
+    assert command.runner.outcome.lost == {0: "its job was cancelled each time"}
+
+
+def test_a_shard_that_the_store_has_lost_is_submitted_again(command: Command) -> None:
+    command.store.client.flushall()
+    command.runner.step()
+    assert len(command.sender.sent) == 2
+    assert command.job.state is State.QUEUED
+
+
+def test_files_that_are_not_seen_are_waited_for_and_then_said_to_be_elsewhere(command: Command) -> None:
+    command.end(State.SUCCEEDED, JobResult(), done=10)
+    assert command.runner.step()
+    command.now += RETRY.marker_unseen
+    assert command.runner.step()
+    command.now += 1
+    assert not command.runner.step()
+    reason = "a worker has written it, but not where this command looks: do both see the same output?"
+    assert command.runner.outcome.lost == {0: reason}
+
+
+def test_a_run_without_a_worker_is_given_up_after_ten_minutes(command: Command) -> None:
+    command.now += RETRY.no_worker
+    command.runner.step()
+    command.now += 2
+    with pytest.raises(NoWorker, match="no worker has served m for 10 minutes"):
+        command.runner.step()
+
+
+def test_an_output_that_cannot_be_written_ends_the_run_at_once(command: Command) -> None:
+    command.fail(OutputError("full"))
+    with pytest.raises(OutputError, match="full"):
+        command.runner.step()
+
+
+def test_any_other_failure_of_a_shard_is_its_own(command: Command) -> None:
+    command.fail(ClipError("some reason"))
+    assert not command.runner.step()
+    assert command.runner.outcome.lost == {0: "some reason"}
+
+
+def test_told_to_stop_it_cancels_what_is_submitted_and_its_own_job(command: Command) -> None:
+    command.told = True
+    with pytest.raises(Stopped):
+        command.runner.step()
+    outcome = command.runner.run()
+    assert outcome.stopped
+    assert command.job.state is State.CANCELLED
+    command.runner.close()
+    (run,) = [job for job in command.store.execute(ops.list_jobs("me", None, 10, ""))[0]]
+    assert run.state is State.CANCELLED
+
+
+def test_what_this_command_closes_is_no_longer_led(command: Command) -> None:
+    command.runner.close(ClipError("why"))
+    (run,) = command.store.execute(ops.list_jobs("me", None, 10, ""))[0]
+    assert (run.state, run.error and run.error["message"]) == (State.FAILED, "why")
+    assert command.store.client.keys("cq:worker:run-*") == []

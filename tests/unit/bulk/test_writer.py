@@ -13,30 +13,30 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_queue.bulk.output import writer as module
-from clip_queue.bulk.output.layout import Options, Output, Plan
-from clip_queue.bulk.output.plan_file import PlanFile
-from clip_queue.bulk.output.plan_file import write as write_plan
-from clip_queue.bulk.output.shard_job import explained
+from clip_queue.bulk.output.errors import OutputError
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
+from clip_queue.bulk.output.markers import complete_markers, marker_if_complete
+from clip_queue.bulk.output.plan_file import PlanFile, write_plan
 from clip_queue.bulk.output.writer import NpyFile, ShardWriter
-from clip_queue.bulk.run.resume import markers, whole
 from clip_queue.shared.errors import BadImage
-from clip_queue.shared.workers import ModelInfo
-from clip_queue.sources.source import Format, Piece, Row, ShardPlan, Source, SourceError
+from clip_queue.shared.models import ModelInfo
+from clip_queue.sources.source import Piece, Row, Shard, Source, SourceError
 from tests.outputs import checksums
 
 INFO = ModelInfo("m", "none", "f", 3, 8, (4, 4), "fp32")
 
 
-def plan(shards: int = 12, **options: Any) -> Plan:
-    source = Source("s", Format.TEXT, images=True, texts=True, columns={"stars": "int64", "odd": "list<int>"})
-    return Plan("p", source, INFO, Options(**options), shards, None)
+def plan(shards: int = 12, **options: Any) -> RunPlan:
+    source = Source("s", "text", images=True, texts=True, columns={"stars": "int64", "odd": "list<int>"})
+    return RunPlan("p", source, INFO, PlanOptions(**options), shards, None)
 
 
 def row(i: int) -> Row:
     return Row({"image_path": f"{i}.jpg", "caption": None if i % 2 else "é", "stars": i, "odd": "[1]"})
 
 
-def write(output: Output, the_plan: Plan, shard: int, good: int, bad: int = 0) -> dict[str, Any]:
+def write(output: Output, the_plan: RunPlan, shard: int, good: int, bad: int = 0) -> dict[str, Any]:
     vectors = np.arange(3 * good, dtype=np.float32).reshape(good, 3) + 1
     with ShardWriter(output, the_plan, shard) as writer:
         for start in range(0, good, 4):
@@ -73,8 +73,8 @@ def test_a_shard_is_read_back_and_its_marker_knows_its_files(tmp_path: Path, url
     ]
     assert marker["errors"]["bad_image"]["rows"] == 5
     assert len(marker["errors"]["bad_image"]["examples"]) == 3
-    assert whole(output, the_plan, 3) == orjson.loads(orjson.dumps(marker))
-    assert [m["shard"] for m in markers(output, the_plan)] == [3]
+    assert marker_if_complete(output, the_plan, 3) == orjson.loads(orjson.dumps(marker))
+    assert [m["shard"] for m in complete_markers(output, the_plan)] == [3]
     raw = output.read("metadata/metadata_03.parquet")
     assert raw
     table = pq.read_table(pa.BufferReader(raw))
@@ -104,7 +104,7 @@ def test_the_same_rows_make_the_same_bytes_however_they_came(tmp_path: Path) -> 
 def test_a_shard_of_failures_alone_leaves_no_empty_matrix(tmp_path: Path) -> None:
     marker = write(Output(str(tmp_path)), plan(), 0, good=0, bad=2)
     assert sorted(marker["files"]) == ["errors/errors_00.parquet"]
-    assert whole(Output(str(tmp_path)), plan(), 0)
+    assert marker_if_complete(Output(str(tmp_path)), plan(), 0)
 
 
 def test_what_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
@@ -121,34 +121,35 @@ def test_what_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
 def test_a_marker_of_another_plan_or_of_a_cut_file_does_not_count(tmp_path: Path) -> None:
     output, the_plan = Output(str(tmp_path)), plan()
     write(output, the_plan, 0, good=4)
-    assert whole(output, the_plan, 0)
-    assert whole(output, Plan(**{**the_plan.__dict__, "id": "q"}), 0) is None
+    assert marker_if_complete(output, the_plan, 0)
+    assert marker_if_complete(output, RunPlan(**{**the_plan.__dict__, "id": "q"}), 0) is None
     file = tmp_path / "img_emb/img_emb_00.npy"
     file.write_bytes(file.read_bytes()[:-1])
-    assert whole(output, the_plan, 0) is None
+    assert marker_if_complete(output, the_plan, 0) is None
     (tmp_path / "shards/shard_00.json").write_bytes(b"{")
-    assert whole(output, the_plan, 0) is None
+    assert marker_if_complete(output, the_plan, 0) is None
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG])
 def test_what_cannot_be_written_says_what_to_do(number: int) -> None:
-    assert ": " in explained(OSError(number, "x"))
-    assert any(word in explained(OSError(number, "x")) for word in ("make room", "choose another", "raise the limit"))
+    message = OutputError.because(OSError(number, "x")).message
+    assert message.startswith("the output cannot be written: ")
+    assert any(word in message for word in ("make room", "choose another", "raise the limit"))
 
 
 def test_a_plan_is_read_shard_by_shard(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     shards = [
-        ShardPlan([Piece(b"a\xff", 0, 3, 10, "note"), Piece(b"b")], 5),
-        ShardPlan([Piece(b"c", size=7), Piece(b"d", size=8)], 2),
+        Shard([Piece(b"a\xff", 0, 3, 10, "note"), Piece(b"b")], 5),
+        Shard([Piece(b"c", size=7), Piece(b"d", size=8)], 2),
     ]
     seen: list[tuple[int, int]] = []
     assert write_plan(output, iter(shards), lambda *count: seen.append(count)) == (2, 7)
     assert seen == [(1, 5), (2, 7)]
     file = PlanFile(output)
-    assert [file.shard(n) for n in range(len(file))] == shards
+    assert [file.shard(n) for n in range(2)] == shards
     assert [file.rows(n) for n in range(2)] == [5, 2]
     assert [file.weight(n) for n in range(2)] == [10, 15]
-    assert write_plan(output, iter([ShardPlan([Piece(b"t")], None)]), lambda *_: None) == (1, None)
+    assert write_plan(output, iter([Shard([Piece(b"t")], None)]), lambda *_: None) == (1, None)
     with pytest.raises(SourceError, match="nothing to embed"):
         write_plan(output, iter([]), lambda *_: None)

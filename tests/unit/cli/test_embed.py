@@ -28,7 +28,7 @@ def test_a_source_that_is_away_is_said_beside_the_figures() -> None:
 
 
 def test_reasons_come_with_examples_the_most_frequent_first_and_names_do_no_harm() -> None:
-    report = Report("/out", "m", "f", shards=1, whole=1, rows=5, failed=3)
+    report = Report("/out", "m", "f", shards=1, complete=1, rows=5, failed=3)
     report.reasons = {
         "bad_image": Reason(1, [("a\x1b[31m\n.jpg", "It is [bold]broken[/].")]),
         "text_too_long": Reason(2, [("b.jpg", "long"), (None, "longer")]),

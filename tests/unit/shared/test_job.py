@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clip_queue.shared.job import FINAL, TRANSITIONS, Job, Kind, Lane, State
+from clip_queue.shared.job import FINAL, TRANSITIONS, Job, Kind, State
+from clip_queue.shared.lane import Lane
 
 
 def test_every_state_is_in_the_table_and_leads_only_to_states() -> None:

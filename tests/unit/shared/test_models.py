@@ -1,4 +1,4 @@
-"""Names of models: the catalogue, what a setting may say, and what is not known."""
+"""Names of models: the catalogue, the models of a setting, and unknown models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_source_of_the_catalogue_is_an_architecture_that_open_clip_has() -
         assert tuple(CATALOGUE[name].source.split("/")) in pairs
 
 
-def test_the_shipped_model_says_what_it_is_not_for() -> None:
+def test_the_shipped_model_has_a_warning() -> None:
     assert "nothing of photographs" in NOTICES["emoji-mini"]
 
 
@@ -59,6 +59,20 @@ def test_a_wrong_setting_says_what_to_write_instead(text: str, says: str) -> Non
     with pytest.raises(ValueError, match=r"must|use") as error:
         parse_model(text)
     assert says in str(error.value)
+
+
+def test_each_message_about_a_setting_is_complete() -> None:
+    def message(text: str) -> str:
+        with pytest.raises(ValueError, match=r"model|source") as error:
+            parse_model(text)
+        return str(error.value)
+
+    known = ", ".join(CATALOGUE)
+    assert message("ViT-Q") == (
+        f"unknown model 'ViT-Q': use one of {known}, or NAME=SOURCE, as in my-b32=ViT-B-32/laion2b_s34b_b79k"
+    )
+    assert message("a/b=c/d") == "model name 'a/b' in 'a/b=c/d' must be a word without '/', ':' or ','"
+    assert message("a=b") == "source 'b' of 'a' must be ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:/PATH"
 
 
 def test_the_order_of_the_setting_stays_and_the_first_is_first() -> None:

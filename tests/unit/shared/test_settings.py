@@ -1,4 +1,4 @@
-"""Settings: the README's table is what the class says, and what is set arrives as it was set."""
+"""Settings: the table in the documentation is what the class says, and what is set arrives as it was set."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # and no .env
 
 
-def test_the_readmes_table_is_the_one_that_the_settings_make() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert START in readme, f"README.md has no {START}: put the output of `python -m clip_queue.shared.settings` there"
-    section = START + readme.partition(START)[2].partition(END)[0] + END
+def test_the_documented_table_is_the_one_that_the_settings_make() -> None:
+    page = (ROOT / "docs/settings.md").read_text()
+    section = START + page.partition(START)[2].partition(END)[0] + END
     assert section == table(), (
-        "README.md's settings are old: put the output of `python -m clip_queue.shared.settings` there"
+        f"docs/settings.md is old: from {START} on, put the output of `python -m clip_queue.shared.settings` there"
     )
 
 
@@ -100,6 +99,11 @@ def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, na
     monkeypatch.setenv(f"CLIP_QUEUE_{name.upper()}", value)
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+def test_without_a_model_there_is_nothing_to_serve() -> None:
+    with pytest.raises(ValidationError, match="name at least one model"):
+        Settings(models=[])
 
 
 def test_settings_cannot_change_under_a_running_process() -> None:

@@ -1,25 +1,37 @@
-"""Folders of pictures for tests, and their rows."""
+"""Folders of images for tests, and their rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from clip_queue.shared.settings import Settings
 from clip_queue.sources.formats import folder
-from clip_queue.sources.source import Format, Piece, Row, Source
+from clip_queue.sources.source import Piece, Row, Shard, Source
+
+SETTINGS = Settings()
 
 
 def source(url: object, **about: Any) -> Source:
-    return Source(str(url), Format.FOLDER, **about)
+    return Source(str(url), "folder", **about)
 
 
-def pieces(url: object, shard_size: int = 100, **about: Any) -> tuple[Source, list[Piece]]:
-    done, shards = folder.plan(source(url, **about), shard_size)
+def planned(url: object, shard_size: int = 100, **about: Any) -> tuple[Source, list[Shard]]:
+    done, shards = folder.plan_shards(source(url, **about), shard_size, SETTINGS)
+    return done, list(shards)
+
+
+def pieces(url: object, **about: Any) -> tuple[Source, list[Piece]]:
+    done, shards = planned(url, **about)
     return done, [piece for shard in shards for piece in shard.pieces]
 
 
-def rows(url: object, **about: Any) -> list[Row]:
-    return list(folder.read(*pieces(url, **about)))
+def rows(url: object, settings: Settings = SETTINGS, **about: Any) -> list[Row]:
+    return list(folder.read(*pieces(url, **about), settings))
+
+
+def find(url: object, image_path: str) -> bytes:
+    return folder.find_image(source(url), image_path, SETTINGS)
 
 
 def paths(url: object, **about: Any) -> list[str]:

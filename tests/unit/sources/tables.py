@@ -7,32 +7,41 @@ from typing import Any
 import orjson
 import pytest
 
-from clip_queue.sources.formats import csv as csv_format
-from clip_queue.sources.formats import jsonl, text
-from clip_queue.sources.source import Format, Row, Source, SourceError
+from clip_queue.shared.settings import Settings
+from clip_queue.sources import registry
+from clip_queue.sources.source import Row, Source, SourceError
 
-MODULES: dict[Format, Any] = {Format.TEXT: text, Format.CSV: csv_format, Format.JSONL: jsonl}
+SETTINGS = Settings()
+FORMATS = ("text", "csv", "jsonl")
 
 
-def planned(url: object, format: Format, size: int = 3, **asked: Any) -> tuple[Source, list[Any]]:
-    source, shards = MODULES[format].plan(Source(str(url), format, **asked), size)
+def planned(url: object, format: str, size: int = 3, **asked: Any) -> tuple[Source, list[Any]]:
+    source, shards = registry.plan_shards(Source(str(url), format, **asked), size, SETTINGS)
     source = Source.from_json(orjson.loads(orjson.dumps(source.to_json())))  # as a worker gets it
     return source, list(shards)
 
 
-def rows(url: object, format: Format, size: int = 3, **asked: Any) -> list[Row]:
-    """All rows, with the plan checked against them."""
-    source, shards = planned(url, format, size, **asked)
+def rows(url: object, format: str, size: int = 3, **asked: Any) -> list[Row]:
+    """All rows; their number must be the plan's."""
+    return read_all(*planned(url, format, size, **asked), size)
+
+
+def read_all(source: Source, shards: list[Any], size: int) -> list[Row]:
+    """The rows of all shards, which must be of ``size`` rows."""
     found = []
     for n, shard in enumerate(shards):
-        part = list(MODULES[format].read(source, shard.pieces))
+        part = list(registry.read(source, shard.pieces, SETTINGS))
         assert len(part) == shard.rows
         assert shard.rows == size or n == len(shards) - 1
         found += part
     return found
 
 
-def refusal(url: object, format: Format, **asked: Any) -> str:
+def find(source: Source, image_path: str) -> bytes:
+    return registry.find_image(source, image_path, SETTINGS)
+
+
+def refusal(url: object, format: str, **asked: Any) -> str:
     with pytest.raises(SourceError) as caught:
         planned(url, format, **asked)
     return caught.value.message

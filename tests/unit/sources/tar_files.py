@@ -11,12 +11,15 @@ from typing import Any
 
 import orjson
 
+from clip_queue.shared.settings import Settings
 from clip_queue.sources.formats import webdataset
-from clip_queue.sources.source import Format, Piece, Row, Source
+from clip_queue.sources.source import Piece, Row, Source
+
+SETTINGS = Settings()
 
 Member = tuple[str | tarfile.TarInfo, bytes]
 
-# A tar's rows that everything is tried on: names long enough for extended headers, pictures across blocks.
+# A tar's rows that everything is tried on: names long enough for extended headers, images across blocks.
 MEMBERS: list[Member] = [
     ("a/0001.jpg", b"\xff\xd8" * 700),
     ("a/0001.txt", b"the first\n"),
@@ -53,29 +56,37 @@ def special(name: str, kind: bytes, size: int = 0) -> tarfile.TarInfo:
 
 
 def source(url: object, **about: Any) -> Source:
-    return Source(str(url), Format.WEBDATASET, **about)
+    return Source(str(url), "webdataset", **about)
 
 
 def planned(url: object, **about: Any) -> tuple[Source, list[list[Piece]]]:
-    done, shards = webdataset.plan(source(url, **about), 10_000)
+    done, shards = webdataset.plan_shards(source(url, **about), 10_000, SETTINGS)
     listed = list(shards)
     assert all(shard.rows is None and len(shard.pieces) == 1 for shard in listed)
     return done, [shard.pieces for shard in listed]
 
 
+def read(source: Source, pieces: list[Piece], settings: Settings = SETTINGS) -> list[Row]:
+    return list(webdataset.read(source, pieces, settings))
+
+
 def rows(url: object, **about: Any) -> list[Row]:
     done, shards = planned(url, **about)
-    return [row for shard in shards for row in webdataset.read(done, shard)]
+    return [row for shard in shards for row in read(done, shard)]
 
 
-def shown(found: Iterable[Row]) -> list[tuple[Any, Any, Any]]:
+def find(source: Source, image_path: str) -> bytes:
+    return webdataset.find_image(source, image_path, SETTINGS)
+
+
+def summary(found: Iterable[Row]) -> list[tuple[Any, Any, Any]]:
     return [(row.columns["image_path"], row.image, row.text) for row in found]
 
 
 def reread(path: Path, **about: Any) -> list[Row]:
-    """The rows of a tar that is as it is, though the plan was made when it was whole."""
+    """The rows of a tar as it is now, with a plan that was made when it was whole."""
     done = source(path, **{"images": True, "texts": True, "storage": {"root": str(path.parent)}, **about})
-    return list(webdataset.read(done, [Piece(os.fsencode(path), size=path.stat().st_size)]))
+    return read(done, [Piece(os.fsencode(path), size=path.stat().st_size)])
 
 
 WHOLE = {format: tar(MEMBERS, format) for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)}

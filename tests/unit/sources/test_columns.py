@@ -1,4 +1,4 @@
-"""A source's own columns: names, inferred types, values made to fit, and which hold pictures and texts."""
+"""A source's own columns: names, inferred types, values made to fit, and which hold images and texts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_queue.sources.columns import EXTRA, MOST, as_json, choose, conform, infer, own_name
-from clip_queue.sources.source import Format, Source, SourceError
+from clip_queue.sources.columns import EXTRA, MAX_COLUMNS, as_json, choose, conform, infer, own_name
+from clip_queue.sources.source import Source, SourceError
 
 SCALAR = st.sampled_from([None, True, 0, -1, 2**63 - 1, 2**63, -(2**70), 1.5, 1e300, "", "text", "é\ud800", b"\xff"])
 JSON = SCALAR | st.lists(SCALAR, max_size=2) | st.dictionaries(st.sampled_from(["a", "\ud800"]), SCALAR, max_size=2)
@@ -54,9 +54,9 @@ def test_types(values: list[Any], kind: str) -> None:
 
 def test_columns_come_in_order_of_first_sight_and_not_without_end() -> None:
     assert list(infer([{"b": 1, "error": 2}, {"a": 1, "b": 2}])) == ["b", "source_error", "a", "extra"]
-    columns = infer({str(n): n} for n in range(10 * MOST))
-    assert len(columns) == MOST + 1
-    assert conform({"0": 0, str(MOST): 1}, columns)["extra"] == f'{{"{MOST}":1}}'
+    columns = infer({str(n): n} for n in range(10 * MAX_COLUMNS))
+    assert len(columns) == MAX_COLUMNS + 1
+    assert conform({"0": 0, str(MAX_COLUMNS): 1}, columns)["extra"] == f'{{"{MAX_COLUMNS}":1}}'
 
 
 def test_values_are_made_to_fit() -> None:
@@ -92,7 +92,7 @@ def test_json_of_what_has_no_json() -> None:
 
 
 def chosen(*columns: str, typed: str | None = None, **asked: Any) -> tuple[str | None, str | None]:
-    source = choose(Source("x", Format.PARQUET, **asked), columns, columns, columns, typed=typed)
+    source = choose(Source("x", "parquet", **asked), columns, columns, columns, typed=typed)
     assert (source.images, source.texts) == (source.image_column is not None, source.text_column is not None)
     return source.image_column, source.text_column
 

@@ -11,9 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clip_queue.shared.errors import BadInput
-from clip_queue.sources.formats import csv as csv_format
 from clip_queue.sources.formats import lines
-from clip_queue.sources.source import Format
+from clip_queue.sources.formats.csv import CsvSplitter, split_fields
 from tests.unit.sources.tables import errors, planned, refusal, rows
 
 
@@ -29,7 +28,7 @@ def test_csv(tmp_path: Path) -> None:
         b',http://x/3,2,"last"'
     )
     for size in (1, 2, 100):
-        found = rows(tmp_path, Format.CSV, size, images=False)
+        found = rows(tmp_path, "csv", size, images=False)
         assert [row.text for row in found] == ['a, "quoted"\r\ntext over\nlines', "plain", *[None] * 5]
         assert errors(found) == {
             2: "Row 3 has 2 fields, the header 4.",
@@ -40,11 +39,11 @@ def test_csv(tmp_path: Path) -> None:
         }
         own = {"url": "http://x/1", "column_3": "1", "source_error": "e"}
         assert found[0].columns == {"image_path": "a.csv#0", "caption": found[0].text, **own}
-    source, _ = planned(tmp_path, Format.CSV)
+    source, _ = planned(tmp_path, "csv")
     assert (source.image_column, source.text_column) == ("url", "caption")
     assert source.columns == {"url": "string", "column_3": "string", "source_error": "string"}
-    found = rows(tmp_path, Format.CSV)
-    assert found[6].error is None  # it has its picture
+    found = rows(tmp_path, "csv")
+    assert found[6].error is None  # it has its image
     assert found[6].text is None
     assert callable(found[6].image)
     assert found[6].columns["image_path"] == "http://x/3"
@@ -56,40 +55,38 @@ def test_the_delimiter_is_the_headers(tmp_path: Path, delimiter: str) -> None:
     with path.open("w", newline="") as file:
         out = csv.writer(file, delimiter=delimiter)
         out.writerows([["text", "b"], ["x,y;z\tw|v", 'a "b"']])
-    found = rows(path, Format.CSV)
+    found = rows(path, "csv")
     assert found[0].columns == {"image_path": "a.tsv#0", "caption": "x,y;z\tw|v", "b": 'a "b"'}
 
 
 def test_a_csv_of_one_column(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text\n"one, two"\nthree\n')
-    assert [row.text for row in rows(tmp_path, Format.CSV)] == ["one, two", "three"]
+    assert [row.text for row in rows(tmp_path, "csv")] == ["one, two", "three"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_a_quote_that_is_never_closed_costs_its_line(tmp_path: Path, size: int) -> None:
     (tmp_path / "a.csv").write_text('text,b\n5" disk,1\n"two,2\nthree,3\nfour,4\nfive,5\n')
-    found = rows(tmp_path, Format.CSV, size)
+    found = rows(tmp_path, "csv", size)
     assert errors(found) == {1: "A quote in it is never closed."}
     assert [row.text for row in found] == ['5" disk', None, "three", "four", "five"]
 
 
-def test_a_row_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "LIMIT", 30)
+def test_a_row_that_is_too_long() -> None:
     far = "".join(f"line {n}\n" for n in range(10))
-    (tmp_path / "a.csv").write_text(f'text\n"{far}"\n{"x" * 99}\n"{"y" * 99}"\nend\n')
-    found = rows(tmp_path, Format.CSV, 4)
+    found = split(f'text\n"{far}"\n{"x" * 99}\n"{"y" * 99}"\nend\n', limit=30)
+    rows = [None if isinstance(row, BadInput) else row.decode().strip() for row in found]
     # The quote that closes the first is one that opens, to the row's end.
-    texts = [None, *[f"line {n}" for n in range(1, 10)], None, None, None, "end"]
-    assert [row.text for row in found] == texts
+    assert rows == ["text", None, *[f"line {n}" for n in range(1, 10)], None, None, None, "end"]
 
 
 def test_csv_files_have_the_same_columns(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,b\none,1\n")
     (tmp_path / "b.csv").write_text("")
     (tmp_path / "c.csv").write_text("text,b\n")
-    assert len(rows(tmp_path, Format.CSV)) == 1
+    assert len(rows(tmp_path, "csv")) == 1
     (tmp_path / "d.csv").write_text("text,c\ntwo,2\n")
-    assert "d.csv has the columns text, c; the first file has text, b" in refusal(tmp_path, Format.CSV)
+    assert "d.csv has the columns text, c; the first file has text, b" in refusal(tmp_path, "csv")
     assert "same name: text" in refusal_of(tmp_path / "e.csv", "text,text\n")
     assert "no header" in refusal_of(tmp_path / "f.csv", "")
     assert "no header" in refusal_of(tmp_path / "g.csv", "\n\n")
@@ -97,7 +94,7 @@ def test_csv_files_have_the_same_columns(tmp_path: Path) -> None:
 
 def refusal_of(path: Path, data: str) -> str:
     path.write_text(data)
-    return refusal(path, Format.CSV)
+    return refusal(path, "csv")
 
 
 FIELD = st.text(alphabet='ab",;\n\r é', max_size=6)
@@ -124,12 +121,12 @@ def test_whatever_is_closed_is_split_as_csv_reads_it(data: str) -> None:
             wanted = list(csv.reader(data.splitlines(keepends=True)))
             found = list(split(data))
             if not any(isinstance(each, BadInput) for each in found):
-                assert [csv_format._fields(each.decode(), ",") for each in found] == wanted  # type: ignore[union-attr]
+                assert [split_fields(each.decode(), ",") for each in found] == wanted  # type: ignore[union-attr]
 
 
-def split(data: str) -> list[bytes | BadInput]:
+def split(data: str, limit: int = lines.LIMIT) -> list[bytes | BadInput]:
     raw = data.encode()
-    parts = list(csv_format._Splitter(",")(io.BytesIO(raw), 0, len(raw)))
+    parts = list(CsvSplitter(",", limit=limit)(io.BytesIO(raw), 0, len(raw)))
     ends = [0, *(end for end, _ in parts)]
     assert ends[-1] == len(raw)
     for (_, row), start, end in zip(parts, ends[:-1], ends[1:], strict=True):
@@ -143,4 +140,4 @@ def assert_as_csv(data: str) -> None:
         wanted = list(csv.reader(physical))
     except csv.Error:
         return
-    assert [csv_format._fields(each.decode(), ",") for each in split(data)] == wanted  # type: ignore[union-attr]
+    assert [split_fields(each.decode(), ",") for each in split(data)] == wanted  # type: ignore[union-attr]

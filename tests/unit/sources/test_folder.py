@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from clip_queue.sources.formats import folder
-from clip_queue.sources.formats import image_files as pictures
+from clip_queue.sources.formats import folder, image_files
 from clip_queue.sources.source import BrokenContainer, SourceError
-from tests.unit.sources.folders import loaded, paths, pieces, put, rows, source
+from tests.unit.sources.folders import SETTINGS, find, loaded, paths, pieces, put, rows, source
 
 # Rows and their order
 
 
-def test_pictures_come_by_name_before_the_folders_beside_them(tmp_path: Path) -> None:
+def test_images_come_by_name_before_the_folders_beside_them(tmp_path: Path) -> None:
     put(tmp_path, "b.jpg", "a/z.png", "B.jpg", "a/b/c.gif", "z.webp", "a!.jpg", "a.b/x.jpg", "0/1.bmp")
     expected = ["B.jpg", "a!.jpg", "b.jpg", "z.webp", "0/1.bmp", "a/z.png", "a/b/c.gif", "a.b/x.jpg"]
     assert paths(tmp_path) == expected
@@ -49,19 +48,19 @@ def test_names_may_be_anything(tmp_path: Path) -> None:
     for name, row in found.items():
         expected = "raw" if name.startswith("bad") else name
         assert loaded(row).decode() == expected
-        assert folder.find(source(tmp_path), name).decode() == expected
+        assert find(tmp_path, name).decode() == expected
     assert found["bad \\xff\\xfe name.jpg"].text == "a caption"
     for piece in pieces(tmp_path)[1]:
         piece.note.encode()  # it is stored as text
 
 
-def test_folders_may_be_named_like_pictures_and_in_bytes(tmp_path: Path) -> None:
+def test_folders_may_be_named_like_images_and_in_bytes(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg/b.jpg", "c.txt/d.jpg")
     raw = tmp_path / os.fsdecode(b"\xe9t\xe9")
     raw.mkdir()
     (raw / "x.jpg").write_bytes(b"x")
     assert paths(tmp_path) == ["a.jpg/b.jpg", "c.txt/d.jpg", "\\xe9t\\xe9/x.jpg"]
-    assert folder.find(source(tmp_path), "\\xe9t\\xe9/x.jpg") == b"x"
+    assert find(tmp_path, "\\xe9t\\xe9/x.jpg") == b"x"
     assert paths(raw) == ["x.jpg"]
 
 
@@ -97,7 +96,7 @@ def test_loops_end_and_a_folder_is_read_once(tmp_path: Path) -> None:
     assert paths(tmp_path) == ["a/1.jpg", "a/also b/2.jpg"]
 
 
-def test_two_links_to_a_picture_are_two_rows(tmp_path: Path) -> None:
+def test_two_links_to_an_image_are_two_rows(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     (tmp_path / "b.jpg").symlink_to("a.jpg")
     (tmp_path / "c.jpg").hardlink_to(tmp_path / "a.jpg")
@@ -124,7 +123,7 @@ def test_a_link_that_dangles_is_a_row_that_fails(tmp_path: Path) -> None:
             loaded(row)
 
 
-def test_pipes_and_devices_are_no_pictures_and_never_wait(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_no_images_and_never_wait(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "y.jpg")
     os.mkfifo(tmp_path / "x.jpg")
     os.mkfifo(tmp_path / "a.txt")
@@ -150,17 +149,17 @@ def test_a_folder_that_cannot_be_listed_is_a_row_that_says_so(tmp_path: Path, mo
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr(pictures.os, "scandir", refusing)
+    monkeypatch.setattr(image_files.os, "scandir", refusing)
     found = rows(tmp_path)
     assert [row.columns["image_path"] for row in found] == ["a/1.jpg", "b", "c/3.jpg"]
     error = found[1].error
     assert isinstance(error, BrokenContainer)
     assert error.message == (
-        f"folder {tmp_path}/b cannot be listed: Permission denied; how many pictures it holds is not known"
+        f"folder {tmp_path}/b cannot be listed: Permission denied; how many images it holds is not known"
     )
     (tmp_path / "a/1.jpg").unlink()
     (tmp_path / "c/3.jpg").unlink()
-    with pytest.raises(SourceError, match=r"holds no picture.*; 1 of its folders cannot be listed"):
+    with pytest.raises(SourceError, match=r"holds no image.*; 1 of its folders cannot be listed"):
         rows(tmp_path)
 
 
@@ -176,19 +175,19 @@ def test_a_folder_without_permission_is_one(tmp_path: Path) -> None:
 
 def test_a_folder_that_vanished_is_one_too(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", *(f"b/{i}.jpg" for i in range(3)))
-    _, shards = folder.plan(source(tmp_path, texts=False), 1)
+    _, shards = folder.plan_shards(source(tmp_path, texts=False), 1, SETTINGS)
     (tmp_path / "b").rename(tmp_path / ".b")
-    found = [row for shard in shards for row in folder.read(source(tmp_path, images=True), shard.pieces)]
+    found = [row for shard in shards for row in folder.read(source(tmp_path, images=True), shard.pieces, SETTINGS)]
     assert [row.columns["image_path"] for row in found] == ["a.jpg", "b"]
     assert found[1].error is not None
     assert "No such file or directory" in found[1].error.message
 
 
-def test_a_picture_that_vanished_is_its_row_s_failure(tmp_path: Path) -> None:
+def test_an_image_that_vanished_is_its_row_s_failure(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg")
     done, planned = pieces(tmp_path)
     (tmp_path / "a.jpg").unlink()
-    first, second = folder.read(done, planned)
+    first, second = folder.read(done, planned, SETTINGS)
     with pytest.raises(FileNotFoundError):
         loaded(first)
     assert loaded(second) == b"b.jpg"

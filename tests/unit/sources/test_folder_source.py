@@ -1,4 +1,4 @@
-"""A folder as a source: whether it is one, its shards, captions and pictures, here and in a store."""
+"""A folder as a source: whether it is one, its shards, captions and images, here and in a store."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 
 from clip_queue.shared.errors import BadInput, ClipError
-from clip_queue.shared.settings import get_settings
-from clip_queue.sources import storage as files
-from clip_queue.sources.formats import folder
-from clip_queue.sources.formats import image_files as pictures
+from clip_queue.shared.settings import Settings
+from clip_queue.sources.formats import folder, image_files
 from clip_queue.sources.source import BrokenContainer, SourceError
-from tests.unit.sources.folders import loaded, paths, pieces, put, rows, source
+from tests.unit.sources.folders import SETTINGS, find, loaded, paths, pieces, planned, put, rows, source
 
 # What is no source
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: put(p, "a.txt", "b/c.svg", ".d.jpg")])
-def test_without_a_picture_it_says_what_was_looked_for(tmp_path: Path, make: Any) -> None:
+def test_without_an_image_it_says_what_was_looked_for(tmp_path: Path, make: Any) -> None:
     make(tmp_path)
     with pytest.raises(SourceError) as caught:
         rows(tmp_path)
@@ -34,17 +32,17 @@ def test_without_a_picture_it_says_what_was_looked_for(tmp_path: Path, make: Any
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     put(tmp_path, "a.pdf")
     for name in ("gone", "gone.jpg", "a.pdf"):
-        with pytest.raises(SourceError, match="no folder of that name, and no picture"):
+        with pytest.raises(SourceError, match="no folder of that name, and no image"):
             rows(tmp_path / name)
 
 
-def test_a_picture_is_a_source(tmp_path: Path) -> None:
+def test_an_image_is_a_source(tmp_path: Path) -> None:
     put(tmp_path, "a b.jpg", "c.jpg", "c.txt")
     assert paths(tmp_path / "a b.jpg") == ["a b.jpg"]
     assert not pieces(tmp_path / "a b.jpg")[0].texts
     (row,) = rows(tmp_path / "c.jpg")
     assert row.text == "c.txt"
-    assert loaded(row) == folder.find(source(tmp_path / "c.jpg"), "c.jpg") == b"c.jpg"
+    assert loaded(row) == find(tmp_path / "c.jpg", "c.jpg") == b"c.jpg"
 
 
 # Shards
@@ -53,7 +51,7 @@ def test_a_picture_is_a_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 3, 10, 11, 100])
 def test_all_shards_but_the_last_are_full(tmp_path: Path, size: int) -> None:
     put(tmp_path, *(f"{i % 3}/{i}.jpg" for i in range(10)))
-    _, shards = folder.plan(source(tmp_path), size)
+    _, shards = planned(tmp_path, size)
     counts = [(len(shard.pieces), shard.rows) for shard in shards]
     assert counts == [(size, size)] * (10 // size) + ([(10 % size, 10 % size)] if 10 % size else [])
 
@@ -62,9 +60,8 @@ def test_a_plan_is_made_as_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.M
     put(tmp_path, *(f"{i:03}/{j:03}.jpg" for i in range(50) for j in range(20)))
     looks = []
     scandir = os.scandir
-    monkeypatch.setattr(pictures.os, "scandir", lambda path: (looks.append(path), scandir(path))[1])
-    monkeypatch.setattr(folder, "LOOK", 30)
-    _, shards = folder.plan(source(tmp_path), 40)
+    monkeypatch.setattr(image_files.os, "scandir", lambda path: (looks.append(path), scandir(path))[1])
+    _, shards = folder.plan_shards(source(tmp_path), 40, SETTINGS, sample_rows=30)
     assert len(looks) == 3
     next(shards)
     assert len(looks) == 3
@@ -76,7 +73,7 @@ def test_a_plan_of_many_files_takes_little_memory(tmp_path: Path) -> None:
         (tmp_path / str(i)).mkdir()
         for j in range(250):
             os.close(os.open(tmp_path / str(i) / f"{j}.jpg", os.O_CREAT | os.O_WRONLY))
-    _, shards = folder.plan(source(tmp_path, texts=False), 500)
+    _, shards = folder.plan_shards(source(tmp_path, texts=False), 500, SETTINGS)
     tracemalloc.start()
     try:
         assert sum(shard.rows or 0 for shard in shards) == 10_000
@@ -125,17 +122,17 @@ def test_a_caption_that_cannot_be_read_is_its_row_s_error(tmp_path: Path) -> Non
     assert [(row.error, row.text) for row in without] == [(None, None)] * 3 + [(None, "d.txt")]
 
 
-def test_whether_captions_are_embedded_is_learnt_from_the_first_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_whether_captions_are_embedded_is_learnt_from_the_first_images(
+    tmp_path: Path,
 ) -> None:
     put(tmp_path, "a.jpg", "b.jpg", "c/d.jpg", "c/d.txt")
     assert pieces(tmp_path)[0].texts is True
     assert pieces(tmp_path)[0].images is True
     assert pieces(tmp_path, texts=False)[0].texts is False
     assert pieces(tmp_path / "c", images=False)[0].images is False
-    monkeypatch.setattr(folder, "LOOK", 2)
-    assert pieces(tmp_path)[0].texts is False
-    assert pieces(tmp_path, texts=True)[0].texts is True
+    for asked, embedded in ((None, False), (True, True)):
+        done, _ = folder.plan_shards(source(tmp_path, texts=asked), 100, SETTINGS, sample_rows=2)
+        assert done.texts is embedded
 
 
 def test_captions_may_be_embedded_alone(tmp_path: Path) -> None:
@@ -147,29 +144,26 @@ def test_captions_may_be_embedded_alone(tmp_path: Path) -> None:
             rows(tmp_path, **about)
 
 
-# Pictures
+# Images
 
 
-def test_no_more_than_the_limit_is_read_of_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIP_QUEUE_MAX_IMAGE_BYTES", "1024")
-    get_settings.cache_clear()
-    try:
-        (tmp_path / "a.jpg").write_bytes(b"x" * 5000)
-        (tmp_path / "b.jpg").write_bytes(b"")
-        first, second = rows(tmp_path)
-        assert len(loaded(first)) == 1025
-        assert loaded(second) == b""
-    finally:
-        get_settings.cache_clear()
+def test_no_more_than_the_limit_is_read_of_an_image(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x" * 5000)
+    (tmp_path / "b.jpg").write_bytes(b"")
+    settings = Settings(max_image_bytes=1024)
+    first, second = rows(tmp_path, settings)
+    assert len(loaded(first)) == 1025
+    assert loaded(second) == b""
+    assert len(folder.find_image(source(tmp_path), "a.jpg", settings)) == 1025
 
 
 @pytest.mark.parametrize("path", ["../a.jpg", "x/../../a.jpg", ".."])
 def test_what_is_found_is_in_the_source(tmp_path: Path, path: str) -> None:
     put(tmp_path, "a.jpg", "in/b.jpg")
     with pytest.raises(BadInput):
-        folder.find(source(tmp_path / "in"), path)
+        find(tmp_path / "in", path)
     with pytest.raises(OSError):
-        folder.find(source(tmp_path / "in"), "/" + str(tmp_path / "a.jpg"))
+        find(tmp_path / "in", "/" + str(tmp_path / "a.jpg"))
 
 
 # Elsewhere
@@ -179,19 +173,18 @@ def test_a_store_is_walked_folder_by_folder(memory: Any, monkeypatch: pytest.Mon
     for name in ("b.jpg", "a/z.png", "a/z.txt", "ü n.jpg", ".h/x.jpg", "notes.pdf", "a/b/c.GIF"):
         memory.pipe(f"/pics/{name}", name.encode())
     monkeypatch.setattr(memory, "find", None)  # would be the whole tree
-    done, shards = folder.plan(source("memory://pics"), 2)
-    planned = [shard.pieces for shard in shards]
-    assert [len(shard) for shard in planned] == [2, 2]
-    found = [row for shard in planned for row in folder.read(done, shard)]
+    done, shards = planned("memory://pics", 2)
+    assert [len(shard.pieces) for shard in shards] == [2, 2]
+    found = [row for shard in shards for row in folder.read(done, shard.pieces, SETTINGS)]
     expected = ["b.jpg", "ü n.jpg", "a/z.png", "a/b/c.GIF"]
     assert [row.columns["image_path"] for row in found] == expected
     assert [loaded(row).decode() for row in found] == expected
     assert [row.text for row in found] == [None, None, "a/z.txt", None]
-    assert folder.find(done, "ü n.jpg") == "ü n.jpg".encode()
+    assert find("memory://pics", "ü n.jpg") == "ü n.jpg".encode()
     assert paths("memory://pics/a/") == ["z.png", "b/c.GIF"]
 
 
-def test_a_store_s_picture_is_a_source(memory: Any) -> None:
+def test_a_store_s_image_is_a_source(memory: Any) -> None:
     memory.pipe({"/p/a.jpg": b"a", "/p/a.txt": b"text"})
     (row,) = rows("memory://p/a.jpg")
     assert (row.columns["image_path"], row.text, loaded(row)) == ("a.jpg", "text", b"a")
@@ -227,16 +220,16 @@ def test_captions_of_a_store_are_fetched_side_by_side_in_order(memory: Any, monk
     for i in range(count):
         memory.pipe({f"/p/{i:03}.jpg": b"", f"/p/{i:03}.txt": f"caption {i}".encode()})
     memory.pipe("/p/001.txt", b"\xff")
-    read_bytes = files.read_bytes
+    opened = memory.open
     together = threading.Barrier(folder.CAPTION_THREADS)
 
-    def meeting(protocol: str, path: bytes, limit: int) -> bytes:
+    def meeting(path: str, *args: Any, **kwargs: Any) -> Any:
         together.wait(timeout=20)  # none returns before so many are under way
-        if path.endswith(b"002.txt"):
+        if path.endswith("002.txt"):
             raise RuntimeError("a client's own")
-        return read_bytes(protocol, path, limit)
+        return opened(path, *args, **kwargs)
 
-    monkeypatch.setattr(files, "read_bytes", meeting)
+    monkeypatch.setattr(memory, "open", meeting)
     found = rows("memory://p")
     assert [row.text for row in found] == ["caption 0", None, None, *(f"caption {i}" for i in range(3, count))]
     assert [isinstance(row.error, ClipError) for row in found[:4]] == [False, True, True, False]
@@ -245,7 +238,7 @@ def test_captions_of_a_store_are_fetched_side_by_side_in_order(memory: Any, monk
 def test_reading_that_is_given_up_leaves_no_thread(memory: Any) -> None:
     for i in range(200):
         memory.pipe({f"/p/{i:03}.jpg": b"", f"/p/{i:03}.txt": b"x"})
-    reading = folder.read(*pieces("memory://p"))
+    reading = folder.read(*pieces("memory://p"), SETTINGS)
     next(reading)
     reading.close()
     for thread in threading.enumerate():

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from clip_queue.sources.formats import jsonl
-from clip_queue.sources.source import Format
-from tests.unit.sources.tables import errors, planned, refusal, rows
+from clip_queue.sources.source import Source
+from tests.unit.sources.tables import SETTINGS, errors, planned, read_all, refusal
 
 
-def test_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jsonl(tmp_path: Path) -> None:
     written = [
         b'{"caption": "one", "url": "u/1.jpg", "n": 1, "x": 1, "deep": {"a": [1]}, "ok": true, "extra": "e"}',
         b'{"caption": "two", "url": "u/2.jpg", "n": 2, "x": 1.5, "deep": null}',
@@ -25,9 +23,8 @@ def test_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         b'{"caption": "six"}',
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(written))
-    monkeypatch.setattr(jsonl, "LOOK", 2)
-    source, _ = planned(tmp_path, Format.JSONL)
-    found = rows(tmp_path, Format.JSONL, 4)
+    source, shards = jsonl.plan_shards(Source(str(tmp_path), "jsonl"), 4, SETTINGS, sample_lines=2)
+    found = read_all(source, list(shards), 4)
     assert source.columns == {
         "url": "string",
         "n": "int64",
@@ -48,28 +45,28 @@ def test_jsonl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "extra": '{"n":"three","late":1}',
     }
     assert found[2].error is None
-    said = errors(found)
-    assert said[3].startswith("Line 4 is not JSON:")
-    assert said[4] == "Line 5 is JSON, but no object."
-    assert said[5] == "Line 6 is empty."
-    assert said[6].startswith("Line 7 is not UTF-8")
-    assert said[7] == "The row's text is a int, no text."
-    assert said[8].endswith("The row's image is a int, no path and no URL.")
-    assert said[9].endswith("The row has no image.")
+    messages = errors(found)
+    assert messages[3].startswith("Line 4 is not JSON:")
+    assert messages[4] == "Line 5 is JSON, but no object."
+    assert messages[5] == "Line 6 is empty."
+    assert messages[6].startswith("Line 7 is not UTF-8")
+    assert messages[7] == "The row's text is a int, no text."
+    assert messages[8].endswith("The row's image is a int, no path and no URL.")
+    assert messages[9].endswith("The row has no image.")
     assert found[7].columns["image_path"] == "u/4.jpg"
-    assert len(said) == 7
+    assert len(messages) == 7
 
 
 def test_jsonl_columns_are_chosen_or_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a": "x", "image_path": "1.jpg", "n": 1}\n')
-    source, _ = planned(tmp_path, Format.JSONL, text_column="a")
+    source, _ = planned(tmp_path, "jsonl", text_column="a")
     assert (source.images, source.texts, source.image_column) == (True, True, "image_path")
     assert source.columns == {"n": "int64", "extra": "string"}
-    source, _ = planned(tmp_path, Format.JSONL, text_column="a", images=False)
+    source, _ = planned(tmp_path, "jsonl", text_column="a", images=False)
     assert source.columns == {"source_image_path": "string", "n": "int64", "extra": "string"}
-    assert "no text column 'b'; the columns are: a, image_path, n" in refusal(tmp_path, Format.JSONL, text_column="b")
-    assert "'n' cannot hold any" in refusal(tmp_path, Format.JSONL, image_column="n")
-    assert "looks like texts" in refusal(tmp_path, Format.JSONL, texts=True)
-    assert "nothing to embed" in refusal(tmp_path, Format.JSONL, images=False)
+    assert "no text column 'b'; the columns are: a, image_path, n" in refusal(tmp_path, "jsonl", text_column="b")
+    assert "'n' cannot hold any" in refusal(tmp_path, "jsonl", image_column="n")
+    assert "looks like texts" in refusal(tmp_path, "jsonl", texts=True)
+    assert "nothing to embed" in refusal(tmp_path, "jsonl", images=False)
     (tmp_path / "b.jsonl").write_bytes(b"no json\n")
-    assert "no line at its beginning" in refusal(tmp_path / "b.jsonl", Format.JSONL)
+    assert "no line at its beginning" in refusal(tmp_path / "b.jsonl", "jsonl")

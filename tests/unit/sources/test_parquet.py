@@ -1,4 +1,4 @@
-"""Parquet: columns found and kept, shards across files and row groups, and what is broken in them."""
+"""Parquet: columns found and kept, and shards across files and row groups."""
 
 from __future__ import annotations
 
@@ -14,50 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_queue.bulk.output.writer import arrow_schema
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
-from clip_queue.sources.formats import parquet, row_groups
-from clip_queue.sources.source import BrokenContainer, Format, Row, ShardPlan, Source, SourceError
-
-HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def put(path: Path, columns: dict[str, Any], **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, **options)
-    return path
-
-
-def planned(url: object, size: int = 4, **asked: Any) -> tuple[Source, list[ShardPlan]]:
-    source, shards = parquet.plan(Source(str(url), Format.PARQUET, **asked), size)
-    return Source.from_json(orjson.loads(orjson.dumps(source.to_json()))), list(shards)
-
-
-def read_all(source: Source, shards: list[ShardPlan]) -> list[Row]:
-    found = []
-    for shard in shards:
-        part = list(parquet.read(source, shard.pieces))
-        assert len(part) == shard.rows
-        found += part
-    return found
-
-
-def rows(url: object, size: int = 4, **asked: Any) -> list[Row]:
-    return read_all(*planned(url, size, **asked))
-
-
-def refusal(url: object, **asked: Any) -> str:
-    with pytest.raises(SourceError) as caught:
-        planned(url, **asked)
-    return caught.value.message
-
-
-def errors(found: list[Row]) -> dict[int, str]:
-    return {n: row.error.message for n, row in enumerate(found) if row.error}
-
-
-def paths(found: list[Row]) -> list[str]:
-    return [row.columns["image_path"] for row in found]
+from clip_queue.sources.formats import parquet
+from tests.unit.sources.parquet_files import (
+    HF_IMAGE,
+    SETTINGS,
+    errors,
+    find,
+    paths,
+    planned,
+    put,
+    read_all,
+    refusal,
+    rows,
+)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7, 100])
@@ -70,11 +40,11 @@ def test_shards_span_files_and_row_groups(tmp_path: Path, size: int) -> None:
     found = read_all(source, shards)
     assert [row.image for row in found] == [b"%d" % n for n in (*range(5), *range(7))]
     assert paths(found) == [f"a.parquet#{n}" for n in range(5)] + [f"b/2.parquet#{n}" for n in range(7)]
-    assert parquet.find(source, "b/2.parquet#6") == b"6"
+    assert find(source, "b/2.parquet#6") == b"6"
     with pytest.raises(BadInput):
-        parquet.find(source, "c.parquet#0")
+        find(source, "c.parquet#0")
     with pytest.raises(ClipError):
-        parquet.find(source, "a.parquet#5")
+        find(source, "a.parquet#5")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +61,9 @@ def test_shards_span_files_and_row_groups(tmp_path: Path, size: int) -> None:
         ),
     ],
 )
-def test_columns_are_guessed(tmp_path: Path, columns: dict[str, Any], image: str | None, text: str | None) -> None:
+def test_columns_are_chosen_by_name(
+    tmp_path: Path, columns: dict[str, Any], image: str | None, text: str | None
+) -> None:
     source, _ = planned(put(tmp_path / "t.parquet", columns))
     assert (source.image_column, source.text_column) == (image, text)
     assert (source.images, source.texts) == (image is not None, text is not None)
@@ -137,11 +109,11 @@ def test_nulls_and_what_is_no_text(tmp_path: Path) -> None:
     assert list(errors(found)) == [1, 2]
 
 
-def test_pictures_with_paths_beside_them(tmp_path: Path) -> None:
+def test_images_with_paths_beside_them(tmp_path: Path) -> None:
     (tmp_path / "c.jpg").write_bytes(b"in a file")
-    pictures = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": b"2", "path": None}, {"bytes": None, "path": "c.jpg"}]
-    pictures += [None, {"bytes": None, "path": None}, {"bytes": b"6", "path": "f#1.jpg"}]
-    put(tmp_path / "t.parquet", {"image": pa.array(pictures, HF_IMAGE), "label": [1] * 6}, row_group_size=2)
+    images = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": b"2", "path": None}, {"bytes": None, "path": "c.jpg"}]
+    images += [None, {"bytes": None, "path": None}, {"bytes": b"6", "path": "f#1.jpg"}]
+    put(tmp_path / "t.parquet", {"image": pa.array(images, HF_IMAGE), "label": [1] * 6}, row_group_size=2)
     source, shards = planned(tmp_path)
     assert source.columns == {"label": "int64"}
     found = read_all(source, shards)
@@ -151,10 +123,10 @@ def test_pictures_with_paths_beside_them(tmp_path: Path) -> None:
     assert found[2].image() == b"in a file"
     assert list(errors(found)) == [3, 4]
     for path, data in [("a.jpg", b"1"), ("t.parquet#1", b"2"), ("c.jpg", b"in a file"), ("f#1.jpg", b"6")]:
-        assert parquet.find(source, path) == data
+        assert find(source, path) == data
     for path in ("t.parquet#3", "gone.jpg"):
         with pytest.raises(ClipError):
-            parquet.find(source, path)
+            find(source, path)
 
 
 def test_paths_and_urls(tmp_path: Path) -> None:
@@ -170,7 +142,7 @@ def test_paths_and_urls(tmp_path: Path) -> None:
     assert callable(one)
     assert callable(web)
     assert callable(gone)
-    assert one() == parquet.find(source, "1.jpg") == b"one"
+    assert one() == find(source, "1.jpg") == b"one"
     with pytest.raises(BadImage, match="fetch_allow_ip_hosts"):
         web()
     with pytest.raises(FileNotFoundError):
@@ -218,7 +190,8 @@ def test_own_columns_keep_types_and_values(tmp_path: Path) -> None:
         "source_source_error": "bool",
     }
     found = read_all(source, shards)
-    schema = arrow_schema(source)
+    own = [(name, pa.type_for_alias(kind)) for name, kind in source.columns.items()]
+    schema = pa.schema([("image_path", pa.string()), ("caption", pa.string()), *own])
     again = pa.Table.from_pylist([row.columns for row in found], schema=schema)
     pq.write_table(again, tmp_path / "again.parquet")
     again = pq.read_table(tmp_path / "again.parquet")
@@ -253,73 +226,6 @@ def test_files_have_the_same_columns(tmp_path: Path) -> None:
     assert "d.parquet has a column 't'" in refusal(tmp_path)
 
 
-def corrupt(path: Path, group: int, column: int = 0) -> None:
-    """Flip the bytes of a column's last page in one row group."""
-    about = pq.ParquetFile(path).metadata.row_group(group).column(column)
-    data = bytearray(path.read_bytes())
-    end = (about.dictionary_page_offset or about.data_page_offset) + about.total_compressed_size
-    for n in range(end - 40, end):
-        data[n] ^= 0xFF
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("compression", ["snappy", "zstd"])
-def test_a_broken_row_group_costs_its_rows(tmp_path: Path, compression: str) -> None:
-    pictures = [os.urandom(20) * 20 for _ in range(30)]
-    path = put(
-        tmp_path / "t.parquet", {"image": pictures}, row_group_size=10, compression=compression, use_dictionary=False
-    )
-    corrupt(path, 1)
-    found = rows(path, 12)
-    lost = list(range(10, 20))
-    assert list(errors(found)) == lost
-    assert all(isinstance(found[n].error, BrokenContainer) for n in lost)
-    assert paths(found) == [f"t.parquet#{n}" for n in range(30)]
-    assert [row.image for row in found if not row.error] == pictures[:10] + pictures[20:]
-    assert errors(found)[10].startswith("t.parquet row group 1 cannot be read (")
-    assert errors(found)[10].endswith("): 2 rows are lost")  # of this shard
-    assert errors(found)[12].endswith("): 8 rows are lost")
-
-
-def test_rows_before_a_broken_page_are_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_groups, "BATCH", 5)
-    pictures = [os.urandom(1000) for _ in range(40)]
-    options = {"data_page_size": 4000, "write_batch_size": 4, "use_dictionary": False, "write_page_checksum": True}
-    path = put(tmp_path / "t.parquet", {"image": pictures}, compression="none", **options)
-    corrupt(path, 0)
-    found = rows(path, 100)
-    lost = list(errors(found))
-    assert lost == list(range(lost[0], 40))
-    assert 30 <= lost[0] < 40
-    assert [row.image for row in found[: lost[0]]] == pictures[: lost[0]]
-    assert errors(found)[39].endswith(f": {len(lost)} rows are lost")
-
-
-def test_files_that_change_go_or_were_never_whole(tmp_path: Path) -> None:
-    whole = put(tmp_path / "a.parquet", {"text": ["a", "b", "c"]})
-    (tmp_path / "b.parquet").write_bytes(whole.read_bytes()[:-20])
-    (tmp_path / "c.parquet").write_bytes(b"")
-    put(tmp_path / "d.parquet", {"text": ["d"]})
-    source, shards = planned(tmp_path, 10)
-    assert [shard.rows for shard in shards] == [6]
-    found = read_all(source, shards)
-    assert [row.text for row in found] == ["a", "b", "c", None, None, "d"]
-    assert errors(found)[3].startswith("b.parquet could not be read when it was planned (")
-    assert paths(found)[3:] == ["b.parquet#0", "c.parquet#0", "d.parquet#0"]
-    data = whole.read_bytes()
-    whole.write_bytes(data[:-20] + b"\0" * 20)
-    assert list(errors(read_all(source, shards))) == [0, 1, 2, 3, 4]
-    assert errors(read_all(source, shards))[2].endswith(": 3 rows are lost")
-    whole.unlink()
-    assert (
-        errors(read_all(source, shards))[0] == "a.parquet cannot be read (No such file or directory): 3 rows are lost"
-    )
-    whole.write_bytes(data + data)
-    with pytest.raises(SourceError, match=r"a\.parquet has changed"):
-        read_all(source, shards)
-    assert "can be read as parquet" in refusal(tmp_path / "{b,c}.parquet")
-
-
 def test_a_store(tmp_path: Path) -> None:
     data = put(tmp_path / "t.parquet", {"image": [b"1", b"2"], "text": ["a", "b"]}).read_bytes()
     store = fsspec.filesystem("memory")
@@ -330,7 +236,7 @@ def test_a_store(tmp_path: Path) -> None:
         found = read_all(source, shards)
         assert paths(found) == ["1.parquet#0", "1.parquet#1", "x/2.parquet#0", "x/2.parquet#1"]
         assert [row.text for row in found] == ["a", "b", "a", "b"]
-        assert parquet.find(source, "x/2.parquet#1") == b"2"
+        assert find(source, "x/2.parquet#1") == b"2"
         store.rm_file("/tables/1.parquet")
         assert list(errors(read_all(source, shards))) == [0, 1]
     finally:
@@ -341,19 +247,19 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     put(tmp_path / "t.parquet", {"image": [b"1"]}).rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))
     source, shards = planned(tmp_path)
     assert paths(read_all(source, shards)) == ["\\xff.parquet#0"]
-    assert parquet.find(source, "\\xff.parquet#0") == b"1"
+    assert find(source, "\\xff.parquet#0") == b"1"
 
 
 def test_a_large_row_group_is_streamed(tmp_path: Path) -> None:
-    pictures = pa.array([os.urandom(2**18) for _ in range(256)])  # 64 MiB
+    images = pa.array([os.urandom(2**18) for _ in range(256)])  # 64 MiB
     options = {"compression": "none", "use_dictionary": False, "write_batch_size": 8}  # a page is never read in parts
-    path = put(tmp_path / "t.parquet", {"image": pictures}, **options)
-    expected = pictures.to_pylist()
-    del pictures
+    path = put(tmp_path / "t.parquet", {"image": images}, **options)
+    expected = images.to_pylist()
+    del images
     source, shards = planned(path, 200)
     before, most, count = pa.total_allocated_bytes(), 0, 0
     for shard in shards:
-        for row in parquet.read(source, shard.pieces):
+        for row in parquet.read(source, shard.pieces, SETTINGS):
             assert row.image == expected[count]
             count += 1
             most = max(most, pa.total_allocated_bytes() - before)

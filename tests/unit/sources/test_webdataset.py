@@ -11,17 +11,18 @@ import orjson
 import pytest
 
 from clip_queue.shared.errors import BadImage
-from clip_queue.shared.settings import get_settings
-from clip_queue.sources.formats import webdataset
+from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import SourceError
 from tests.unit.sources.tar_files import (
     EXPECTED,
     MEMBERS,
     Member,
+    find,
     planned,
+    read,
     rows,
-    shown,
     special,
+    summary,
     tar,
 )
 
@@ -32,10 +33,10 @@ from tests.unit.sources.tar_files import (
 def test_members_of_a_name_are_a_row(t: Path, format: int) -> None:
     t.write_bytes(tar(MEMBERS, format))
     found = rows(t)
-    assert shown(found) == EXPECTED
+    assert summary(found) == EXPECTED
     assert all(row.error is None and row.columns["caption"] == row.text for row in found)
     for path, data, _ in EXPECTED:
-        assert webdataset.find(planned(t)[0], path) == data
+        assert find(planned(t)[0], path) == data
 
 
 def test_their_json_is_their_columns(t: Path) -> None:
@@ -71,9 +72,9 @@ def test_what_is_embedded_is_learnt_from_the_first_rows(tmp_path: Path) -> None:
             learnt(("a.cls", b"x"), **about)
 
 
-def test_without_images_pictures_are_not_read(t: Path) -> None:
+def test_images_that_are_not_wanted_are_not_read(t: Path) -> None:
     found = rows(t, images=False)
-    assert [(path, None, text) for path, _, text in EXPECTED] == shown(found)
+    assert [(path, None, text) for path, _, text in EXPECTED] == summary(found)
     assert all(row.error is None for row in found)
 
 
@@ -86,18 +87,18 @@ def test_names_are_split_as_webdataset_splits_them(tmp_path: Path) -> None:
     (tmp_path / "t.tar").write_bytes(tar([*((name, name.encode()) for name in names), (raw, b"raw")]))
     found = rows(tmp_path / "t.tar")
     kept = [name for name in names if name not in (".hidden.jpg", "d/._0.jpg", "README", "e/noext", "f.v2.jpg")]
-    pictures = [row for row in found if row.error is None]
-    assert shown(pictures) == [
+    images = [row for row in found if row.error is None]
+    assert summary(images) == [
         *((f"t.tar/{name}", name.encode(), None) for name in kept),
         ("t.tar/raw \\xff.jpg", b"raw", None),
     ]
-    assert [row.columns["key"] for row in pictures][:4] == ["./0", "x/0", "y/0", "a.b/c"]
+    assert [row.columns["key"] for row in images][:4] == ["./0", "x/0", "y/0", "a.b/c"]
     (other,) = (row for row in found if row.error is not None)
     assert other.columns["image_path"] == "t.tar/f"
     assert other.error is not None
-    assert other.error.message.endswith("The row has no picture, only .v2.jpg.")
-    for row in pictures:
-        assert webdataset.find(planned(tmp_path / "t.tar")[0], row.columns["image_path"]) == row.image
+    assert other.error.message.endswith("The row has no image, only .v2.jpg.")
+    for row in images:
+        assert find(planned(tmp_path / "t.tar")[0], row.columns["image_path"]) == row.image
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.tar"]
 
 
@@ -105,7 +106,7 @@ def test_only_members_in_a_row_are_one(tmp_path: Path) -> None:
     members: list[Member] = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.txt", b"3"), ("c.jpg", b"4"), ("c.jpg", b"5")]
     (tmp_path / "t.tar").write_bytes(tar([*members, ("d.png", b"6"), ("d.jpg", b"7"), ("d.txt", b"8")]))
     found = rows(tmp_path / "t.tar")
-    assert shown(found) == [
+    assert summary(found) == [
         ("t.tar/a.jpg", b"1", None),
         ("t.tar/b.jpg", b"2", None),
         ("t.tar/a", None, "3"),
@@ -144,7 +145,7 @@ def test_a_row_s_error_is_its_own(tmp_path: Path) -> None:
     assert errors["1"] == "1.txt is not UTF-8"
     assert errors["2"].startswith("2.json is not JSON: ")
     assert errors["3"] == "3.json is no object"
-    assert errors["8"].endswith("The row has no picture, only .txt.")
+    assert errors["8"].endswith("The row has no image, only .txt.")
     assert errors["9"] == "9.jpg is a link or a device, or has holes"
     assert (found["4"].columns["a"], found["4"].text) == (None, "nan")
     assert (found["13"].columns["a"], found["13"].text) == (1, "bom")
@@ -157,29 +158,18 @@ def test_without_texts_a_caption_that_is_none_is_no_error(tmp_path: Path) -> Non
     assert [(row.error, row.text) for row in rows(tmp_path / "t.tar", texts=False)] == [(None, None), (None, "good")]
 
 
-def test_large_members_are_passed_over_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLIP_QUEUE_MAX_IMAGE_BYTES", str(2**20))
-    get_settings.cache_clear()
+def test_large_members_are_passed_over_unread(tmp_path: Path) -> None:
+    large = bytes(64 * 2**20)
+    members: list[Member] = [("1.jpg", large), ("1.txt", b"x"), ("2.jpg", b"x"), ("2.txt", large), ("2.json", large)]
+    (tmp_path / "t.tar").write_bytes(tar([*members, ("3.jpg", bytes(2**20)), ("4.mp4", large), ("4.jpg", b"x")]))
+    del large, members
+    done, shards = planned(tmp_path / "t.tar", texts=True)
+    tracemalloc.start()
     try:
-        large = bytes(64 * 2**20)
-        members: list[Member] = [
-            ("1.jpg", large),
-            ("1.txt", b"x"),
-            ("2.jpg", b"x"),
-            ("2.txt", large),
-            ("2.json", large),
-        ]
-        (tmp_path / "t.tar").write_bytes(tar([*members, ("3.jpg", bytes(2**20)), ("4.mp4", large), ("4.jpg", b"x")]))
-        del large, members
-        done, shards = planned(tmp_path / "t.tar", texts=True)
-        tracemalloc.start()
-        try:
-            found = list(webdataset.read(done, shards[0]))
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+        found = read(done, shards[0], Settings(max_image_bytes=2**20))
+        peak = tracemalloc.get_traced_memory()[1]
     finally:
-        get_settings.cache_clear()
+        tracemalloc.stop()
     assert peak < 4 * 2**20
     assert [row.error and row.error.message for row in found] == [
         f"1.jpg has {64 * 2**20} bytes, {2**20} at most",

@@ -1,4 +1,4 @@
-"""Tars as sources: what is said of one that breaks."""
+"""Tars as sources: which rows a broken tar gives, and what its error says."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clip_queue.shared.errors import BadInput
-from clip_queue.sources.formats import tars, webdataset
+from clip_queue.sources.formats import tars
 from clip_queue.sources.source import BrokenContainer, Row, SourceError
 from tests.unit.sources.tar_files import (
     EXPECTED,
     WHOLE,
     planned,
+    read,
     reread,
-    shown,
+    summary,
     tar,
 )
 
@@ -34,7 +35,7 @@ def parted(found: list[Row]) -> tuple[list[tuple[Any, Any, Any]], str]:
     assert all(row.error is None for row in well)
     assert isinstance(last.error, BrokenContainer)
     assert last.columns["image_path"] == "t.tar"
-    return shown(well), last.error.message
+    return summary(well), last.error.message
 
 
 def end_mark(data: bytes) -> int:
@@ -59,7 +60,7 @@ def test_a_tar_cut_anywhere_gives_the_rows_before(t: Path, format: int, cut: flo
     t.write_bytes(data[:at])
     found = reread(t)
     if at >= end_mark(data) + 512:
-        assert shown(found) == EXPECTED
+        assert summary(found) == EXPECTED
         return
     well, message = parted(found)
     # A row is whole once the next one's first header is.
@@ -122,7 +123,7 @@ def test_sizes_that_lie_break_the_tar_there(t: Path, kind: str, size: bytes) -> 
         assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
     finally:
         tracemalloc.stop()
-    assert shown(found)[0] == ("t.tar/a.jpg", b"1", None)
+    assert summary(found)[0] == ("t.tar/a.jpg", b"1", None)
     if kind != "5":  # a folder's size is of no matter
         assert isinstance(found[-1].error, BrokenContainer)
 
@@ -193,9 +194,9 @@ def test_a_tar_that_is_gone_is_one_error(t: Path, tmp_path: Path) -> None:
     (tmp_path / "v.tar").symlink_to("gone.tar")
     done, shards = planned(tmp_path)
     t.unlink()
-    found = [list(webdataset.read(done, shard)) for shard in shards]
+    found = [read(done, shard) for shard in shards]
     assert parted(found[0]) == ([], "t.tar does not exist any more; how many rows are lost cannot be told")
-    assert shown(found[1]) == [("u.tar/z.jpg", b"z", None)]
+    assert summary(found[1]) == [("u.tar/z.jpg", b"z", None)]
     assert isinstance(found[2][0].error, BrokenContainer)
     assert set(found[0][0].columns) == {"image_path", "caption", *done.columns}
 
@@ -204,7 +205,7 @@ def test_a_tar_that_is_another_is_refused(t: Path) -> None:
     done, shards = planned(t)
     t.write_bytes(WHOLE[tarfile.GNU_FORMAT][:-512])
     with pytest.raises(SourceError, match=r"t\.tar has changed since it was planned"):
-        list(webdataset.read(done, shards[0]))
+        read(done, shards[0])
 
 
 def test_pipes_and_folders_are_no_tars(t: Path) -> None:
@@ -212,11 +213,11 @@ def test_pipes_and_folders_are_no_tars(t: Path) -> None:
     t.unlink()
     os.mkfifo(t)
     with pytest.raises(OSError, match="not a regular file"):
-        list(webdataset.read(done, shards[0]))
+        read(done, shards[0])
     t.unlink()
     t.mkdir()
     with pytest.raises(OSError, match="directory"):
-        list(webdataset.read(done, shards[0]))
+        read(done, shards[0])
 
 
 def test_what_need_not_fail_again_is_no_loss(t: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,11 @@ from tests.unit.sources.tar_files import (
     EXPECTED,
     WHOLE,
     Member,
+    find,
     planned,
+    read,
     rows,
-    shown,
+    summary,
     tar,
 )
 
@@ -43,8 +45,8 @@ def test_tars_are_named_below_their_folder(tmp_path: Path) -> None:
             (tmp_path / "2/00001.tar").write_bytes(tar([("k.jpg", b"new")]))
         done, shards = planned(url)
         for shard in shards:
-            (row,) = webdataset.read(done, shard)
-            assert webdataset.find(done, row.columns["image_path"]) == row.image
+            (row,) = read(done, shard)
+            assert find(done, row.columns["image_path"]) == row.image
 
 
 def test_odd_names_of_tars_are_found_again(tmp_path: Path) -> None:
@@ -53,7 +55,7 @@ def test_odd_names_of_tars_are_found_again(tmp_path: Path) -> None:
     found = rows(tmp_path)
     assert len(found) == 6
     for row in found:
-        assert webdataset.find(planned(tmp_path)[0], row.columns["image_path"]) == row.image
+        assert find(planned(tmp_path)[0], row.columns["image_path"]) == row.image
     (single,) = rows(tmp_path / "[x].tar")
     assert single.columns["image_path"] == "[x].tar/k.jpg"
 
@@ -61,29 +63,29 @@ def test_odd_names_of_tars_are_found_again(tmp_path: Path) -> None:
 def test_a_file_without_the_suffix_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(WHOLE[tarfile.PAX_FORMAT])
     done, _ = planned(tmp_path / "data.bin")
-    assert webdataset.find(done, "data.bin/a/0001.jpg") == EXPECTED[0][1]
+    assert find(done, "data.bin/a/0001.jpg") == EXPECTED[0][1]
 
 
 def test_what_is_not_there_is_not_found(t: Path) -> None:
     done, _ = planned(t)
     for path in ("t.tar/none.jpg", "t.tar/a/0003.jpg", "t.tar", "", "none"):
         with pytest.raises(BadImage, match="is not in"):
-            webdataset.find(done, path)
+            find(done, path)
     with pytest.raises(FileNotFoundError):
-        webdataset.find(done, "u.tar/a/0001.jpg")
+        find(done, "u.tar/a/0001.jpg")
     outside = t.parent / "sub"
     outside.mkdir()
     (outside / "s.tar").write_bytes(tar([("k.jpg", b"k")]))
     with pytest.raises(BadImage):
-        webdataset.find(planned(outside)[0], "../t.tar/a/0001.jpg")
+        find(planned(outside)[0], "../t.tar/a/0001.jpg")
 
 
-def test_pictures_are_found_before_a_tar_breaks(tmp_path: Path) -> None:
+def test_images_are_found_before_a_tar_breaks(tmp_path: Path) -> None:
     (tmp_path / "t.tar").write_bytes(tar((f"{i}.jpg", bytes(3000)) for i in range(5))[:9000])
     done, _ = planned(tmp_path / "t.tar")
-    assert webdataset.find(done, "t.tar/0.jpg") == bytes(3000)
+    assert find(done, "t.tar/0.jpg") == bytes(3000)
     with pytest.raises(BadImage):
-        webdataset.find(done, "t.tar/4.jpg")
+        find(done, "t.tar/4.jpg")
 
 
 def test_the_first_tars_may_be_broken(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_the_first_tars_may_be_broken(tmp_path: Path) -> None:
 
 
 def test_no_more_than_the_first_rows_are_looked_at(tmp_path: Path) -> None:
-    members: list[Member] = [(f"{i:03}.jpg", b"x") for i in range(webdataset.LOOK)]
+    members: list[Member] = [(f"{i:03}.jpg", b"x") for i in range(webdataset.SAMPLE_ROWS)]
     (tmp_path / "t.tar").write_bytes(tar([*members, ("z.txt", b"x")]))
     assert planned(tmp_path / "t.tar")[0].texts is False
     (tmp_path / "t.tar").write_bytes(tar([*members[1:], ("z.txt", b"x")]))
@@ -130,16 +132,16 @@ def test_a_store_s_tars_are_read(memory: Any) -> None:
     memory.pipe("/d/e/u_stats.json", b'{"successes": 4}')
     done, shards = planned("memory://d")
     # The folder below comes first by its path.
-    (cut, whole) = ([*webdataset.read(done, shard)] for shard in shards)
-    assert shown(whole) == EXPECTED
+    (cut, whole) = (read(done, shard) for shard in shards)
+    assert summary(whole) == EXPECTED
     assert cut[-1].columns["image_path"] == "e/u.tar"
     assert cut[-1].error is not None
     assert cut[-1].error.message.endswith(f"after {len(cut) - 1} rows; {4 - len(cut) + 1} of its 4 rows are lost")
-    assert webdataset.find(done, "t.tar/a/0002.png") == b"second"
-    assert shown(rows("memory://d/t.tar")) == EXPECTED
-    assert shown(rows("memory://d/*.tar")) == EXPECTED
+    assert find(done, "t.tar/a/0002.png") == b"second"
+    assert summary(rows("memory://d/t.tar")) == EXPECTED
+    assert summary(rows("memory://d/*.tar")) == EXPECTED
     memory.rm("/d/t.tar")
-    (gone,) = webdataset.read(done, shards[1])
+    (gone,) = read(done, shards[1])
     assert gone.error is not None
     assert "does not exist any more" in gone.error.message
 
@@ -159,14 +161,11 @@ def test_a_store_that_fails_is_not_a_broken_tar(memory: Any, monkeypatch: pytest
                 raise RuntimeError("the connection was lost")
             return bytes(self._file.read(size))
 
-        def __enter__(self) -> Dropped:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
+        def close(self) -> None: ...
 
     monkeypatch.setattr(memory, "open", lambda *args, **kwargs: Dropped(opened(*args, **kwargs)))
-    with pytest.raises(OSError):
-        list(webdataset.read(done, shards[0]))
+    with pytest.raises(OSError, match=r"^RuntimeError$"):
+        read(done, shards[0])
     monkeypatch.setattr(memory, "open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "login ran out")))
     with pytest.raises(PermissionError):
-        list(webdataset.read(done, shards[0]))
+        read(done, shards[0])

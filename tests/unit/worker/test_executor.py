@@ -1,9 +1,10 @@
-"""The engine between store and batcher, with a model that computes nothing."""
+"""The job executor between store and engine, with a model that computes nothing."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,19 +14,22 @@ import pytest
 
 from clip_queue.shared import ops
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.job import Inputs, Job, Kind, Lane, State
+from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Op, Store
-from clip_queue.worker.executor.executor import Engine
+from clip_queue.worker.executor.executor import JobExecutor
+from clip_queue.worker.inference.engine import InferenceEngine
 from tests.harness import wait_for
 
 MODEL = "emoji-mini"
+WORKER = "w"
 
 
 class Model:
-    """In place of :class:`clip_queue.worker.inference.clip_model.Clip`: a text's vector is its length."""
+    """In place of :class:`clip_queue.worker.inference.clip_model.ClipModel`: a text's vector is its length."""
 
-    fingerprint, precision, crop, draft = "f", "fp32", None, 0
+    fingerprint, precision, preprocess, draft = "f", "fp32", None, 0
     info = SimpleNamespace(name=MODEL, source="none")
 
     def __init__(self, *_: object) -> None:
@@ -45,144 +49,353 @@ class Model:
 
 
 class Losing(Store):
-    """A store whose connection breaks after the next operation was carried out, and before its reply came."""
+    """A store whose connection breaks after the next operation was carried out, and before its reply came; or one that
+    is away."""
 
-    losing = False
+    losing = away = False
 
-    def run(self, op: Op[Any]) -> Any:
-        out = super().run(op)
+    def execute(self, op: Op[Any]) -> Any:
+        if self.away:
+            raise Unavailable("away")
+        out = super().execute(op)
         if self.losing:
             self.losing = False
             raise Unavailable("lost")
         return out
 
 
+@dataclass
+class Parts:
+    """An executor with what a test needs of its inside."""
+
+    store: Losing
+    model: Model
+    executor: JobExecutor
+
+    def accept(self, *texts: str, lane: Lane = Lane.INTERACTIVE, kind: Kind = Kind.EMBED_TEXT, to: str = MODEL) -> str:
+        job = Job(kind, to, len(texts), lane, ttl=60_000)
+        self.store.execute(ops.accept([ops.Submission(job, Inputs([*texts]), 1000)]))
+        return job.id
+
+    def look(self, job_id: str) -> Job:
+        return self.store.execute(ops.view(job_id)).job
+
+    def deliver(self, *job_ids: str, lane: Lane = Lane.INTERACTIVE) -> None:
+        self.executor.deliver(MODEL, lane, list(job_ids))
+
+    def in_thread(self, *job_ids: str, lane: Lane = Lane.INTERACTIVE) -> threading.Thread:
+        thread = threading.Thread(target=self.deliver, args=job_ids, kwargs={"lane": lane}, daemon=True)
+        thread.start()
+        return thread
+
+    def held(self) -> list[str]:
+        return sorted(job_id for job_id, _, _ in self.executor.leases.progress())
+
+
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr("clip_queue.worker.executor.executor.Clip", Model)
-    it = Engine(Settings(device="cpu"), "w")
-    it._store = Losing(fakeredis.FakeRedis())
-    it.start()
+def parts() -> Iterator[Parts]:
+    store, settings = Losing(fakeredis.FakeRedis()), Settings(device="cpu")
+    engine = InferenceEngine(settings, load_model=Model)  # type: ignore[arg-type]
+    executor = JobExecutor(engine, store, settings, WORKER)
+    engine.start()
+    it = Parts(store, engine.models[MODEL], executor)  # type: ignore[arg-type]
     yield it
-    model(it).gate.set()
-    it.stop()
+    it.model.gate.set()
+    executor.stop()
+    engine.stop()
 
 
-def model(engine: Engine) -> Model:
-    return engine.clips[MODEL]  # type: ignore[return-value]
+@dataclass
+class Handler:
+    """A handler that works until it is told to stop, or let go."""
+
+    job: Job
+    done: int = 0
+    failed: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+    finish: threading.Event = field(default_factory=threading.Event)
+
+    def abandon(self) -> None:
+        self.stopped.set()
+
+    def run(self) -> ops.Completion | None:
+        wait_for(lambda: self.stopped.is_set() or self.finish.is_set(), 10)
+        if self.stopped.is_set():
+            return None
+        return ops.Completion(self.job.id, State.SUCCEEDED, JobResult(), 7, 1)
 
 
-def accept(engine: Engine, *texts: str, lane: Lane = Lane.INTERACTIVE) -> str:
-    job = Job(Kind.EMBED_TEXT, MODEL, len(texts), lane, ttl=60_000)
-    engine._store.run(ops.accept([ops.Submission(job, Inputs([*texts]), 1000)]))
-    return job.id
+@pytest.fixture
+def handlers(parts: Parts) -> list[Handler]:
+    """The handlers that are begun, in order, of jobs of the kind ``embed_shard``."""
+    begun: list[Handler] = []
+
+    def factory(job: Job, inputs: Inputs, engine: InferenceEngine) -> Handler:
+        assert engine is parts.executor.engine
+        assert inputs.items == ["where"]
+        begun.append(Handler(job))
+        return begun[-1]
+
+    parts.executor.handlers = {Kind.EMBED_SHARD: factory}
+    return begun
 
 
-def look(engine: Engine, job_id: str) -> Job:
-    return engine._store.run(ops.view(job_id)).job
+def shard(parts: Parts) -> str:
+    return parts.accept("where", lane=Lane.BULK, kind=Kind.EMBED_SHARD)
 
 
-def test_jobs_whose_claim_was_not_heard_of_are_given_back(engine: Engine) -> None:
-    job = accept(engine, "a")
-    engine._store.losing = True  # type: ignore[attr-defined]
+def test_jobs_whose_claim_was_not_heard_of_are_given_back(parts: Parts) -> None:
+    job = parts.accept("a")
+    parts.store.losing = True
     with pytest.raises(Unavailable):
-        engine.deliver(MODEL, Lane.INTERACTIVE, [job])
-    assert look(engine, job).state is State.RUNNING, "ours, and no thread knows"
-    engine._store.run(ops.release(engine.held.orphans(), engine.id))
-    assert (look(engine, job).state, look(engine, job).attempts) == (State.QUEUED, 0)
-    engine.deliver(MODEL, Lane.INTERACTIVE, [job])
-    assert look(engine, job).state is State.SUCCEEDED
+        parts.deliver(job)
+    assert parts.look(job).state is State.RUNNING, "ours, and no thread knows"
+    parts.store.execute(ops.release(parts.executor.leases.to_release(), WORKER))
+    assert (parts.look(job).state, parts.look(job).attempts) == (State.QUEUED, 0)
+    parts.deliver(job)
+    assert parts.look(job).state is State.SUCCEEDED
 
 
-def test_jobs_that_wait_for_their_turn_in_a_delivery_are_in_its_heartbeats(engine: Engine) -> None:
-    model(engine).gate.clear()
-    first = accept(engine, *map(str, range(4 * 32 + 40)))  # more than the engine has room for
-    second = accept(engine, "second")
-    thread = threading.Thread(target=engine.deliver, args=(MODEL, Lane.INTERACTIVE, [first, second]))
-    thread.start()
-    wait_for(lambda: model(engine).batches, 5)
-    assert look(engine, second).state is State.RUNNING
-    assert sorted(job_id for job_id, _, _ in engine.held.progress()) == sorted([first, second])
-    model(engine).gate.set()
+def test_jobs_that_wait_for_their_turn_in_a_delivery_are_in_its_heartbeats(parts: Parts) -> None:
+    parts.model.gate.clear()
+    first = parts.accept(*map(str, range(4 * 32 + 40)))  # more than the engine has room for
+    second = parts.accept("second")
+    thread = parts.in_thread(first, second)
+    wait_for(lambda: parts.model.batches, 5)
+    assert parts.look(second).state is State.RUNNING
+    assert parts.held() == sorted([first, second])
+    parts.model.gate.set()
     thread.join(10)
-    assert engine.held.progress() == []
+    assert parts.held() == []
 
 
-def test_a_job_without_inputs_is_held_no_longer_than_it_takes_to_fail_it(engine: Engine) -> None:
-    job = accept(engine, "a")
-    engine._store.client.delete(f"cq:in:{job}")
-    engine.deliver(MODEL, Lane.INTERACTIVE, [job])
-    assert look(engine, job).state is State.FAILED
-    assert engine.held.progress() == []
+def test_a_job_without_inputs_is_held_no_longer_than_it_takes_to_fail_it(parts: Parts) -> None:
+    job = parts.accept("a")
+    parts.store.client.delete(f"cq:in:{job}")
+    parts.deliver(job)
+    assert parts.look(job).state is State.FAILED
+    assert parts.held() == []
 
 
-def test_an_ending_whose_reply_was_lost_is_told_again_and_counts_once(engine: Engine) -> None:
-    job = accept(engine, "a")
-    model(engine).gate.clear()
-    thread = threading.Thread(target=engine.deliver, args=(MODEL, Lane.INTERACTIVE, [job]))
-    thread.start()
-    wait_for(lambda: model(engine).batches, 5)
-    engine._store.losing = True  # type: ignore[attr-defined]
-    model(engine).gate.set()
+def test_an_ending_whose_reply_was_lost_is_told_again_and_counts_once(parts: Parts) -> None:
+    job = parts.accept("a")
+    parts.model.gate.clear()
+    thread = parts.in_thread(job)
+    wait_for(lambda: parts.model.batches, 5)
+    parts.store.losing = True
+    parts.model.gate.set()
     thread.join(10)
-    assert look(engine, job).state is State.SUCCEEDED
-    assert engine.held.progress() == []
+    assert parts.look(job).state is State.SUCCEEDED
+    assert parts.held() == []
 
 
-def test_a_text_that_a_tokenizer_chokes_on_fails_alone(engine: Engine) -> None:
-    good, bad, skipping = accept(engine, "a"), accept(engine, "a", "choke"), accept(engine, "b")
-    engine.deliver(MODEL, Lane.INTERACTIVE, [good, bad, skipping])
-    assert [look(engine, job).state for job in (good, bad, skipping)] == [
+def test_a_text_that_a_tokenizer_chokes_on_fails_alone(parts: Parts) -> None:
+    good, bad, skipping = parts.accept("a"), parts.accept("a", "choke"), parts.accept("b")
+    parts.deliver(good, bad, skipping)
+    assert [parts.look(job).state for job in (good, bad, skipping)] == [
         State.SUCCEEDED,
         State.FAILED,
         State.SUCCEEDED,
     ]
-    error = look(engine, bad).error
+    error = parts.look(bad).error
     assert error is not None
     assert (error["code"], error["index"]) == ("internal", 1)
-    assert engine.held.orphans() == []
+    assert parts.executor.leases.to_release() == []
 
 
-def test_jobs_on_their_last_attempt_run_one_at_a_time(engine: Engine) -> None:
-    suspects = [accept(engine, "x" * n) for n in (1, 2, 3)]
-    fresh = [accept(engine, "x" * n) for n in (4, 5, 6)]
+def test_jobs_on_their_last_attempt_run_one_at_a_time(parts: Parts) -> None:
+    suspects = [parts.accept("x" * n) for n in (1, 2, 3)]
+    fresh = [parts.accept("x" * n) for n in (4, 5, 6)]
     for job in suspects:
-        engine._store.client.hset(f"cq:job:{job}", "attempts", 2)
-    model(engine).gate.clear()
-    threads = [
-        threading.Thread(target=engine.deliver, args=(MODEL, Lane.INTERACTIVE, jobs))
-        for jobs in ([suspects[0], *fresh], suspects[1:])
-    ]
-    for thread in threads:
-        thread.start()
+        parts.store.client.hset(f"cq:job:{job}", "attempts", 2)
+    parts.model.gate.clear()
+    threads = [parts.in_thread(*jobs) for jobs in ([suspects[0], *fresh], suspects[1:])]
     most = 0
 
     def over() -> bool:
         nonlocal most
-        running = [job for job in suspects if look(engine, job).state is State.RUNNING]
+        running = [job for job in suspects if parts.look(job).state is State.RUNNING]
         most = max(most, len(running))
         if running:  # seen: now it may end
-            model(engine).gate.set()
-        return all(look(engine, job).state is State.SUCCEEDED for job in suspects + fresh)
+            parts.model.gate.set()
+        return all(parts.look(job).state is State.SUCCEEDED for job in suspects + fresh)
 
     wait_for(over, 20)
     for thread in threads:
         thread.join(5)
-    assert all(len(set(batch) & {1, 2, 3}) <= 1 for batch in model(engine).batches), model(engine).batches
+    assert all(len(set(batch) & {1, 2, 3}) <= 1 for batch in parts.model.batches), parts.model.batches
     assert most == 1
-    assert [look(engine, job).attempts for job in suspects] == [3, 3, 3]
+    assert [parts.look(job).attempts for job in suspects] == [3, 3, 3]
 
 
-def test_background_messages_beyond_the_slots_return_at_once_and_the_line_is_worked_off(engine: Engine) -> None:
-    jobs = [accept(engine, "x" * n, lane=Lane.BACKGROUND) for n in range(1, 200)]
-    model(engine).gate.clear()
-    slots = [threading.Thread(target=engine.deliver, args=(MODEL, Lane.BACKGROUND, jobs[:1])) for _ in range(2)]
-    for slot in slots:
-        slot.start()
-    free = engine._slots[Lane.BACKGROUND]
-    wait_for(lambda: not free.acquire(blocking=False) or free.release(), 5)
-    engine.deliver(MODEL, Lane.BACKGROUND, jobs[-1:])  # a third message: does not wait for the gate
-    model(engine).gate.set()
-    for slot in slots:
-        slot.join(20)
-    assert {look(engine, job).state for job in jobs} == {State.SUCCEEDED}
+def test_background_messages_beyond_the_concurrency_return_at_once_and_the_line_is_worked_off(parts: Parts) -> None:
+    parts.executor = JobExecutor(parts.executor.engine, parts.store, Settings(), WORKER, concurrency=1)
+    jobs = [parts.accept("x" * n, lane=Lane.BACKGROUND) for n in range(1, 200)]
+    parts.model.gate.clear()
+    thread = parts.in_thread(jobs[0], lane=Lane.BACKGROUND)
+    wait_for(lambda: parts.model.batches, 10)
+    parts.deliver(jobs[-1], lane=Lane.BACKGROUND)  # a second message: does not wait for the gate
+    assert thread.is_alive()
+    parts.model.gate.set()
+    thread.join(20)
+    assert {parts.look(job).state for job in jobs} == {State.SUCCEEDED}
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [(MODEL, "The job's inputs are gone."), ("another", "This worker does not serve the job's model.")],
+)
+def test_a_job_that_cannot_be_begun_fails_and_says_why(parts: Parts, to: str, message: str) -> None:
+    job = parts.accept("a", to=to)
+    if to == MODEL:
+        parts.store.client.delete(f"cq:in:{job}")
+    parts.deliver(job)
+    failed = parts.look(job)
+    assert failed.error is not None
+    assert (failed.state, failed.error["message"]) == (State.FAILED, message)
+
+
+def test_a_revoked_job_is_abandoned_and_neither_completed_nor_given_back(parts: Parts) -> None:
+    parts.model.gate.clear()
+    job, other = parts.accept("a"), parts.accept("b")
+    threads = [parts.in_thread(job), parts.in_thread(other)]
+    wait_for(lambda: parts.held() == sorted([job, other]), 5)
+    parts.store.execute(ops.cancel(job, ""))
+    parts.executor.leases.revoke([job, "never heard of"])
+    assert parts.held() == [other]
+    threads[0].join(5)
+    parts.model.gate.set()
+    threads[1].join(5)
+    assert (parts.look(job).state, parts.look(other).state) == (State.CANCELLED, State.SUCCEEDED)
+    assert parts.executor.leases.to_release() == []
+
+
+def test_a_job_revoked_before_its_turn_is_not_begun(parts: Parts) -> None:
+    parts.model.gate.clear()
+    first = parts.accept(*map(str, range(4 * 32 + 40)))
+    second = parts.accept("the second, of a length that no other has")
+    thread = parts.in_thread(first, second)
+    wait_for(lambda: len(parts.held()) == 2, 5)
+    parts.executor.leases.revoke([second])
+    parts.model.gate.set()
+    thread.join(10)
+    assert parts.look(first).state is State.SUCCEEDED
+    assert parts.look(second).state is State.RUNNING, "the store has not been told anything"
+    assert len("the second, of a length that no other has") not in {n for batch in parts.model.batches for n in batch}
+
+
+def test_a_worker_that_ends_gives_back_what_it_holds(parts: Parts) -> None:
+    parts.model.gate.clear()
+    job = parts.accept("a", "b")
+    thread = parts.in_thread(job)
+    wait_for(lambda: parts.model.batches, 5)
+    parts.executor.leases.give_back_all()
+    assert (parts.held(), parts.executor.leases.to_release()) == ([], [job])
+    parts.model.gate.set()
+    thread.join(5)
+    assert parts.look(job).state is State.RUNNING, "its results were not told"
+    parts.store.execute(ops.release(parts.executor.leases.to_release(), WORKER))
+    parts.executor.leases.released([job])
+    assert (parts.look(job).state, parts.executor.leases.to_release()) == (State.QUEUED, [])
+
+
+def test_a_job_that_comes_back_to_its_worker_is_held_by_its_new_lease(parts: Parts) -> None:
+    """Its first lease was lost while this worker was paused; the end of that does not touch the second."""
+    parts.model.gate.clear()
+    job = parts.accept("a")
+    first = parts.in_thread(job)
+    wait_for(lambda: parts.model.batches, 5)
+    parts.store.execute(ops.release([job], WORKER))  # as a reconciler that took this worker for dead
+    parts.executor.leases.revoke([job])
+    second = parts.in_thread(job)
+    wait_for(lambda: parts.held() == [job], 5)
+    first.join(5)
+    assert (parts.held(), parts.executor.leases.to_release()) == ([job], [])
+    parts.model.gate.set()
+    second.join(5)
+    assert parts.look(job).state is State.SUCCEEDED
+
+
+def test_completed_jobs_wait_for_a_store_that_is_away(parts: Parts) -> None:
+    parts.model.gate.clear()
+    job = parts.accept("a")
+    thread = parts.in_thread(job)
+    wait_for(lambda: parts.model.batches, 5)
+    parts.store.away = True
+    parts.model.gate.set()
+    thread.join(1.5)
+    assert thread.is_alive(), "what is computed is not computed twice"
+    parts.store.away = False
+    thread.join(5)
+    assert parts.look(job).state is State.SUCCEEDED
+
+
+# Handlers
+
+
+def test_a_handler_does_its_job_and_says_how_it_ends(parts: Parts, handlers: list[Handler]) -> None:
+    job = shard(parts)
+    thread = parts.in_thread(job, lane=Lane.BULK)
+    wait_for(lambda: handlers, 5)
+    handlers[0].done = 3
+    assert parts.executor.leases.progress() == [(job, 3, 0)]
+    handlers[0].finish.set()
+    thread.join(5)
+    ended = parts.look(job)
+    assert (ended.state, ended.done, ended.failed, parts.held()) == (State.SUCCEEDED, 7, 1, [])
+
+
+def test_a_worker_that_drains_has_its_handlers_stop_and_gives_their_jobs_back(
+    parts: Parts, handlers: list[Handler]
+) -> None:
+    job, waiting = shard(parts), shard(parts)
+    thread = parts.in_thread(job, lane=Lane.BULK)
+    wait_for(lambda: handlers, 5)
+    parts.executor.draining.set()
+    parts.executor.abandon_handlers()
+    thread.join(5)
+    assert (parts.executor.leases.to_release(), len(handlers)) == ([job], 1)
+    assert parts.look(waiting).state is State.QUEUED
+
+
+def test_draining_leaves_requests_time_to_finish(parts: Parts) -> None:
+    parts.model.gate.clear()
+    job = parts.accept("a")
+    thread = parts.in_thread(job)
+    wait_for(lambda: parts.model.batches, 5)
+    parts.executor.draining.set()
+    parts.executor.abandon_handlers()
+    parts.model.gate.set()
+    thread.join(5)
+    assert parts.look(job).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_job_without_a_handler_or_inputs_fails_and_says_what_to_install(
+    parts: Parts, handlers: list[Handler], gone: bool
+) -> None:
+    job = shard(parts)
+    if gone:
+        parts.store.client.delete(f"cq:in:{job}")
+    else:
+        parts.executor.handlers = {}
+    parts.deliver(job, lane=Lane.BULK)
+    error = parts.look(job).error
+    assert error is not None
+    assert error["message"] == "This worker cannot do embed_shard: pip install 'clip-queue[serve]' there."
+    assert not handlers
+
+
+def test_a_handler_on_its_last_attempt_runs_alone(parts: Parts, handlers: list[Handler]) -> None:
+    jobs = [shard(parts) for _ in range(2)]
+    for job in jobs:
+        parts.store.client.hset(f"cq:job:{job}", "attempts", 2)
+    threads = [parts.in_thread(job, lane=Lane.BULK) for job in jobs]
+    wait_for(lambda: handlers, 5)
+    handlers[0].finish.set()
+    wait_for(lambda: len(handlers) == 2, 5)
+    assert sum(parts.look(job).state is State.RUNNING for job in jobs) == 1
+    handlers[1].finish.set()
+    for thread in threads:
+        thread.join(5)
+    assert {parts.look(job).state for job in jobs} == {State.SUCCEEDED}

@@ -13,7 +13,7 @@ from PIL import Image
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference import preprocess
-from clip_queue.worker.inference.clip_model import Clip
+from clip_queue.worker.inference.clip_model import ClipModel
 
 SQUARE = PreprocessCfg(size=64)
 SHAPES = [(64, 64), (640, 480), (480, 640), (65, 64), (3, 2), (1, 1), (40, 900), (1000, 12), (2000, 1500), (63, 63)]
@@ -73,7 +73,7 @@ def test_fast_is_a_level_off_and_seldom(config: PreprocessCfg, shape: tuple[int,
 def test_what_torch_has_no_equal_of_is_done_exactly() -> None:
     padded = replace(SQUARE, resize_mode="longest")
     assert preprocess.fast(padded) is None
-    assert preprocess.pick(padded, "fast", "bf16")[1] == "exact"
+    assert preprocess.choose(padded, "fast", "bf16")[1] == "exact"
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_what_torch_has_no_equal_of_is_done_exactly() -> None:
     ],
 )
 def test_auto_is_exact_where_the_weights_are(resize: str, precision: str, picked: str) -> None:
-    assert preprocess.pick(SQUARE, resize, precision)[1] == picked
+    assert preprocess.choose(SQUARE, resize, precision)[1] == picked
 
 
 def test_vectors_of_another_resizing_have_another_fingerprint_and_hardly_differ() -> None:
     exact, fast = (
-        Clip(parse_model("emoji-mini"), Settings(precision="fp32", resize=resize)) for resize in ("exact", "fast")
+        ClipModel(parse_model("emoji-mini"), Settings(precision="fp32", resize=resize)) for resize in ("exact", "fast")
     )
     assert exact.fingerprint != fast.fingerprint
     image = noise(640, 480).resize((64, 48)).resize((640, 480))  # of some structure
-    a, b = (clip.embed_images([clip.crop(image)]).result()[0] for clip in (exact, fast))
+    a, b = (clip.embed_images([clip.preprocess(image)]).result()[0] for clip in (exact, fast))
     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999

@@ -16,7 +16,7 @@ from clip_queue.shared.errors import TextTooLong
 from clip_queue.shared.models import CATALOGUE, parse_model
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference import text as text_module
-from clip_queue.worker.inference.clip_model import Clip, load
+from clip_queue.worker.inference.clip_model import ClipModel, load
 from clip_queue.worker.inference.text import TextTower, Tokenizer
 from tests.checkpoints import tiny_checkpoint
 
@@ -30,7 +30,7 @@ def off(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def check_against_open_clip(clip: Clip, source: str, texts: list[str], within: float = 1e-5) -> None:
+def check_against_open_clip(clip: ClipModel, source: str, texts: list[str], within: float = 1e-5) -> None:
     """Alone and in one batch, features are those of ``encode_text`` at full length."""
     model, name = load(parse_model(f"m={source}") if "=" not in source else parse_model(source), None)
     tokens = open_clip.get_tokenizer(name)(texts, context_length=clip.tokenizer.context_length)
@@ -43,11 +43,11 @@ def check_against_open_clip(clip: Clip, source: str, texts: list[str], within: f
 
 
 @pytest.fixture(scope="module")
-def emoji() -> Clip:
-    return Clip(CATALOGUE["emoji-mini"], FP32)
+def emoji() -> ClipModel:
+    return ClipModel(CATALOGUE["emoji-mini"], FP32)
 
 
-def test_emoji_minis_trimmed_tower_is_exact(emoji: Clip) -> None:
+def test_emoji_minis_trimmed_tower_is_exact(emoji: ClipModel) -> None:
     assert emoji._text.trims
     source = f"local-dir:{Path(text_module.__file__).parent.parent / 'checkpoints' / 'emoji-mini'}"
     check_against_open_clip(emoji, source, TEXTS)
@@ -55,7 +55,7 @@ def test_emoji_minis_trimmed_tower_is_exact(emoji: Clip) -> None:
 
 @pytest.mark.slow
 def test_vit_b_32s_trimmed_tower_is_exact() -> None:
-    clip = Clip(parse_model("m=ViT-B-32/random"), FP32)
+    clip = ClipModel(parse_model("m=ViT-B-32/random"), FP32)
     assert clip._text.trims
     assert clip.tokenizer.context_length == 77
     check_against_open_clip(clip, "ViT-B-32/random", TEXTS[:4])
@@ -75,7 +75,7 @@ TOWERS: dict[str, tuple[dict[str, Any], bool]] = {
 def test_a_tower_is_trimmed_only_where_that_changes_nothing(tmp_path: Path, name: str) -> None:
     options, trims = TOWERS[name]
     source = f"local-dir:{tiny_checkpoint(tmp_path / 'tiny', **options)}"
-    clip = Clip(parse_model(f"tiny={source}"), FP32)
+    clip = ClipModel(parse_model(f"tiny={source}"), FP32)
     assert clip._text.trims is trims
     assert (clip._text.length(3, 16), clip._text.length(16, 16)) == ((3, 16) if trims else (16, 16))
     check_against_open_clip(clip, source, TEXTS)
@@ -100,20 +100,21 @@ def test_models_of_the_same_weights_but_another_way_to_use_them_have_other_finge
     custom: dict[str, Any] = {"custom_text": True}
     options = [custom, {**custom, "quick_gelu": True}, TOWERS["no causal mask"][0]]
     clips = [
-        Clip(parse_model(f"m=local-dir:{tiny_checkpoint(tmp_path / str(n), **o)}"), FP32) for n, o in enumerate(options)
+        ClipModel(parse_model(f"m=local-dir:{tiny_checkpoint(tmp_path / str(n), **o)}"), FP32)
+        for n, o in enumerate(options)
     ]
     assert len({clip.fingerprint for clip in clips}) == 3
 
 
 def test_a_checkpoint_has_one_fingerprint_wherever_it_lies_and_another_at_another_precision(tmp_path: Path) -> None:
     here, there = (parse_model(f"m=local-dir:{tiny_checkpoint(tmp_path / d)}") for d in "ab")
-    bf16 = Clip(here, Settings(device="cpu", precision="bf16"))
-    assert Clip(here, FP32).fingerprint == Clip(there, FP32).fingerprint != bf16.fingerprint
+    bf16 = ClipModel(here, Settings(device="cpu", precision="bf16"))
+    assert ClipModel(here, FP32).fingerprint == ClipModel(there, FP32).fingerprint != bf16.fingerprint
 
 
 def test_at_bf16_features_point_the_same_way() -> None:
     """The figure for bf16: a cosine with fp32 above 0.9995, for pictures and texts."""
-    clips = [Clip(CATALOGUE["emoji-mini"], Settings(device="cpu", precision=p)) for p in ("fp32", "bf16")]
+    clips = [ClipModel(CATALOGUE["emoji-mini"], Settings(device="cpu", precision=p)) for p in ("fp32", "bf16")]
     pixels = list(np.random.default_rng(0).integers(0, 255, (4, *clips[0].image_size, 3), dtype=np.uint8))
     texts = [c.embed_texts([c.tokenizer(t) for t in TEXTS]).result() for c in clips]
     images = [c.embed_images(pixels).result() for c in clips]
@@ -126,7 +127,7 @@ def test_at_bf16_features_point_the_same_way() -> None:
 # The tokenizer
 
 
-def test_tokens_are_those_of_open_clip_without_padding(emoji: Clip) -> None:
+def test_tokens_are_those_of_open_clip_without_padding(emoji: ClipModel) -> None:
     reference = open_clip.get_tokenizer("ViT-B-32")
     for text in [*TEXTS, "CAPITALS and &amp; entities", "  spaces\n\tand more  "]:
         expected = reference([text], context_length=32)[0].numpy()
@@ -136,7 +137,9 @@ def test_tokens_are_those_of_open_clip_without_padding(emoji: Clip) -> None:
 
 
 @pytest.mark.parametrize(("words", "fits"), [(30, True), (31, False), (500, False)])
-def test_a_text_that_fills_the_context_fits_and_one_token_more_does_not(emoji: Clip, words: int, fits: bool) -> None:
+def test_a_text_that_fills_the_context_fits_and_one_token_more_does_not(
+    emoji: ClipModel, words: int, fits: bool
+) -> None:
     text = "word " * words
     if fits:
         assert len(emoji.tokenizer(text)) == 32

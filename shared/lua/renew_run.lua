@@ -1,4 +1,5 @@
--- A bulk run's leader: renews its lease and writes its progress; makes the record at first. Returns the run's state.
+-- For the leader of a bulk run: renew its lease and write the run's progress. Creates the record at the first call.
+-- Returns the state of the run.
 local id, leader, lease, model, owner, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local kind, lane, total, done, failed, progress = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local k = job(id)
@@ -13,7 +14,7 @@ if not state then
 end
 if state ~= 'running' then return state end
 redis.call('SET', 'cq:worker:' .. leader, '', 'PX', lease)
--- What a run counts is no load: only its shards wait for anybody.
+-- The rows of a run are not counted as load: only its shards wait for a worker.
 redis.call('HSET', k, 'rows', total, 'done', done, 'failed', failed, 'progress', progress)
 tell_watchers(id)
 return state

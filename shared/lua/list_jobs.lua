@@ -1,5 +1,5 @@
--- A page of an owner's jobs, newest first, from below a cursor: {next cursor or '', record, record, …}.
--- A cursor is CREATED:ID, so that it keeps its place when the job it names has expired.
+-- A page of an owner's jobs, newest first, after a cursor: {next cursor or '', record, record, …}.
+-- A cursor is CREATED:ID, so it is still valid when the job of this id has expired.
 local owner, state, limit, cursor = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local key = 'cq:jobs:' .. owner
 local start = 0

@@ -1,5 +1,5 @@
--- Undo an acceptance that could not be enqueued. A job that a worker holds, or that a repeated submission was answered
--- with, is left to end.
+-- Remove a job that could not be put in the queue. A job that a worker holds, or that a repeated submission got as its
+-- reply, is kept.
 local id = ARGV[1]
 local f = redis.call('HMGET', job(id), 'state', 'model', 'lane', 'total', 'owner', 'promised', 'idem')
 if f[1] ~= 'queued' or f[6] then return 0 end

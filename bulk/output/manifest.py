@@ -1,0 +1,96 @@
+"""The manifest of an output: what was planned, by which versions, and what came of it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+
+from clip_queue.bulk.output.layout import MANIFEST, Output
+from clip_queue.shared.fields import known_fields
+from clip_queue.shared.models import ModelInfo
+from clip_queue.sources.source import Source, SourceError
+
+VERSION = 1  # of the layout
+PACKAGES = ("clip-queue", "open-clip-torch", "torch", "pillow", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What decides the bytes of the output beside source and model. ``batch_size`` does: how rows share a forward
+    pass shows in a vector's last digits."""
+
+    shard_size: int = 10_000
+    batch_size: int = 8
+    dtype: str = "float16"  # of the stored vectors
+    normalize: bool = True
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run as it was planned; ``rows`` is None where only reading tells."""
+
+    id: str
+    source: Source
+    model: ModelInfo
+    options: PlanOptions
+    shards: int
+    rows: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> RunPlan:
+        parts = {
+            "source": Source.from_json(raw["source"]),
+            "model": ModelInfo.from_json(raw["model"]),
+            "options": PlanOptions(**known_fields(PlanOptions, raw["options"])),
+        }
+        return cls(**{**known_fields(cls, raw), **parts})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``result`` is None until the run has finished."""
+
+    plan: RunPlan
+    result: dict[str, Any] | None = None
+
+
+def load(output: Output) -> Manifest | None:
+    """An output's manifest; None: nothing was planned there.
+
+    Raises:
+        SourceError: the manifest cannot be understood.
+    """
+    data = output.read(MANIFEST)
+    if data is None:
+        return None
+    try:
+        raw = orjson.loads(data)
+        if raw["version"] != VERSION:
+            raise ValueError(f"version {raw['version']}")
+        return Manifest(RunPlan.from_json(raw["plan"]), raw["result"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{output.path(MANIFEST)} cannot be understood ({error}): choose another output") from error
+
+
+def save(output: Output, plan: RunPlan, result: dict[str, Any] | None = None) -> None:
+    """Write the manifest, replacing what is there."""
+    value = {"version": VERSION, "plan": plan.to_json(), "versions": versions(), "result": result}
+    output.write(MANIFEST, orjson.dumps(value, option=orjson.OPT_INDENT_2))
+
+
+def versions() -> dict[str, str]:
+    """The versions of what makes the bytes; torch is missing where only the workers have it."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except ModuleNotFoundError:
+            continue
+    return found

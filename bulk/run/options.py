@@ -1,0 +1,64 @@
+"""The options of a run: each once, with its type, its limits and its help text.
+
+:func:`clip_queue.embed` and :func:`clip_queue.dry_run` take the options as keywords, ``clip-queue embed`` as flags.
+This module needs no package of an extra, so that the command can show its help without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict, get_args, get_type_hints
+
+from clip_queue.sources import registry
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a run. ``flags``: the two flags of a switch; ``least`` and ``most`` bound a number."""
+
+    help: str
+    flags: str = ""
+    least: int | None = None
+    most: int | None = None
+    choices: tuple[str, ...] = ()
+
+
+class EmbedOptions(TypedDict, total=False):
+    """The options of a run; None, as leaving one out: the default, or what the run that is resumed has."""
+
+    format: Annotated[str | None, Option(f"{registry.listed()}; unset: from what the source holds.")]
+    model: Annotated[str | None, Option("Model, NAME or NAME=SOURCE; unset: CLIP_QUEUE_MODELS' first.")]
+    image_column: Annotated[str | None, Option("Column of a table with images, paths or URLs; unset: by name.")]
+    text_column: Annotated[str | None, Option("Column of a table with texts; unset: by name.")]
+    images: Annotated[bool | None, Option("Embed images; unset: if there are any.", flags="--images/--no-images")]
+    texts: Annotated[bool | None, Option("Embed texts; unset: if there are any.", flags="--texts/--no-texts")]
+    shard_size: Annotated[
+        int | None,
+        Option(
+            "Rows an output file; unset: 10000, or less where that would make fewer than 16 files. A tar is always a "
+            "file of its own.",
+            least=1,
+            most=10_000_000,
+        ),
+    ]
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "Rows a forward pass; unset: 256 on a GPU, 32 on a CPU, 8 on one whose workers may have requests.",
+            least=1,
+            most=4096,
+        ),
+    ]
+    dtype: Annotated[
+        str | None,
+        Option("Of the stored vectors, float16 or float32. [default: float16]", choices=("float16", "float32")),
+    ]
+    normalize: Annotated[
+        bool | None, Option("Vectors of length 1, or raw. [default: normalize]", flags="--normalize/--raw")
+    ]
+
+
+def options() -> dict[str, tuple[Any, Option]]:
+    """Each option's type and description, by name."""
+    hints = get_type_hints(EmbedOptions, include_extras=True)
+    return {name: (get_args(hint)[0], get_args(hint)[1]) for name, hint in hints.items()}

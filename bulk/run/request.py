@@ -1,0 +1,67 @@
+"""What is asked of a run: a source, and the options that were given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clip_queue.bulk.output.manifest import PlanOptions
+from clip_queue.bulk.run.options import EmbedOptions, options
+from clip_queue.shared.errors import BadInput
+from clip_queue.sources import registry, storage
+from clip_queue.sources.detect import detect
+from clip_queue.sources.source import Source, SourceError
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """A source as far as the caller knows it, and the options that the caller gave."""
+
+    source: Source
+    given: EmbedOptions
+
+    @classmethod
+    def of(cls, url: str, given: EmbedOptions) -> EmbedRequest:
+        """Check what was given, and find the source's format where it was not.
+
+        Raises:
+            SourceError: the format is not known, or cannot be told.
+            BadInput: an option is not one of its choices, or out of its bounds.
+        """
+        for name, value in given.items():
+            _check(name, value)
+        format = given.get("format")
+        if format is not None and format not in registry.FORMATS:
+            raise SourceError(f"format {format!r} is not known: use one of {', '.join(registry.FORMATS)}")
+        source = Source(
+            storage.absolute(url),
+            format or detect(url),
+            given.get("image_column"),
+            given.get("text_column"),
+            given.get("images"),
+            given.get("texts"),
+        )
+        return cls(source, given)
+
+    @property
+    def shard_size(self) -> int | None:
+        return self.given.get("shard_size")
+
+    def plan_options(self, default: PlanOptions) -> PlanOptions:
+        """``default`` with what was given."""
+        given: dict[str, Any] = dict(self.given)
+        names = PlanOptions.__dataclass_fields__
+        return replace(default, **{name: given[name] for name in names if given.get(name) is not None})
+
+
+def _check(name: str, value: Any) -> None:
+    known = options()
+    if name not in known:
+        raise TypeError(f"embed() has no option {name!r}")
+    option = known[name][1]
+    if value is None:
+        return
+    if option.choices and value not in option.choices:
+        raise BadInput(f"{name} {value!r} is not known: use {' or '.join(option.choices)}")
+    if option.least is not None and option.most is not None and not option.least <= value <= option.most:
+        raise BadInput(f"{name} is {value}: use {option.least} to {option.most}")

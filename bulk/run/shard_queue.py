@@ -1,0 +1,110 @@
+"""A plan's shards as jobs: put in the queue, looked at, cancelled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import TypeVar
+
+from celery import Celery
+
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import RunPlan
+from clip_queue.bulk.output.shard_reference import ShardReference
+from clip_queue.shared import ops
+from clip_queue.shared.broker import TASK, queue_name
+from clip_queue.shared.errors import ClipError, Unavailable, UnknownJob
+from clip_queue.shared.job import FINAL, Job, Kind
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Op, Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+NO_LIMIT = 2**53  # a run's window is its own limit
+
+
+class ShardQueue:
+    """The queue as a run sees it. It owns ``store`` and ``sender`` and closes them.
+
+    ``wait`` is called between attempts while the store is away; it may raise.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        output: Output,
+        plan: RunPlan,
+        store: Store,
+        sender: Celery,
+        *,
+        owner: str,
+        wait: Callable[[], None],
+    ) -> None:
+        self._output, self._plan = output, plan
+        self._store, self._sender = store, sender
+        self._owner, self._wait = owner, wait
+        self._ttl = int(settings.sync_ttl * 1000)
+
+    def submit(self, shard: int, rows: int) -> str:
+        """Put a shard in the queue, or find it there; the id of its job. Waits for a store that is away."""
+        job = Job(
+            kind=Kind.EMBED_SHARD,
+            model=self._plan.model.name,
+            total=rows,
+            lane=Lane.BULK,
+            owner=self._owner,
+            ttl=self._ttl,
+        )
+        inputs = ShardReference(self._output.url, self._plan.id, shard).to_inputs()
+        for turn in count():
+            # By this key two commands, or one that was killed and is back, share a job instead of doing it twice; a job
+            # that has ended is of no use any more.
+            key = f"{self._plan.id}:{shard}:{turn}"
+            submission = ops.Submission(job, inputs, limit=NO_LIMIT, idempotency=key, digest=key)
+            accepted = self._until_available(ops.accept([submission]))[0]
+            if isinstance(accepted, ClipError):
+                raise accepted
+            view, _ = self._until_available(ops.outcome(accepted.job_id))
+            if view and view.job.state not in FINAL:
+                self._publish(accepted.job_id)
+                return accepted.job_id
+        raise AssertionError  # count() does not end
+
+    def job(self, job_id: str) -> Job | None:
+        """A shard's job; None: the store has lost it. Raises :class:`Unavailable`."""
+        view, _ = self._store.execute(ops.outcome(job_id))
+        return view.job if view else None
+
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """Cancel jobs: a worker stops within a second or two, and what is queued is not begun."""
+        for job_id in job_ids:
+            try:
+                self._store.execute(ops.cancel(job_id, self._owner))
+            except UnknownJob:
+                continue
+            except Unavailable:  # each further one would take as long to give the same error
+                log.info("the store is away: its workers do the submitted shards to the end")
+                return
+
+    def close(self) -> None:
+        self._store.close()
+        self._sender.close()
+
+    def _until_available(self, op: Op[T]) -> T:
+        while True:
+            try:
+                return self._store.execute(op)
+            except Unavailable:
+                self._wait()
+
+    def _publish(self, job_id: str) -> None:
+        model = self._plan.model.name
+        try:
+            message = (model, Lane.BULK, [job_id])
+            self._sender.send_task(TASK, message, queue=queue_name(model, Lane.BULK), retry=False)
+        except Exception as error:  # whatever the broker's client raises; the reconciler sends it again
+            log.info("a shard could not be published: %s", type(error).__name__)

@@ -1,0 +1,187 @@
+"""The formats of sources: one entry for each, and how a source is planned and read by its format.
+
+To add a format: write its module (see :mod:`clip_queue.sources.source`) and add its entry to :data:`FORMATS`. A
+format's module is imported when it is used: its packages belong to an extra, and this module needs none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from clip_queue.shared.settings import Settings
+from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+
+PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip")  # suffixes of compressed files
+IMAGE_FOLDER = "folder"  # the format of a folder that holds nothing known
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """A format of sources.
+
+    Attributes:
+        name: what the user and the manifest call it.
+        module: the module that plans and reads it, imported when it is used.
+        words: what such a source is, for help texts.
+        suffixes: how the names of its files end, in small letters.
+        compressed: how the names of its compressed files end. The module refuses them and says what to do.
+        rank: a folder that holds files of several formats is of the format with the lowest rank.
+        decisive: whether one such file decides what its folder is. Files that are not decisive may lie beside others
+            (README.txt), so they count only where the folder and those below it hold no decisive file.
+        sidecar: a file NAME + ``sidecar`` beside a folder NAME describes that folder and is no file of this format.
+    """
+
+    name: str
+    module: str
+    words: str
+    suffixes: tuple[str, ...]
+    compressed: tuple[str, ...] = ()
+    rank: int = 0
+    decisive: bool = True
+    sidecar: str = ""
+
+
+def _packed(*suffixes: str) -> tuple[str, ...]:
+    return tuple(suffix + packed for suffix in suffixes for packed in PACKED)
+
+
+FORMATS: dict[str, FormatSpec] = {
+    spec.name: spec
+    for spec in (
+        FormatSpec(
+            name=IMAGE_FOLDER,
+            module="clip_queue.sources.formats.folder",
+            words="folder of images",
+            suffixes=(
+                *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
+                *(".tif", ".tiff", ".avif", ".ppm", ".jp2"),
+            ),
+            rank=3,
+        ),
+        FormatSpec(
+            name="webdataset",
+            module="clip_queue.sources.formats.webdataset",
+            words="tars",
+            suffixes=(".tar",),
+            compressed=(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+            rank=1,  # img2dataset writes a parquet beside each tar
+        ),
+        FormatSpec(
+            name="parquet",
+            module="clip_queue.sources.formats.parquet",
+            words="parquet",
+            suffixes=(".parquet", ".pq", ".parq"),
+            rank=2,
+            sidecar=".parquet",  # img2dataset, told to write files, reports on each folder of images in such a file
+        ),
+        FormatSpec(
+            name="text",
+            module="clip_queue.sources.formats.text",
+            words=".txt",
+            suffixes=(".txt", ".text"),
+            compressed=_packed(".txt", ".text"),
+            rank=6,
+            decisive=False,
+        ),
+        FormatSpec(
+            name="csv",
+            module="clip_queue.sources.formats.csv",
+            words=".csv",
+            suffixes=(".csv", ".tsv"),
+            compressed=_packed(".csv", ".tsv"),
+            rank=5,
+            decisive=False,
+        ),
+        FormatSpec(
+            name="jsonl",
+            module="clip_queue.sources.formats.jsonl",
+            words=".jsonl",
+            suffixes=(".jsonl", ".ndjson"),
+            compressed=_packed(".jsonl", ".ndjson"),
+            rank=4,
+            decisive=False,
+        ),
+    )
+}
+
+
+class FormatModule(Protocol):
+    """What a format's module offers; :mod:`clip_queue.sources.source` describes it."""
+
+    def plan_shards(self, source: Source, shard_size: int, settings: Settings) -> Planned: ...
+
+    def read(self, source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]: ...
+
+    def find_image(self, source: Source, image_path: str, settings: Settings) -> bytes: ...
+
+
+def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
+    """The source completed, and its shards of ``shard_size`` rows (tars: a shard each).
+
+    Raises:
+        SourceError: the source does not exist, cannot be read, or holds nothing to embed. The iterator of shards
+            raises it as well.
+    """
+    return _module(source).plan_shards(source, shard_size, settings)
+
+
+def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
+    """The rows of a shard, in order.
+
+    Raises:
+        SourceError: the source is not the one that was planned, or its store is away.
+        OSError: the shard cannot be read at all.
+    """
+    return _module(source).read(source, pieces, settings)
+
+
+def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+    """The encoded image of the row that has this ``image_path``, at most ``max_image_bytes`` + 1 bytes of it.
+
+    Raises:
+        ClipError: there is no such image, or it cannot be read.
+        OSError: it cannot be read.
+    """
+    try:
+        return _module(source).find_image(source, image_path, settings)
+    except OSError as error:
+        if type(error) is not OSError or error.errno is not None:
+            raise
+        from clip_queue.sources.storage import reason  # needs fsspec, which the format's module has loaded by now
+
+        raise OSError(f"{image_path} cannot be read: {reason(error)}") from error
+
+
+def names() -> tuple[str, ...]:
+    """The names of all formats."""
+    return tuple(FORMATS)
+
+
+def listed() -> str:
+    """The names of all formats as a phrase, for help texts."""
+    return _phrase(names())
+
+
+def described() -> str:
+    """What a source can be, as a phrase, for help texts."""
+    return _phrase(tuple(spec.words for spec in FORMATS.values()))
+
+
+def sought() -> str:
+    """The files that a source is recognised by, as a phrase, for messages."""
+    files = tuple(spec.suffixes[0] for spec in FORMATS.values() if spec.name != IMAGE_FOLDER)
+    return f"a {FORMATS[IMAGE_FOLDER].words}, or {_phrase(files)} files"
+
+
+def _phrase(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _module(source: Source) -> FormatModule:
+    spec = FORMATS.get(source.format)
+    if spec is None:
+        raise SourceError(f"format {source.format!r} is not known: use one of {', '.join(FORMATS)}")
+    return cast(FormatModule, importlib.import_module(spec.module))

@@ -1,0 +1,184 @@
+"""The publisher: which jobs go in one message, and what happens when the store or the broker fails."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fakeredis
+import pytest
+
+from clip_queue.api.publisher import CoalescingPublisher
+from clip_queue.shared import ops
+from clip_queue.shared.errors import ClipError, QueueFull, Unavailable
+from clip_queue.shared.job import Inputs, Job, Kind
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.store import AsyncStore
+
+from .service import Broker, until
+
+MODEL = "m"
+
+
+class SlowBroker(Broker):
+    """Sends nothing before ``free`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+
+    def send_task(self, name: str, args: tuple[str, str, list[str]], **options: Any) -> None:
+        assert self.free.wait(10)
+        super().send_task(name, args, **options)
+
+
+@dataclass
+class Parts:
+    server: fakeredis.FakeServer
+    store: AsyncStore
+    broker: SlowBroker
+
+    def publisher(self, **options: int) -> CoalescingPublisher:
+        return CoalescingPublisher(self.store, self.broker, **options)
+
+    async def keys(self) -> list[Any]:
+        return list(await self.store.client.keys("cq:job:*"))
+
+
+@pytest.fixture
+async def parts() -> AsyncIterator[Parts]:
+    server = fakeredis.FakeServer()
+    it = Parts(server, AsyncStore(fakeredis.FakeAsyncRedis(server=server)), SlowBroker())
+    yield it
+    it.broker.free.set()
+    await it.store.close()
+
+
+def submission(
+    lane: Lane = Lane.INTERACTIVE, limit: int = 1000, items: Sequence[bytes | str] = ("x",)
+) -> ops.Submission:
+    return ops.Submission(Job(Kind.EMBED_TEXT, MODEL, len(items), lane, ttl=60_000), Inputs(list(items)), limit)
+
+
+def submit(publisher: CoalescingPublisher, count: int, **more: Any) -> list[asyncio.Task[ops.Accepted]]:
+    return [asyncio.create_task(publisher.submit(submission(**more))) for _ in range(count)]
+
+
+async def errors(tasks: Sequence[asyncio.Task[ops.Accepted]]) -> list[str]:
+    """The messages of the tasks' errors."""
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, ClipError) for result in results), results
+    return [str(result) for result in results]
+
+
+async def test_jobs_that_arrive_while_a_message_is_sent_go_with_the_next(parts: Parts) -> None:
+    publisher = parts.publisher()
+    first = submit(publisher, 1)
+    await until(parts.keys)
+    rest = submit(publisher, 70)
+    other = submit(publisher, 1, lane=Lane.BACKGROUND)
+    await asyncio.sleep(0.1)
+    parts.broker.free.set()
+    accepted = [job.job_id for job in await asyncio.gather(*first, *rest, *other)]
+    messages = sorted(parts.broker.sent, key=lambda message: len(message[1]))
+    assert [len(ids) for _, ids in messages] == [1, 1, 6, 64]
+    assert sorted(job_id for _, ids in messages for job_id in ids) == sorted(accepted)
+    await publisher.close()
+
+
+async def test_large_inputs_make_smaller_messages(parts: Parts) -> None:
+    publisher = parts.publisher()
+    first = submit(publisher, 1)
+    await until(parts.keys)
+    rest = submit(publisher, 3, items=[bytes(12 * 2**20)])
+    await asyncio.sleep(0)
+    parts.broker.free.set()
+    await asyncio.gather(*first, *rest)
+    assert [len(ids) for _, ids in parts.broker.sent] == [1, 2, 1]
+
+
+async def test_a_refused_or_a_repeated_job_is_not_published(parts: Parts) -> None:
+    parts.broker.free.set()
+    publisher = parts.publisher()
+    await publisher.submit(submission())
+    with pytest.raises(QueueFull, match=r"^1 items of 'm' are waiting \(limit 1\); try again later\.$"):
+        await publisher.submit(submission(limit=1))
+    once = submission()
+    keyed = [ops.Submission(Job(Kind.EMBED_TEXT, MODEL, 1), once.inputs, 9, idempotency="k") for _ in range(2)]
+    accepted = [await publisher.submit(it) for it in keyed]
+    assert [it.duplicate for it in accepted] == [False, True]
+    assert len(parts.broker.sent) == 2
+
+
+async def test_too_many_submissions_that_wait_are_refused(parts: Parts) -> None:
+    publisher = parts.publisher(max_pending=2)
+    first = submit(publisher, 1)
+    await until(parts.keys)
+    waiting = submit(publisher, 2)
+    await asyncio.sleep(0)
+    assert await errors(submit(publisher, 1)) == ["Too many requests wait for the queue; try again."]
+    parts.broker.free.set()
+    await asyncio.gather(*first, *waiting)
+
+
+async def test_a_broker_that_fails_refuses_all_and_leaves_no_job(parts: Parts) -> None:
+    publisher = parts.publisher()
+    parts.broker.error = OSError("broker")
+    first = submit(publisher, 1)
+    await until(parts.keys)
+    waiting = submit(publisher, 3)
+    await asyncio.sleep(0)
+    parts.broker.free.set()
+    assert await errors([*first, *waiting]) == ["The queue cannot be reached; try again."] * 4
+    await publisher.close()
+    assert await parts.keys() == []
+
+
+async def test_a_store_that_fails_refuses_all_and_is_asked_to_discard(parts: Parts) -> None:
+    publisher = parts.publisher()
+    parts.broker.free.set()
+    parts.server.connected = False
+    assert await errors(submit(publisher, 2)) == ["The job store cannot be reached (ConnectionError); try again."] * 2
+    await publisher.close()
+    parts.server.connected = True
+    assert await parts.keys() == []
+
+
+async def test_any_other_failure_refuses_the_job_too(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    publisher = parts.publisher()
+    unpackable = ops.Submission(Job(Kind.EMBED_TEXT, MODEL, 1), Inputs(["x"], [object()]), 9)  # type: ignore[list-item]
+    with pytest.raises(Unavailable, match=r"^The job could not be queued \(TypeError\)\.$"):
+        await publisher.submit(unpackable)
+    assert "sending failed" in caplog.text
+    parts.broker.free.set()
+    await publisher.submit(submission())
+
+
+async def test_a_caller_that_has_left_before_its_turn_costs_nothing(parts: Parts) -> None:
+    publisher = parts.publisher()
+    first = submit(publisher, 1)
+    await until(parts.keys)
+    left = submit(publisher, 1)
+    await asyncio.sleep(0)
+    left[0].cancel()
+    parts.broker.free.set()
+    await asyncio.gather(*first)
+    await publisher.close()
+    assert len(await parts.keys()) == 1
+    assert len(parts.broker.sent) == 1
+
+
+@pytest.mark.parametrize("error", [None, OSError("broker")])
+async def test_a_caller_may_leave_while_its_job_is_sent(parts: Parts, error: Exception | None) -> None:
+    publisher = parts.publisher()
+    parts.broker.error = error
+    leaving = submit(publisher, 1)
+    await until(parts.keys)
+    leaving[0].cancel()
+    await asyncio.sleep(0)
+    parts.broker.free.set()
+    await publisher.close()
+    assert len(parts.broker.sent) == (0 if error else 1)

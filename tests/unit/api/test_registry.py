@@ -1,0 +1,155 @@
+"""The registry of live workers, and the reconciler of the API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import fakeredis
+import pytest
+
+from clip_queue.api.publisher import CoalescingPublisher
+from clip_queue.api.reconciler import Reconciler
+from clip_queue.api.registry import Registry
+from clip_queue.shared import ops
+from clip_queue.shared.errors import Unavailable, UnknownModel
+from clip_queue.shared.job import Inputs, Job, Kind, State
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import AsyncStore
+
+from .service import MODEL, WORKER, Broker, Worker, until
+
+SETTINGS = Settings(models=[MODEL, "mine=a/b"], lease=1.2)
+
+
+@pytest.fixture
+def server() -> fakeredis.FakeServer:
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+async def store(server: fakeredis.FakeServer) -> AsyncIterator[AsyncStore]:
+    it = AsyncStore(fakeredis.FakeAsyncRedis(server=server))
+    yield it
+    server.connected = True
+    await it.close()
+
+
+async def test_a_model_is_served_as_long_as_a_worker_lives(store: AsyncStore) -> None:
+    registry = Registry(store, SETTINGS)
+    with pytest.raises(Unavailable, match=r"^No live worker serves model 'emoji-mini' \(served now: none\)\.$"):
+        registry.resolve(None)
+    assert registry.resolve(None, later=True) == MODEL
+    assert registry.resolve("mine", later=True) == "mine"
+    with pytest.raises(UnknownModel, match=r"^Model 'nothing' is not known here\.$"):
+        registry.resolve("nothing", later=True)
+    await Worker(store, Broker()).announce("mine", rate=10)
+    await registry.refresh()
+    assert registry.resolve("mine") == "mine"
+    with pytest.raises(Unavailable, match=r"^No live worker serves model 'RN50' \(served now: mine\)\.$"):
+        registry.resolve("RN50", later=True)
+
+
+async def test_when_to_try_again_follows_from_the_workers_rate(store: AsyncStore) -> None:
+    registry = Registry(store, SETTINGS)
+    assert registry.retry_after(MODEL, 100) == 5
+    await Worker(store, Broker()).announce(rate=10)
+    await registry.refresh()
+    assert [registry.retry_after(MODEL, items) for items in (1, 25, 10_000)] == [1, 3, 60]
+    assert registry.retry_after("mine", 100) == 5
+
+
+async def test_workers_are_kept_for_a_while_when_the_store_cannot_be_reached(
+    server: fakeredis.FakeServer, store: AsyncStore
+) -> None:
+    await Worker(store, Broker()).announce()
+    registry = Registry(store, SETTINGS, poll_interval=0.02, keep=1.0)
+    registry.start()
+    await until(lambda: registry.models)
+    server.connected = False
+    await asyncio.sleep(0.1)
+    assert registry.models
+    await until(lambda: not registry.models)
+    server.connected = True
+    await until(lambda: registry.models)
+    assert registry.alive
+    await registry.close()
+    assert not registry.alive
+
+
+async def test_a_registry_that_was_never_read_knows_nobody(server: fakeredis.FakeServer, store: AsyncStore) -> None:
+    server.connected = False
+    registry = Registry(store, SETTINGS, poll_interval=0.02)
+    registry.start()
+    await asyncio.sleep(0.1)
+    assert registry.workers == []
+    await registry.close()
+
+
+class Reconciled:
+    """A reconciler with its parts, and jobs that it has to look after."""
+
+    def __init__(self, store: AsyncStore) -> None:
+        self.store = store
+        self.broker = Broker()
+        self.publisher = CoalescingPublisher(store, self.broker)
+        registry = Registry(store, SETTINGS)
+        self.reconciler = Reconciler(store, registry, self.publisher, SETTINGS, period=0.05)
+
+    async def lost(self, lane: Lane) -> str:
+        """A job whose message was lost long ago."""
+        job = Job(Kind.EMBED_TEXT, MODEL, 1, lane, ttl=60_000)
+        await self.store.execute(ops.accept([ops.Submission(job, Inputs(["x"]), 9)]))
+        await self.store.client.hset(f"cq:job:{job.id}", "sent", 0)
+        return job.id
+
+
+async def test_lost_jobs_are_sent_again_after_the_time_of_a_lease(
+    store: AsyncStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    it = Reconciled(store)
+    interactive, background = await it.lost(Lane.INTERACTIVE), await it.lost(Lane.BACKGROUND)
+    it.reconciler.start()
+    await asyncio.sleep(0.3)
+    assert it.broker.sent == [], "a store that came back just now may not know its workers yet"
+    await until(lambda: len(it.broker.sent) == 2)
+    assert sorted(it.broker.sent) == [
+        (f"clip.{MODEL}.background", [background]),
+        (f"clip.{MODEL}.interactive", [interactive]),
+    ]
+    levels = {record.getMessage(): record.levelname for record in caplog.records}
+    assert levels[f"sending 1 job(s) of clip.{MODEL}.interactive again"] == "WARNING"
+    assert levels[f"sending 1 job(s) of clip.{MODEL}.background again"] == "INFO"
+    await it.reconciler.close()
+
+
+async def test_a_job_of_a_dead_worker_is_queued_again(store: AsyncStore) -> None:
+    it = Reconciled(store)
+    job_id = await it.lost(Lane.INTERACTIVE)
+    await store.execute(ops.claim([job_id], WORKER, 3))
+    it.reconciler.start()
+    await until(lambda: it.broker.sent)
+    assert (await store.execute(ops.view(job_id))).job.state is State.QUEUED
+    await it.reconciler.close()
+
+
+async def test_it_goes_on_when_the_broker_or_the_store_fails(
+    server: fakeredis.FakeServer, store: AsyncStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = Reconciled(store)
+    it.broker.error = OSError("broker")
+    job_id = await it.lost(Lane.INTERACTIVE)
+    it.reconciler.start()
+    await until(lambda: "could not send again: OSError" in caplog.text)
+    server.connected = False
+    await asyncio.sleep(0.2)
+    server.connected = True
+    it.broker.error = None
+    await store.client.hset(f"cq:job:{job_id}", "sent", 0)
+    await until(lambda: it.broker.sent)
+    assert it.reconciler.alive
+    await it.reconciler.close()
+    assert not it.reconciler.alive

@@ -1,0 +1,73 @@
+"""The reply listener: who receives what, also when the connection is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import fakeredis
+import pytest
+
+from clip_queue.api.reply_listener import PendingReply, ReplyListener
+from clip_queue.shared.settings import Settings
+
+ONE, TWO = "1" * 32, "2" * 32
+
+
+@pytest.fixture
+def server() -> fakeredis.FakeServer:
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+async def listener(server: fakeredis.FakeServer) -> AsyncIterator[ReplyListener]:
+    it = ReplyListener(fakeredis.FakeAsyncRedis(server=server), block=0.05)
+    it.start()
+    yield it
+    server.connected = True
+    await it.close()
+    assert not it.alive
+
+
+async def received(reply: PendingReply) -> bytes:
+    await asyncio.wait_for(reply.event.wait(), 5)
+    return reply.message
+
+
+async def test_each_message_goes_to_all_who_expect_its_job(
+    server: fakeredis.FakeServer, listener: ReplyListener
+) -> None:
+    client = fakeredis.FakeAsyncRedis(server=server)
+    with listener.expect(ONE) as first, listener.expect(ONE) as second, listener.expect(TWO) as other:
+        await client.rpush(listener.address, ONE + "result", ONE, "3" * 32 + "nobody")
+        assert [await received(first), await received(second)] == [b"result", b"result"]
+        assert not other.event.is_set()
+    with listener.expect(ONE) as late:
+        await client.rpush(listener.address, TWO + "x", ONE)
+        assert await received(late) == b""
+
+
+async def test_after_a_lost_connection_everyone_is_woken_and_messages_are_read_again(
+    server: fakeredis.FakeServer, listener: ReplyListener, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = fakeredis.FakeAsyncRedis(server=server)
+    with listener.expect(ONE) as reply, listener.expect(TWO) as other:
+        server.connected = False
+        await asyncio.sleep(0.5)
+        assert caplog.text.count("replies cannot be read: ConnectionError") == 1
+        assert not reply.event.is_set()
+        server.connected = True
+        assert [await received(reply), await received(other)] == [b"", b""]
+        assert "replies are read again" in caplog.text
+        reply.event.clear()
+        await client.rpush(listener.address, ONE + "result")
+        assert await received(reply) == b"result"
+    assert listener.alive
+
+
+async def test_a_listener_that_connects_itself_has_an_address_of_its_own() -> None:
+    listeners = [ReplyListener.connect(Settings()) for _ in range(2)]
+    assert listeners[0].address != listeners[1].address
+    assert not any(it.alive for it in listeners)
+    for it in listeners:
+        await it.close()

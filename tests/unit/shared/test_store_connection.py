@@ -1,0 +1,51 @@
+"""The store's connection: scripts, failures, and what a caller is told."""
+
+from __future__ import annotations
+
+import fakeredis
+import pytest
+
+from clip_queue.shared import ops
+from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import AsyncStore, Store
+from clip_queue.shared.workers import workers
+from tests.harness import free_port
+
+from .store_calls import accepted, new
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> None:
+    (job_id,) = accepted(store, new())
+    store.client.script_flush()
+    assert store.execute(ops.view(job_id)).job.id == job_id
+
+
+async def test_a_store_that_is_away_is_unavailable_and_its_password_is_not_told() -> None:
+    settings = Settings(redis_url=f"redis://:s3cr3t@127.0.0.1:{free_port()}/0")  # type: ignore[arg-type]
+    store, other = Store.connect(settings), AsyncStore.connect(settings)
+    with pytest.raises(Unavailable) as told:
+        store.execute(workers())
+    with pytest.raises(Unavailable) as told_too:
+        await other.execute(workers())
+    for error in (told.value, told_too.value):
+        assert "s3cr3t" not in str(error)
+        assert error.retry_after
+    store.close()
+    await other.close()
+
+
+async def test_after_a_failure_no_idle_connection_is_used_again() -> None:
+    server = fakeredis.FakeServer()
+    client = fakeredis.FakeAsyncRedis(server=server)
+    store = AsyncStore(client)
+    idle = await client.connection_pool.get_connection()
+    await client.connection_pool.release(idle)
+    assert idle.is_connected
+    server.connected = False
+    with pytest.raises(Unavailable):
+        await store.execute(workers())
+    assert not idle.is_connected
+    server.connected = True
+    assert await store.execute(workers()) == []
+    await store.close()

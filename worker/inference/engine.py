@@ -1,0 +1,138 @@
+"""The inference engine of a worker process: encoded images and texts in, features out, one item at a time.
+
+::
+
+    item ─┬─ text ───► tokens ─┬─► batcher ─► forward pass ─► recipient
+          └─ image ──► pixels ─┘
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from PIL import Image
+
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.models import NOTICES, ModelSpec, parse_models
+from clip_queue.shared.settings import Settings, cores
+from clip_queue.shared.vectors import Pixels, Vector
+from clip_queue.worker.inference.batcher import Batcher
+from clip_queue.worker.inference.clip_model import ClipModel, pick_device
+from clip_queue.worker.inference.decode import decode
+from clip_queue.worker.inference.fatal import die
+from clip_queue.worker.inference.item import BatchItem, Recipient
+from clip_queue.worker.inference.text_cache import TextCache
+from clip_queue.worker.inference.thread_pool import PriorityThreadPool
+
+log = logging.getLogger(__name__)
+
+LoadModel = Callable[[ModelSpec, Settings], ClipModel]
+
+
+class InferenceEngine:
+    """One a process. Its methods are for many threads.
+
+    Items inside the engine are bounded, lane by lane, since decoded images take memory: whoever wants to hand over an
+    item takes a place first (:meth:`acquire`).
+    """
+
+    def __init__(self, settings: Settings, load_model: LoadModel = ClipModel) -> None:
+        """Load the models of ``settings``. Raises what open_clip raises where one cannot be loaded."""
+        self.settings = settings
+        self.device = pick_device(settings.device)
+        self.models = {name: load_model(spec, settings) for name, spec in parse_models(settings.models).items()}
+        cuda = self.device.type == "cuda"
+        batch = settings.batch_size or (256 if cuda else 32)
+        background = settings.background_batch_size or (batch if cuda else min(8, batch))
+        self.capacity = 4 * batch  # items inside the engine, per lane
+        self.batcher = Batcher(
+            {Lane.INTERACTIVE: batch, Lane.BACKGROUND: background, Lane.BULK: 1},  # a bulk item is a whole batch
+            capacity=self.capacity,
+            fatal=die,
+            depth=1 if cuda else 0,
+        )
+        self.decoders = PriorityThreadPool(settings.decode_threads or cores(), fatal=die)
+        self._places = {lane: threading.BoundedSemaphore(self.capacity) for lane in Lane}
+        self._cache = TextCache(settings.text_cache_size)
+        Image.MAX_IMAGE_PIXELS = settings.max_image_pixels  # Pillow's own guard, behind ours
+
+    def start(self) -> None:
+        for model in self.models.values():
+            log.info("serving %s (%s, %s, %s)", model.info.name, model.info.source, model.precision, self.device)
+            if notice := NOTICES.get(model.info.name):
+                log.warning(notice)
+        self.batcher.start()
+        self.decoders.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the threads, after all that was handed over has been decoded."""
+        self.decoders.stop(timeout)
+        self.batcher.stop(timeout)
+
+    def acquire(self, lane: Lane, timeout: float) -> bool:
+        """Take a place for one item of a lane; False if none was free within ``timeout`` seconds."""
+        return self._places[lane].acquire(timeout=timeout)
+
+    def release(self, lane: Lane) -> None:
+        """Give back a place for which no item was handed over."""
+        self._places[lane].release()
+
+    def embed(self, model: ClipModel, lane: Lane, item: bytes | str, recipient: Recipient) -> None:
+        """Hand over an encoded image or a text, for which a place was taken; ``recipient`` gets its features."""
+        if isinstance(item, str):
+            self._embed_text(model, lane, item, recipient)
+        else:
+            self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
+
+    def decode(self, model: ClipModel, data: bytes) -> Pixels:
+        """An encoded image as ``model`` takes it. Raises :class:`BadImage`."""
+        return decode(
+            data,
+            model.preprocess,
+            max_bytes=self.settings.max_image_bytes,
+            max_pixels=self.settings.max_image_pixels,
+            draft=model.draft,
+        )
+
+    def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient) -> None:
+        began = time.monotonic()
+        cached = self._cache.get(model.fingerprint, text)
+        if cached is not None:
+            self.release(lane)
+            recipient.resolve(cached, {"prepare": time.monotonic() - began, "wait": 0.0, "forward": 0.0})
+            return
+        try:
+            tokens = model.tokenizer(text)
+        except Exception as error:  # a tokenizer's own errors too: they are this item's, not the thread's
+            self.release(lane)
+            if not isinstance(error, ClipError):
+                log.exception("a text could not be tokenised")
+                error = ClipError(f"The text could not be tokenised ({type(error).__name__}).")
+            recipient.fail(error)
+            return
+
+        def leave(features: Vector | None) -> None:
+            self.release(lane)
+            if features is not None:
+                self._cache.put(model.fingerprint, text, features)
+
+        self.batcher.put(BatchItem(recipient, lane, model.embed_texts, tokens, began, leave))
+
+    def _embed_image(self, model: ClipModel, lane: Lane, data: bytes, recipient: Recipient) -> None:
+        """In a decoding thread."""
+        began = time.monotonic()
+        if recipient.gone:
+            recipient.drop()
+            self.release(lane)
+            return
+        try:
+            pixels = self.decode(model, data)
+        except ClipError as error:
+            self.release(lane)
+            recipient.fail(error)
+            return
+        self.batcher.put(BatchItem(recipient, lane, model.embed_images, pixels, began, lambda _: self.release(lane)))

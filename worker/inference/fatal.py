@@ -1,0 +1,20 @@
+"""The end of a process that cannot go on: its supervisor starts another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import NoReturn
+
+log = logging.getLogger(__name__)
+
+EXIT_CODE = 70
+
+
+def die(error: BaseException) -> NoReturn:
+    """End the process at once: the jobs that it holds are requeued when its lease runs out."""
+    log.critical("worker ends: %s: %s", type(error).__name__, error)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(EXIT_CODE)

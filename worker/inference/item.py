@@ -1,0 +1,83 @@
+"""One image or text on its way through the batcher, and who gets its features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.vectors import Vector
+from clip_queue.worker.inference.batcher import Forward
+
+
+class Recipient(Protocol):
+    """Who gets an item's features. The engine calls one of the last three, once, unless nobody waits any more."""
+
+    @property
+    def gone(self) -> bool: ...  # nobody waits for the item any more: it costs no compute
+
+    def drop(self) -> None: ...  # the batcher passed the item over, since ``gone``
+
+    def resolve(self, features: Vector, timings: dict[str, float]) -> None:
+        """The item's raw features (dimension,), and the seconds in each stage: ``prepare``, ``wait``, ``forward``."""
+
+    def fail(self, error: ClipError) -> None: ...
+
+
+class BatchItem:
+    """An image or a text that is ready for its forward pass (:class:`clip_queue.worker.inference.batcher.Item`).
+
+    ``leave`` is called once, as the item leaves the engine, with its features if there are any. ``began``: when its
+    preparation began, on the monotonic clock.
+    """
+
+    __slots__ = ("_began", "_leave", "_ready", "_recipient", "_started", "forward", "lane", "payload")
+    size = 1
+
+    def __init__(
+        self,
+        recipient: Recipient,
+        lane: Lane,
+        forward: Forward,
+        payload: Any,
+        began: float,
+        leave: Callable[[Vector | None], None],
+    ) -> None:
+        self.forward = forward
+        self.payload = payload
+        self.lane = lane
+        self._recipient = recipient
+        self._leave = leave
+        self._began = began
+        self._ready = time.monotonic()
+        self._started = 0.0
+
+    @property
+    def dropped(self) -> bool:
+        return self._recipient.gone
+
+    def drop(self) -> None:
+        self._recipient.drop()
+        self._leave(None)
+
+    def started(self) -> None:
+        self._started = time.monotonic()
+
+    def resolve(self, features: Vector) -> None:
+        now = time.monotonic()
+        timings = {
+            "prepare": self._ready - self._began,  # decoding, or tokenising
+            "wait": self._started - self._ready,  # for the model to be free
+            "forward": now - self._started,
+        }
+        own = np.array(features)  # its own memory: a view would keep the features of the whole batch
+        self._leave(own)
+        self._recipient.resolve(own, timings)
+
+    def fail(self, error: Exception) -> None:
+        self._leave(None)
+        self._recipient.fail(ClipError(f"The model failed on this item ({type(error).__name__})."))
