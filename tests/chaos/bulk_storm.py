@@ -201,7 +201,9 @@ class ReconcilePass:
 
     def _command(self, number: signal.Signals) -> Callable[[], bool]:
         def act() -> bool:
-            under_way = sorted(name for name, c in self._commands.items() if c.alive and c.complete() and not c.stopping)
+            under_way = sorted(
+                name for name, c in self._commands.items() if c.alive and c.complete() and not c.stopping
+            )
             if not under_way:
                 return False
             name = self._rng.choice(under_way)

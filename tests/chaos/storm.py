@@ -21,7 +21,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 from tests.chaos.weather import Weather
-from tests.chaos.work import PICTURES, Accepted, Books, Client, Fate
+from tests.chaos.work import IMAGES, Accepted, Books, Client, Fate
 from tests.door import FINAL
 from tests.faults import Faults
 from tests.harness import Api, Stack, stack, wait_for
@@ -178,7 +178,7 @@ class Reference:
         for i in range(0, len(texts), 64):
             some = texts[i : i + 64]
             self._rows.update(zip(some, clip.embed_texts([clip.tokenizer(t) for t in some]).result(), strict=True))
-        pixels = [decode(p, clip.preprocess, max_bytes=2**24, max_pixels=2**24) for p in PICTURES]
+        pixels = [decode(p, clip.preprocess, max_bytes=2**24, max_pixels=2**24) for p in IMAGES]
         self._rows.update(enumerate(clip.embed_images(pixels).result()))
 
     def equals(self, items: list[str | int], vectors: Any) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.pictures import base64_image, picture
 
-PICTURES = [picture(seed) for seed in range(6)]
+IMAGES = [picture(seed) for seed in range(6)]
 TOO_LONG = "word " * 200
 ANSWER = 40.0  # seconds after which an API that lives has said something
 
@@ -31,7 +31,7 @@ class Fate(StrEnum):
 
 @dataclass
 class Accepted:
-    """A job that was answered with its id. Its items are texts, or numbers of :data:`PICTURES`."""
+    """A job that was answered with its id. Its items are texts, or numbers of :data:`IMAGES`."""
 
     id: str
     items: list[str | int]
@@ -84,7 +84,7 @@ class Client(threading.Thread):
     def _items(self, most: int) -> list[str | int]:
         n = self._rng.randint(1, most)
         if self._rng.random() < 0.25:
-            return [self._rng.randrange(len(PICTURES)) for _ in range(n)]
+            return [self._rng.randrange(len(IMAGES)) for _ in range(n)]
         return [f"{self.name} says {self._count} and {i}" for i in range(n)]
 
     def _ask(self) -> None:
@@ -147,4 +147,4 @@ def task(items: list[str | int]) -> str:
 def body(items: list[str | int]) -> dict[str, object]:
     if isinstance(items[0], str):
         return {"text": items}
-    return {"image": [base64_image(PICTURES[int(i)]) for i in items]}
+    return {"image": [base64_image(IMAGES[int(i)]) for i in items]}

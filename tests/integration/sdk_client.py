@@ -56,7 +56,7 @@ def main(url: str, folder: Path, key: str, wrong_key: str) -> dict[str, Any]:
         "text to texts": ("clip_compare", (words[0], words), {"subject_type": "text", "clip_version": "emoji-mini"}),
         "unknown model": ("get_clip_text_embeddings", (words[0],), {"clip_version": "of-nobody"}),
         "too many prompts": ("clip_compare", (a, words * 5), {}),
-        "no picture": ("get_clip_image_embeddings", ("bm8gcGljdHVyZQ==",), {}),
+        "no image": ("get_clip_image_embeddings", ("bm8gcGljdHVyZQ==",), {}),
     }
     seen: dict[str, Any] = {}
     for name, (method, args, kwargs) in calls.items():
@@ -67,7 +67,7 @@ def main(url: str, folder: Path, key: str, wrong_key: str) -> dict[str, Any]:
         seen[f"{who}: text"] = outcome(other.get_clip_text_embeddings, words)
         seen[f"{who}: compare"] = outcome(other.clip_compare, a, words)
         seen[f"{who}: text, async"] = outcome(other.get_clip_text_embeddings_async, words)
-    client.configure(InferenceConfiguration(max_batch_size=3))  # by default each picture is a request of its own
+    client.configure(InferenceConfiguration(max_batch_size=3))  # by default each image is a request of its own
     seen["three in one request"] = outcome(client.get_clip_image_embeddings, [a, b, a])
     return {"version": version("inference-sdk"), **seen}
 

@@ -46,7 +46,7 @@ def test_past_the_limit_a_job_is_refused_until_the_measured_rate_will_have_made_
         wait_for(lambda: 0 < rate() < 40, 60, "the worker to have measured that it is slow")
         few, many = ([f"too many {i}" for i in range(n)] for n in (501, 1000))
         for texts in few, many:
-            # The API's picture of the rate is a second old or two, and the rate still falls.
+            # The API's image of the rate is a second old or two, and the rate still falls.
             fastest = 1.6 * rate()
             told = full(post(narrow, task="embed_text", text=texts))
             assert len(texts) / fastest - 1 <= told <= min(60, len(texts) / rate() + 1)

@@ -41,12 +41,12 @@ def test_a_truncated_jpeg_beside_good_ones_is_named_and_the_worker_goes_on(
 
 
 def test_a_truncated_jpeg_is_not_filled_up_with_grey(http: httpx.Client) -> None:
-    # Pillow can be told to load what is there; a vector of half a picture would be a silent lie.
+    # Pillow can be told to load what is there; a vector of half an image would be a silent lie.
     for part in (len(JPEG) - 200, len(JPEG) // 10, 30):
         refused(embed_images(http, [JPEG[:part]]), 400)
 
 
-def broken_pictures() -> dict[str, bytes]:
+def broken_images() -> dict[str, bytes]:
     image = Image.open(io.BytesIO(picture(1)))
     files = {f: encoded(image, f) for f in ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")}
     out = {f"half a {name}": data[: len(data) // 2] for name, data in files.items()}
@@ -64,11 +64,11 @@ def _with_size(jpeg: bytes, width: int, height: int) -> bytes:
     return jpeg[:at] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + jpeg[at + 4 :]
 
 
-BROKEN = broken_pictures()
+BROKEN = broken_images()
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_picture_is_a_400(http: httpx.Client, name: str) -> None:
+def test_a_broken_image_is_a_400(http: httpx.Client, name: str) -> None:
     assert refused(embed_images(http, [BROKEN[name]]), 400)["message"].startswith("Could not load input image. Cause: ")
 
 
@@ -156,7 +156,7 @@ def spoilt_body(r: random.Random, body: dict[str, Any]) -> bytes:
             inside = body[field]
             if isinstance(inside, (list, dict)) and inside:
                 inside[r.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))] = value(r)
-        case 3:  # a picture's file
+        case 3:  # an image's file
             kind = r.choice(list(FILES))
             body["image"] = body["subject"] = base64_image(spoilt(r, FILES[kind]))
     return json.dumps(body).encode("utf-8", "surrogatepass")
@@ -188,7 +188,7 @@ def test_nothing_that_a_client_sends_makes_a_5xx(
         assert "Traceback" not in service.log.read_text(errors="replace"), service.tail()
 
 
-def test_random_bytes_are_no_picture(http: httpx.Client) -> None:
+def test_random_bytes_are_no_image(http: httpx.Client) -> None:
     rng = np.random.default_rng(SEED)
     for head in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\x20\0\0\0WEBPVP8 ", b"BM", b"II*\0"):
         data = head + rng.bytes(300)

@@ -47,10 +47,10 @@ def test_every_source_is_embedded_and_only_its_bad_rows_fail(
     if names := [name for name, _, _ in source.good if name]:
         assert [row["image_path"] for row in found] == names
     assert all(row["error"] is None for row in found)
-    pictures = [picture for _, picture, _ in source.good if picture]
-    assert (output / "img_emb").exists() == bool(pictures)
-    if pictures:
-        np.testing.assert_allclose(matrix(output, "img_emb"), unit(reference.images(pictures)), atol=2e-6)
+    images = [picture for _, picture, _ in source.good if picture]
+    assert (output / "img_emb").exists() == bool(images)
+    if images:
+        np.testing.assert_allclose(matrix(output, "img_emb"), unit(reference.images(images)), atol=2e-6)
     captions = [caption for _, _, caption in source.good if caption]
     assert (output / "text_emb").exists() == bool(captions)
     if captions:
@@ -98,7 +98,7 @@ def test_the_default_is_clip_retrievals_float16_unit_vectors_and_raw_is_what_the
     np.testing.assert_allclose(matrix(tmp_path / "raw", "text_emb"), answer, atol=2e-5)
 
 
-def test_a_row_without_a_caption_keeps_its_picture(served: Served, tmp_path: Path) -> None:
+def test_a_row_without_a_caption_keeps_its_image(served: Served, tmp_path: Path) -> None:
     source = datasets.folder(tmp_path / "in", 4)
     name = source.good[1][0]
     (tmp_path / "in" / name).with_suffix(".txt").unlink()

@@ -36,17 +36,17 @@ GONE = 45.0  # seconds that its processes may take to end with a command that wa
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
-    """Rows of pictures and captions; the last five are bad, for three reasons."""
+    """Rows of images and captions; the last five are bad, for three reasons."""
     folder = tmp_path_factory.mktemp("bulk command")
-    pictures = {f"{i} é.jpg": picture(i, format="JPEG") for i in range(10)}
-    bad = {"cut.jpg": pictures["0 é.jpg"][:500], "words.jpg": b"no picture", "none.jpg": b""}
-    for name, data in (pictures | bad).items():
+    images = {f"{i} é.jpg": picture(i, format="JPEG") for i in range(10)}
+    bad = {"cut.jpg": images["0 é.jpg"][:500], "words.jpg": b"no image", "none.jpg": b""}
+    for name, data in (images | bad).items():
         (folder / name).write_bytes(data)
     good = [(f"{i % 10} é.jpg", f"caption {i}") for i in range(ROWS)]
     rows = [{"image": name, "text": text} for name, text in [*good, *((name, "bad") for name in bad)]]
     lines = [*map(orjson.dumps, rows), b"{not json", orjson.dumps({"image": "0 é.jpg", "text": "word " * 500})]
     (folder / "in.jsonl").write_bytes(b"\n".join(lines))
-    return datasets.Dataset(str(folder / "in.jsonl"), [(name, pictures[name], text) for name, text in good], list(bad))
+    return datasets.Dataset(str(folder / "in.jsonl"), [(name, images[name], text) for name, text in good], list(bad))
 
 
 def embed(folder: Path, source: str, output: Path, *options: object, **env: str) -> Embed:

@@ -248,9 +248,7 @@ def test_a_command_that_hears_ctrl_c_ends_soon_and_its_shards_are_given_back(
 # What else may go wrong
 
 
-def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(
-    pair: Team, tmp_path: Path
-) -> None:
+def test_a_shard_that_kills_its_workers_is_lost_alone_and_the_report_says_so(pair: Team, tmp_path: Path) -> None:
     once = RetryPolicy(submissions=1)  # each death costs a start
     path = tmp_path / "in.txt"
     lines = [f"line {i} of {path.parent.name}" for i in range(24)]

@@ -33,7 +33,7 @@ COUNT = 36  # rows that are good
 SHARD = 5  # rows; a tar has as many, and is one
 SHARDS = 8  # with the four rows that are bad
 KINDS = {
-    "folder": "pictures",
+    "folder": "images",
     "tars": "tars/{00000..00007}.tar",
     "parquet": "table.parquet",
 }
@@ -71,7 +71,7 @@ def workers(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 def source(store: S3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of every kind of source, some of their rows bad, on this machine and in the store."""
     root = tmp_path_factory.mktemp("remote source")
-    datasets.folder(root / "pictures", COUNT)
+    datasets.folder(root / "images", COUNT)
     datasets.tars(root / "tars", COUNT)
     datasets.parquet(root / "table.parquet", COUNT)
     tar = root / "tars" / "00001.tar"
@@ -150,7 +150,7 @@ def test_killed_it_goes_on_and_does_no_whole_shard_again(
     store: S3, workers: Stack, source: Path, here: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     options = ("--shard-size", SHARD, "--redis", workers.valkey.url)
-    run = command(tmp_path, s3("in/pictures"), s3("out/killed"), *options).start()
+    run = command(tmp_path, s3("in/images"), s3("out/killed"), *options).start()
     wait_for(lambda: store.keys(BUCKET, "out/killed/shards/") or not run.alive, ENDED, run.said)
     run.kill()
     whole = {key: store.get(BUCKET, key) for key in store.keys(BUCKET, "out/killed/shards/")}
@@ -184,14 +184,14 @@ def refused(line: Line, source: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Commands that end before any worker is asked, side by side."""
     folder = tmp_path_factory.mktemp("refused")
     guarded = S3(folder, "guarded", guarded=True).start()
-    here = str(source / "pictures")
+    here = str(source / "images")
     nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
     given: dict[str, tuple[str, str, dict[str, str]]] = {
         "no such bucket": ("s3://no-such-bucket/in", s3("out/refused"), {}),
         "no bucket to write to": (here, "s3://no-such-bucket/out", {}),
-        "wrong credentials": (s3("in/pictures"), s3("out/refused"), {"AWS_ENDPOINT_URL": guarded.url}),
+        "wrong credentials": (s3("in/images"), s3("out/refused"), {"AWS_ENDPOINT_URL": guarded.url}),
         "wrong credentials to write": (here, s3("out/refused"), {"AWS_ENDPOINT_URL": guarded.url}),
-        "no credentials": (s3("in/pictures"), s3("out/refused"), nobody),
+        "no credentials": (s3("in/images"), s3("out/refused"), nobody),
     }
     commands = {name: command(folder, of, to, name=name, **env) for name, (of, to, env) in given.items()}
     for each in commands.values():
@@ -210,7 +210,7 @@ def refused(line: Line, source: Path, tmp_path_factory: pytest.TempPathFactory) 
             "the output cannot be written: s3://no-such-bucket/out: The specified bucket does not exist: make it "
             "first, or choose another output",
         ),
-        ("wrong credentials", "data/in/pictures cannot be looked at: Forbidden: check the credentials for the store"),
+        ("wrong credentials", "data/in/images cannot be looked at: Forbidden: check the credentials for the store"),
         ("wrong credentials to write", "the output cannot be written: Forbidden: check the credentials for the store"),
         (
             "no credentials",
@@ -237,8 +237,8 @@ def test_a_store_that_goes_away_costs_no_row(
 ) -> None:
     """A command whose output is there ends, and says how to go on; one whose source alone is there waits for it."""
     options = ("--shard-size", SHARD, "--redis", workers.valkey.url)
-    there = command(tmp_path, s3("in/pictures"), s3("out/forsaken"), *options, name="there").start()
-    below = command(tmp_path, s3("in/pictures"), str(tmp_path / "below"), *options, name="below").start()
+    there = command(tmp_path, s3("in/images"), s3("out/forsaken"), *options, name="there").start()
+    below = command(tmp_path, s3("in/images"), str(tmp_path / "below"), *options, name="below").start()
     try:
         for run, begun in (
             (there, lambda: store.keys(BUCKET, "out/forsaken/shards/")),
@@ -284,11 +284,11 @@ def test_a_source_that_does_not_come_back_is_given_up(
     about = {"shard_size": SHARD, "redis_url": workers.valkey.url, "settings": Settings(precision="fp32")}
     try:
         with pytest.raises(SourceAway, match=r"the source has been away for .* cannot be .*: check that the store"):
-            embed_here(s3("in/pictures"), str(tmp_path / "out"), show=show, retry=retry, **about)  # type: ignore[arg-type]
+            embed_here(s3("in/images"), str(tmp_path / "out"), show=show, retry=retry, **about)  # type: ignore[arg-type]
     finally:
         line.mend()
     assert away[-1]
-    assert embed_here(s3("in/pictures"), str(tmp_path / "out"), **about).status == 3  # type: ignore[arg-type]
+    assert embed_here(s3("in/images"), str(tmp_path / "out"), **about).status == 3  # type: ignore[arg-type]
     assert checksums(tmp_path / "out") == here["folder"]
 
 
@@ -313,9 +313,9 @@ def test_planning_takes_no_store_that_is_away_for_files_that_are_broken(
             next(parquet.read(done, pieces, Settings()))
         with pytest.raises(SourceError, match=f"data/tree/b cannot be listed: .*{away}"):
             next(walk)
-        captioned = Piece("data/in/pictures/000 é.jpg".encode(), note=".txt")
+        captioned = Piece("data/in/images/000 é.jpg".encode(), note=".txt")
         with pytest.raises(SourceError, match=f"000 é.txt cannot be read: .*{away}"):
-            next(folder.read(Source(s3("in/pictures"), "folder"), [captioned], Settings()))
+            next(folder.read(Source(s3("in/images"), "folder"), [captioned], Settings()))
     finally:
         line.mend()
 

@@ -1,4 +1,4 @@
-"""Tables of URLs: ``clip-queue embed`` and a worker fetch pictures from a TLS site whose authority is private."""
+"""Tables of URLs: ``clip-queue embed`` and a worker fetch images from a TLS site whose authority is private."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .tls_site import LIMIT, NOT_ALLOWED, PRIVATE, TOO_LARGE, UNREACHABLE, Handl
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-PICTURES = [picture(seed, format="JPEG") for seed in range(18)]
+IMAGES = [picture(seed, format="JPEG") for seed in range(18)]
 SECRET = "hunter2"
-READERS = 40  # pictures that the worker would read at once
+READERS = 40  # images that the worker would read at once
 AT_ONCE = 24  # and URLs that it may fetch at once
 HOLD = 5.0  # seconds that a turnstile waits to be full
 ENDED = 120.0  # seconds that a command may take on a loaded machine
@@ -97,10 +97,10 @@ def fetching(trust: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def expected(fetching: Fetching, tmp_path_factory: pytest.TempPathFactory) -> Vectors:
-    """The vectors of the same pictures, from a folder."""
+    """The vectors of the same images, from a folder."""
     folder = tmp_path_factory.mktemp("folder")
     (folder / "in").mkdir()
-    for n, data in enumerate(PICTURES):
+    for n, data in enumerate(IMAGES):
         (folder / "in" / f"{n:02}.jpg").write_bytes(data)
     command = fetching.command(folder, folder / "in")
     command.start()
@@ -131,9 +131,9 @@ async def too_much(writer: asyncio.StreamWriter) -> None:
 
 
 def good(site: Site) -> list[str]:
-    """A URL for each picture, by several ways."""
-    paths = [f"/{n}.jpg" for n in range(len(PICTURES))]
-    site.routes |= {path: answer(data) for path, data in zip(paths, PICTURES, strict=True)}
+    """A URL for each image, by several ways."""
+    paths = [f"/{n}.jpg" for n in range(len(IMAGES))]
+    site.routes |= {path: answer(data) for path, data in zip(paths, IMAGES, strict=True)}
     urls = [at(site, path) for path in paths]
     site.routes |= {
         "/moved": redirect("/moved/on"),
@@ -147,11 +147,11 @@ def good(site: Site) -> list[str]:
 
 
 def bad(site: Site, closed: int) -> dict[str, str]:
-    """URLs that lead to no picture, and what is said of each."""
+    """URLs that lead to no image, and what is said of each."""
     site.routes |= {
         "/404": answer(b"", "404 Not Found"),
         "/words": answer(b"not an image at all"),
-        "/half": answer(PICTURES[0][: len(PICTURES[0]) // 2]),
+        "/half": answer(IMAGES[0][: len(IMAGES[0]) // 2]),
         "/large": answer(bytes(LIMIT + 1)),
         "/larger": too_much,
         "/never": never,
@@ -248,7 +248,7 @@ class Turnstile:
 async def test_as_many_urls_are_fetched_at_once_as_the_setting_says_and_no_more(
     fetching: Fetching, site: Site, tmp_path: Path
 ) -> None:
-    site.routes["/0.jpg"] = turnstile = Turnstile(AT_ONCE, answer(PICTURES[0]))
+    site.routes["/0.jpg"] = turnstile = Turnstile(AT_ONCE, answer(IMAGES[0]))
     count = 4 * AT_ONCE
     source = parquet(tmp_path, [at(site, f"/0.jpg?{n}") for n in range(count)])
     command = Embed(tmp_path, str(source), tmp_path / "out", "--shard-size", count, env=fetching.stack.env())
@@ -262,7 +262,7 @@ async def test_as_many_urls_are_fetched_at_once_as_the_setting_says_and_no_more(
 async def test_workers_that_the_command_starts_have_its_settings_and_its_trust(
     trust: None, site: Site, tmp_path: Path
 ) -> None:
-    site.routes["/0.jpg"] = turnstile = Turnstile(2, answer(PICTURES[0]))
+    site.routes["/0.jpg"] = turnstile = Turnstile(2, answer(IMAGES[0]))
     env = {f"CLIP_QUEUE_{name.upper()}": str(value) for name, value in {**ALLOW, "fetch_concurrency": 2}.items()}
     source = lines(tmp_path, [at(site, f"/0.jpg?{n}") for n in range(12)])
     command = Embed(tmp_path, str(source), tmp_path / "out", "--workers", 1, env=env)

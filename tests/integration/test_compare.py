@@ -1,4 +1,4 @@
-"""The compare route: every pairing of pictures and words, every form of its prompts, the cosines that come back."""
+"""The compare route: every pairing of images and words, every form of its prompts, the cosines that come back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.pictures import base64_image, picture
 from tests.reference import Reference
 from tests.wire import COMPARE_KEYS, cosines, ok, refused
 
-PICTURES = [picture(seed) for seed in range(20, 24)]
+IMAGES = [picture(seed) for seed in range(20, 24)]
 WORDS = ["red heart", "a cat", "pizza", "東京"]
-SENT = {"image": [base64_image(p) for p in PICTURES], "text": WORDS}
+SENT = {"image": [base64_image(p) for p in IMAGES], "text": WORDS}
 
 
 def compare(http: httpx.Client, **body: object) -> Any:
@@ -23,7 +23,7 @@ def compare(http: httpx.Client, **body: object) -> Any:
 
 @pytest.fixture(scope="module")
 def features(reference: Reference) -> dict[str, np.ndarray]:
-    return {"image": reference.images(PICTURES), "text": reference.texts(WORDS)}
+    return {"image": reference.images(IMAGES), "text": reference.texts(WORDS)}
 
 
 @pytest.mark.parametrize("prompt_type", ["text", "image"])
@@ -43,7 +43,7 @@ def test_all_four_pairings_give_the_cosines_of_the_raw_features(
         assert got[0] == pytest.approx(1, abs=1e-5)
 
 
-def test_without_types_a_picture_is_compared_with_words(http: httpx.Client, features: dict[str, np.ndarray]) -> None:
+def test_without_types_an_image_is_compared_with_words(http: httpx.Client, features: dict[str, np.ndarray]) -> None:
     got = compare(http, subject=SENT["image"][0], prompt=WORDS)
     np.testing.assert_allclose(got, cosines(features["image"], features["text"]), atol=1e-5)
 
@@ -55,8 +55,8 @@ def test_named_prompts_come_back_under_their_names_in_order(
     got = compare(http, subject=SENT["image"][0], prompt=dict(zip(names, WORDS, strict=True)))
     assert list(got) == names
     np.testing.assert_allclose(list(got.values()), cosines(features["image"], features["text"]), atol=1e-5)
-    pictures = dict(zip(names, SENT["image"], strict=True))
-    got = compare(http, subject="a cat", subject_type="text", prompt=pictures, prompt_type="image")
+    images = dict(zip(names, SENT["image"], strict=True))
+    got = compare(http, subject="a cat", subject_type="text", prompt=images, prompt_type="image")
     np.testing.assert_allclose(list(got.values()), cosines(features["text"][1:2], features["image"]), atol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_a_compare_answer_has_exactly_the_promised_keys(http: httpx.Client, prom
 
 
 def test_a_broken_prompt_is_named_by_its_place_and_a_broken_subject_has_none(http: httpx.Client) -> None:
-    broken = base64_image(b"no picture")
+    broken = base64_image(b"no image")
     prompts = [SENT["image"][0], broken, SENT["image"][1]]
     body = {"subject": "a", "subject_type": "text", "prompt": prompts, "prompt_type": "image"}
     answer = refused(http.post("/clip/compare", json=body), 400)

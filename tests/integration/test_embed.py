@@ -15,10 +15,10 @@ from tests.pictures import picture
 from tests.reference import Reference
 from tests.wire import EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors
 
-PICTURES = [picture(seed, size=(40 + 16 * seed, 96)) for seed in range(8)]
+IMAGES = [picture(seed, size=(40 + 16 * seed, 96)) for seed in range(8)]
 TEXTS = ["red heart", "a cat", "", "Größe 東京 🙂", "a longer text, of some more words than the others have", "x" * 9]
 
-B64 = base64.b64encode(PICTURES[0]).decode()
+B64 = base64.b64encode(IMAGES[0]).decode()
 IMAGE_FORMS = {
     "object": {"type": "base64", "value": B64},
     "list of one": [{"type": "base64", "value": B64}],
@@ -37,7 +37,7 @@ IMAGE_FORMS = {
 
 @pytest.fixture(scope="module")
 def expected(reference: Reference) -> np.ndarray:
-    return reference.images(PICTURES)
+    return reference.images(IMAGES)
 
 
 @pytest.mark.parametrize("form", IMAGE_FORMS)
@@ -47,9 +47,9 @@ def test_an_image_may_be_sent_in_every_documented_form(http: httpx.Client, expec
 
 
 def test_images_come_back_in_order_as_raw_features_of_open_clip(http: httpx.Client, expected: np.ndarray) -> None:
-    got = vectors(embed_images(http, PICTURES))
+    got = vectors(embed_images(http, IMAGES))
     same(got, expected)
-    assert len({row.tobytes() for row in got}) == len(PICTURES)
+    assert len({row.tobytes() for row in got}) == len(IMAGES)
     assert np.abs(np.linalg.norm(got, axis=1) - 1).min() > 0.01, "features must not be normalised"
 
 
@@ -59,7 +59,7 @@ def test_images_of_equal_width_are_still_as_many_embeddings(http: httpx.Client) 
 
 
 def test_the_same_image_twice_gets_the_same_vector_twice(http: httpx.Client) -> None:
-    got = vectors(embed_images(http, [PICTURES[1], PICTURES[0], PICTURES[1]]))
+    got = vectors(embed_images(http, [IMAGES[1], IMAGES[0], IMAGES[1]]))
     same(got[:1], got[2:])
 
 
@@ -82,10 +82,10 @@ def test_a_direct_forward_of_the_workers_model_gives_the_same(http: httpx.Client
 
 
 def test_an_image_has_one_vector_alone_in_a_batch_and_beside_a_broken_neighbour(http: httpx.Client) -> None:
-    alone = vectors(embed_images(http, PICTURES[2:3]))
-    among = vectors(embed_images(http, PICTURES))[2:3]
-    refused(embed_images(http, [PICTURES[2], b"no picture at all"]), 400)
-    again = vectors(embed_images(http, PICTURES[2:3]))
+    alone = vectors(embed_images(http, IMAGES[2:3]))
+    among = vectors(embed_images(http, IMAGES))[2:3]
+    refused(embed_images(http, [IMAGES[2], b"no image at all"]), 400)
+    again = vectors(embed_images(http, IMAGES[2:3]))
     same(among, alone, within=1e-6)
     same(again, alone, within=1e-6)
 
@@ -111,7 +111,7 @@ def test_an_embed_answer_has_exactly_the_promised_keys(http: httpx.Client, route
 
 
 def test_answers_name_model_and_weights_and_where_the_time_went(http: httpx.Client, clip: ClipModel) -> None:
-    for response in (embed_images(http, PICTURES[:2]), embed_texts(http, ["a cat"])):
+    for response in (embed_images(http, IMAGES[:2]), embed_texts(http, ["a cat"])):
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-clip-queue-model"] == "emoji-mini"
         assert response.headers["x-clip-queue-fingerprint"] == clip.fingerprint
@@ -159,4 +159,4 @@ def test_a_body_is_json_whatever_its_content_type_says(http: httpx.Client, conte
 def test_the_most_images_and_texts_that_fit_are_answered(http: httpx.Client) -> None:
     texts = [f"text {i}" for i in range(Settings.model_fields["max_texts"].default)]
     assert vectors(embed_texts(http, texts)).shape == (len(texts), 128)
-    assert vectors(embed_images(http, PICTURES)).shape == (8, 128)
+    assert vectors(embed_images(http, IMAGES)).shape == (8, 128)

@@ -154,14 +154,14 @@ def test_an_empty_payload_is_refused(http: httpx.Client, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
+    "data", [b"no image", b"%!PS-Adobe-3.0 EPSF-3.0", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
 )
-def test_what_is_no_picture_is_refused(http: httpx.Client, data: bytes) -> None:
+def test_what_is_no_image_is_refused(http: httpx.Client, data: bytes) -> None:
     assert image(http, base64_image(data)) == {"message": CAUSE + "Data is not image."}
 
 
 def test_a_local_path_is_never_read(http: httpx.Client, tmp_path: Path) -> None:
-    file = tmp_path / "picture.png"
+    file = tmp_path / "image.png"
     file.write_bytes(picture())
     for path in (str(file), f"file://{file}"):
         for sent in (path, *({"type": kind, "value": path} for kind in ("base64", "file", "url"))):
@@ -170,8 +170,8 @@ def test_a_local_path_is_never_read(http: httpx.Client, tmp_path: Path) -> None:
 
 def test_an_error_says_which_of_several_images_is_to_blame(http: httpx.Client) -> None:
     assert image(http, [GOOD, GOOD, {"type": "file", "value": "x"}])["index"] == 2  # found by the API
-    assert image(http, [GOOD, base64_image(b"no picture"), GOOD])["index"] == 1  # found by the worker
-    assert "index" not in image(http, [base64_image(b"no picture")])
+    assert image(http, [GOOD, base64_image(b"no image"), GOOD])["index"] == 1  # found by the worker
+    assert "index" not in image(http, [base64_image(b"no image")])
 
 
 # Texts

@@ -124,7 +124,7 @@ def test_another_task_is_422_with_those_that_there_are(solo: Team, task: Any) ->
 
 
 def test_a_bad_url_is_refused_before_the_job_is_accepted_with_its_index(solo: Team) -> None:
-    bad = {"type": "url", "value": "https://127.0.0.1/picture.png"}
+    bad = {"type": "url", "value": "https://127.0.0.1/image.png"}
     for body in ({"task": "embed_image", "image": [*IMAGES, bad]}, {"task": "embed_image", "image": [*IMAGES, BROKEN]}):
         response = solo.http.post("/jobs", json=body)
         if response.status_code == 202:  # only a decoder can say: the job tells

@@ -16,29 +16,29 @@ from tests.pictures import bomb, picture
 from tests.wire import embed_images, embed_texts, refused, same, vectors
 
 CAUSE = "Could not load input image. Cause: "
-PICTURE = picture(3)
+IMAGE = picture(3)
 BODY = 256 * 1024
 
 
 class Site(BaseHTTPRequestHandler):
-    """A picture, what is none, and ways into this machine's network."""
+    """An image, what is none, and ways into this machine's network."""
 
     def do_GET(self) -> None:
         match self.path:
-            case "/picture":
-                self.answer(200, PICTURE)
+            case "/image":
+                self.answer(200, IMAGE)
             case "/text":
-                self.answer(200, b"<html>no picture</html>")
+                self.answer(200, b"<html>no image</html>")
             case "/large":
                 self.answer(200, bytes(70_000))
             case "/loop":
                 self.answer(302, Location="/loop")
             case "/inwards":
-                self.answer(302, Location="http://10.0.0.1/picture")
+                self.answer(302, Location="http://10.0.0.1/image")
             case "/moved":
-                self.answer(302, Location="/picture")
+                self.answer(302, Location="/image")
             case _:
-                self.answer(404, PICTURE)
+                self.answer(404, IMAGE)
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -84,16 +84,16 @@ def fetched(http: httpx.Client, url: str) -> dict[str, Any]:
 
 
 def test_an_image_by_url_has_the_vector_of_its_bytes(limited: httpx.Client, site: str) -> None:
-    inline = vectors(embed_images(limited, [PICTURE]))
-    url, moved = f"{site}/picture", f" {site}/moved "
+    inline = vectors(embed_images(limited, [IMAGE]))
+    url, moved = f"{site}/image", f" {site}/moved "
     for sent in (url, {"type": "url", "value": url}, {"type": "URL", "value": moved}):
         same(vectors(limited.post("/clip/embed_image", json={"image": sent})), inline)
 
 
 def test_a_url_that_answers_404_or_nobody_answers_is_refused(limited: httpx.Client, site: str) -> None:
     unreachable = {"message": CAUSE + "Data pointed by URL could not be decoded into image."}
-    assert fetched(limited, f"{site}/nothing") == unreachable  # though its body is a picture
-    assert fetched(limited, "http://127.0.0.1:1/picture") == unreachable
+    assert fetched(limited, f"{site}/nothing") == unreachable  # though its body is an image
+    assert fetched(limited, "http://127.0.0.1:1/image") == unreachable
 
 
 def test_a_url_whose_body_is_no_image_is_refused(limited: httpx.Client, site: str) -> None:
@@ -108,13 +108,13 @@ def test_a_url_with_too_large_a_body_or_too_many_redirects_is_refused(limited: h
 @pytest.mark.parametrize(
     "url",
     [
-        "http://10.0.0.1/picture",
+        "http://10.0.0.1/image",
         "http://169.254.169.254/latest/meta-data",
-        "http://192.168.1.1/picture",
-        "http://[::1]/picture",
-        "http://[64:ff9b::a00:1]/picture",
-        "http://[2002:a00:1::]/picture",
-        "http://[::ffff:10.0.0.1]/picture",
+        "http://192.168.1.1/image",
+        "http://[::1]/image",
+        "http://[64:ff9b::a00:1]/image",
+        "http://[2002:a00:1::]/image",
+        "http://[::ffff:10.0.0.1]/image",
         "{site}/inwards",
     ],
 )
@@ -124,16 +124,16 @@ def test_an_address_that_is_not_global_is_refused(limited: httpx.Client, site: s
 
 
 def test_a_host_on_the_list_of_refused_ones_is_refused(limited: httpx.Client) -> None:
-    assert "setting fetch_deny_hosts" in fetched(limited, "https://a.denied.example/picture")["message"]
+    assert "setting fetch_deny_hosts" in fetched(limited, "https://a.denied.example/image")["message"]
 
 
 def test_one_bad_url_is_named_by_its_place(limited: httpx.Client, site: str) -> None:
-    body = {"image": [f"{site}/picture", f"{site}/text"]}
+    body = {"image": [f"{site}/image", f"{site}/text"]}
     assert refused(limited.post("/clip/embed_image", json=body), 400)["index"] == 1
 
 
 def test_the_limits_are_the_settings(limited: httpx.Client) -> None:
-    assert "at most 2 fit" in refused(embed_images(limited, [PICTURE] * 3), 400)["message"]
+    assert "at most 2 fit" in refused(embed_images(limited, [IMAGE] * 3), 400)["message"]
     assert "at most 3 fit" in refused(embed_texts(limited, ["a"] * 4), 400)["message"]
     body = {"subject": "a", "subject_type": "text", "prompt": ["a"] * 3}
     assert "at most 2 fit" in refused(limited.post("/clip/compare", json=body), 400)["message"]
@@ -176,10 +176,10 @@ def test_a_177_megapixel_png_is_refused_from_its_header_in_no_time_and_no_memory
     assert vectors(embed_images(http, [picture()])).shape[0] == 1
 
 
-def test_a_picture_over_the_pixel_limit_but_within_twice_of_it_is_refused_too(http: httpx.Client) -> None:
+def test_an_image_over_the_pixel_limit_but_within_twice_of_it_is_refused_too(http: httpx.Client) -> None:
     message = refused(embed_images(http, [picture(), bomb(8000, 7000)]), 400)
     assert message == {"message": CAUSE + "Image of 8000 × 7000 pixels is over the limit of 50000000.", "index": 1}
 
 
-def test_a_picture_too_narrow_to_be_resized_is_refused(http: httpx.Client) -> None:
+def test_an_image_too_narrow_to_be_resized_is_refused(http: httpx.Client) -> None:
     assert "too narrow" in refused(embed_images(http, [bomb(5000, 2)]), 400)["message"]

@@ -1,4 +1,4 @@
-"""That it *means* something: the shipped model, through HTTP, on pictures in a drawing style it was not trained on.
+"""That it *means* something: the shipped model, through HTTP, on images in a drawing style it was not trained on.
 
 The figures asserted are those that the checkpoint was shipped with (``tests/data/emoji-eval/eval.json``), less a
 point for what the service's own way may change.
@@ -28,16 +28,16 @@ EVERY = 4  # of the held-out templates, each so many-th is tried here: all of th
 
 
 class Shown:
-    """The held-out pictures and all names, embedded by the service."""
+    """The held-out images and all names, embedded by the service."""
 
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
         self.facts: dict[str, Any] = json.loads((FOLDER / "eval.json").read_text())
         self.names: list[str] = self.facts["names"]
-        self.pictures: list[dict[str, Any]] = self.facts["pictures"]
-        self.shown = np.array([p["shown"] for p in self.pictures])
+        self.images: list[dict[str, Any]] = self.facts["pictures"]
+        self.shown = np.array([p["shown"] for p in self.images])
         sheet, tile = Image.open(FOLDER / self.facts["sheet"]).convert("RGB"), self.facts["tile"]
-        corners = [(p["column"] * tile, p["row"] * tile) for p in self.pictures]
+        corners = [(p["column"] * tile, p["row"] * tile) for p in self.images]
         self.files = files = [encoded(sheet.crop((x, y, x + tile, y + tile))) for x, y in corners]
         self.images = np.concatenate([vectors(embed_images(http, files[i : i + 8])) for i in range(0, len(files), 8)])
         self.bare = self.texts(self.names)
@@ -57,18 +57,18 @@ def shown(served: tuple[Stack, Api]) -> Iterator[Shown]:
         yield Shown(http)
 
 
-def test_pictures_find_their_names_among_all_names(shown: Shown) -> None:
+def test_images_find_their_names_among_all_names(shown: Shown) -> None:
     shown.at_least("top_1", top_k(shown.images, shown.bare, shown.shown))
     shown.at_least("top_5", top_k(shown.images, shown.bare, shown.shown, 5))
 
 
-def test_pictures_find_their_names_among_ten(shown: Shown) -> None:
+def test_images_find_their_names_among_ten(shown: Shown) -> None:
     shown.at_least("among_10_random_names", among_random_names(shown.images, shown.bare, shown.shown))
 
 
-def test_keywords_find_a_picture_that_has_them(shown: Shown) -> None:
-    keywords = sorted({word for p in shown.pictures for word in p["keywords"]})
-    fits = np.array([[word in p["keywords"] for p in shown.pictures] for word in keywords])
+def test_keywords_find_an_image_that_has_them(shown: Shown) -> None:
+    keywords = sorted({word for p in shown.images for word in p["keywords"]})
+    fits = np.array([[word in p["keywords"] for p in shown.images] for word in keywords])
     shown.at_least("keyword_first_hit", keyword_first_hit(shown.texts(keywords), shown.images, fits))
 
 
@@ -80,8 +80,8 @@ def test_a_sentence_never_trained_on_keeps_the_meaning_of_the_names_in_it(shown:
 
 def test_a_comparison_ranks_the_right_word_first(shown: Shown) -> None:
     draw, hits = np.random.default_rng(0), 0
-    for picture, file in list(zip(shown.pictures, shown.files, strict=True))[::20]:
-        others = draw.choice([name for name in shown.names if name != picture["name"]], 7, replace=False)
-        body = {"subject": base64_image(file), "prompt": [picture["name"], *others]}
+    for image, file in list(zip(shown.images, shown.files, strict=True))[::20]:
+        others = draw.choice([name for name in shown.names if name != image["name"]], 7, replace=False)
+        body = {"subject": base64_image(file), "prompt": [image["name"], *others]}
         hits += int(np.argmax(ok(shown.http.post("/clip/compare", json=body))["similarity"]) == 0)
-    assert hits >= 14, f"{hits} of 20 pictures are nearest to their own name among eight"
+    assert hits >= 14, f"{hits} of 20 images are nearest to their own name among eight"

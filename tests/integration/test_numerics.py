@@ -1,4 +1,4 @@
-"""From a file's pixels to the model's: every mode of a picture against open_clip's own validation transform."""
+"""From a file's pixels to the model's: every mode of an image against open_clip's own validation transform."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def transparent_palette() -> bytes:
     return encoded(RGB.quantize(32), transparency=bytes([0] * 16 + [255] * 16))
 
 
-# Name: a file, and the 8-bit RGB picture that it is.
+# Name: a file, and the 8-bit RGB image that it is.
 FILES: dict[str, tuple[bytes, Image.Image]] = {
     "grey": (encoded(GREY), GREY.convert("RGB")),
     "grey with alpha": (encoded(with_alpha(GREY, VEIL)), GREY.convert("RGB")),
@@ -62,7 +62,7 @@ for name, data in {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_picture_of_any_mode_becomes_8_bit_rgb(http: httpx.Client, reference: Reference, name: str) -> None:
+def test_an_image_of_any_mode_becomes_8_bit_rgb(http: httpx.Client, reference: Reference, name: str) -> None:
     data, rgb = FILES[name]
     same(vectors(embed_images(http, [data])), reference.images([rgb]))
 

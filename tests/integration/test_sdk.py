@@ -82,7 +82,7 @@ def test_images_are_embedded(seen: dict[str, Any], expected: dict[str, Vectors],
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_open_pictures_and_arrays_are_embedded(seen: dict[str, Any], expected: dict[str, Vectors], form: str) -> None:
+def test_open_images_and_arrays_are_embedded(seen: dict[str, Any], expected: dict[str, Vectors], form: str) -> None:
     # The SDK sends these as JPEG, so they are only nearly the file.
     images = expected["images"]
     got = np.concatenate([rows(seen[name + form]) for name in ("pil", "array")])
@@ -124,24 +124,24 @@ def test_everything_is_compared_with_everything(seen: dict[str, Any], expected: 
     named = seen["image to named texts" + form]["similarity"]
     assert list(named) == ["cat", "love"]
     np.testing.assert_allclose(list(named.values()), cosines(images, texts), atol=1e-5)
-    near, far = seen["image to images" + form]["similarity"]  # of the same picture, as JPEG
+    near, far = seen["image to images" + form]["similarity"]  # of the same image, as JPEG
     assert near > 0.95
     assert near > far
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_errors_reach_the_caller_with_status_and_message(seen: dict[str, Any], form: str) -> None:
-    told = {name: seen[name + form] for name in ("unknown model", "too many prompts", "no picture")}
+    told = {name: seen[name + form] for name in ("unknown model", "too many prompts", "no image")}
     assert {name: error["status"] for name, error in told.items()} == {
         "unknown model": 404,
         "too many prompts": 400,
-        "no picture": 400,
+        "no image": 400,
     }
     if form:
         return  # the SDK's async forms keep HTTP's reason phrase, not the body's message
     assert "of-nobody" in told["unknown model"]["message"]
     assert "at most 8" in told["too many prompts"]["message"]
-    assert told["no picture"]["message"] == "Could not load input image. Cause: Data is not image."
+    assert told["no image"]["message"] == "Could not load input image. Cause: Data is not image."
 
 
 @pytest.mark.parametrize("who", ["wrong key", "no key"])

@@ -36,7 +36,7 @@ def make_output(
     """An output by hand: a shard for each matrix, its row k of shard n with the path ``n/k`` unless named."""
     output = Output(url)
     shards = images or texts
-    source = Source("/pictures", "folder", images=bool(images), texts=bool(texts), columns={"number": "int64"})
+    source = Source("/images", "folder", images=bool(images), texts=bool(texts), columns={"number": "int64"})
     plan = RunPlan("plan", source, model, PlanOptions(), len(shards), sum(map(len, shards)))
     number = 0
     for shard, matrix in enumerate(shards):

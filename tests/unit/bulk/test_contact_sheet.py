@@ -1,4 +1,4 @@
-"""The contact sheet: one tile a hit, whatever becomes of its picture."""
+"""The contact sheet: one tile a hit, whatever becomes of its image."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import Source
 from tests.pictures import bomb, picture
 
-SOURCE = Source("/pictures", "folder", images=True, texts=False)
+SOURCE = Source("/images", "folder", images=True, texts=False)
 STEP = TILE + GAP
 
 
 def hits(count: int) -> list[Hit]:
-    return [Hit(n + 1, 0.9 - n / 100, 0, n, f"a/folder/of/pictures/{n:04}.png", None, {}) for n in range(count)]
+    return [Hit(n + 1, 0.9 - n / 100, 0, n, f"a/folder/of/images/{n:04}.png", None, {}) for n in range(count)]
 
 
 def red(hit: Hit) -> Image.Image:
@@ -54,7 +54,7 @@ def test_a_grid_of_the_hits(count: int, across: int, down: int) -> None:
         assert sheet.getpixel((x, y + 10)) == (255, 255, 255), "letterboxed on white"
 
 
-def test_pictures_stand_in_the_hits_order_however_long_they_take() -> None:
+def test_images_stand_in_the_hits_order_however_long_they_take() -> None:
     def slow(hit: Hit) -> Image.Image:
         time.sleep(0.05 if hit.rank == 1 else 0)
         return Image.new("RGB", (10, 10), (hit.rank * 20, 0, 0))
@@ -66,7 +66,7 @@ def test_pictures_stand_in_the_hits_order_however_long_they_take() -> None:
     assert [sheet.getpixel(at) for at in middles] == [(n * 20, 0, 0) for n in range(1, 7)]
 
 
-def test_whatever_a_picture_is_the_sheet_is_made() -> None:
+def test_whatever_an_image_is_the_sheet_is_made() -> None:
     faults = [
         BadImage.because("Data is not image."),
         FileNotFoundError(2, "No such file or directory"),
@@ -91,12 +91,12 @@ def test_whatever_a_picture_is_the_sheet_is_made() -> None:
         assert around.all() or n % 3 == 2, "and stays in its tile"
 
 
-def test_pictures_are_loaded_from_the_source_with_the_limits() -> None:
-    pictures = {"good": picture(size=(900, 300)), "bomb": bomb(), "text": b"hello"}
+def test_images_are_loaded_from_the_source_with_the_limits() -> None:
+    images = {"good": picture(size=(900, 300)), "bomb": bomb(), "text": b"hello"}
 
     def find(source: Source, image_path: str, settings: Settings) -> bytes:
         assert source is SOURCE
-        return pictures[image_path]
+        return images[image_path]
 
     load = loader(SOURCE, Settings(), find)
 

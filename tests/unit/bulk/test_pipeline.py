@@ -26,13 +26,13 @@ from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 from tests.pictures import picture
 
 INFO = ModelInfo("m", "none", "f", 1, 8, (4, 4), "fp32")
-PICTURE = picture(1, (8, 8))
+IMAGE = picture(1, (8, 8))
 IMAGES = Source("", "folder", images=True, texts=False)
 TEXTS = Source("", "text", images=False, texts=True)
 
 
 class Model:
-    """A picture's vector is 1, a text's its length."""
+    """An image's vector is 1, a text's its length."""
 
     draft = 0
 
@@ -43,8 +43,8 @@ class Model:
     def preprocess(self, image: Any) -> Any:
         return image.resize((4, 4))
 
-    def stack(self, pictures: list[Any]) -> np.ndarray:
-        return np.stack(pictures)
+    def stack(self, images: list[Any]) -> np.ndarray:
+        return np.stack(images)
 
     def embed_stack(self, stack: np.ndarray) -> Any:
         return self._pass(list(stack), np.ones((len(stack), 1), dtype=np.float32))
@@ -122,7 +122,7 @@ def test_batches_do_not_depend_on_which_row_is_ready_first(engine: Any) -> None:
             if i % 2 == 0:  # every other one comes late
                 time.sleep(0.02)
             release[i].set()
-            return PICTURE
+            return IMAGE
 
         return load
 
@@ -164,9 +164,9 @@ def test_a_read_that_hangs_is_its_own_rows_error(engine: Any) -> None:
 
     def hang() -> bytes:
         gate.wait(10)
-        return PICTURE
+        return IMAGE
 
-    rows = (Row({"caption": str(i)}, image=hang if i == 2 else lambda: PICTURE) for i in range(5))
+    rows = (Row({"caption": str(i)}, image=hang if i == 2 else lambda: IMAGE) for i in range(5))
     parts = embedded(engine, rows, IMAGES)
     gate.set()
     assert names(parts) == ["0", "1", "3", "4"]
@@ -227,7 +227,7 @@ def test_what_a_row_brings_as_its_error_and_what_loading_raises_fail_the_row(eng
         Row({"caption": "ours"}, image=raises(ClipError("ours"))),
         Row({"caption": "theirs"}, image=raises(KeyError("bucket"))),
         Row({"caption": "none"}),
-        Row({"caption": "good"}, image=PICTURE),
+        Row({"caption": "good"}, image=IMAGE),
     ]
     parts = embedded(engine, iter(rows), IMAGES)
     assert names(parts) == ["good"]
@@ -241,9 +241,9 @@ def test_a_batch_that_fails_is_halved_until_the_row_to_blame_stands_alone(engine
     assert failures(parts) == [("c" * 7, "internal")]
 
 
-def test_a_row_without_text_beside_its_picture_has_zeros(engine: Any) -> None:
+def test_a_row_without_text_beside_its_image_has_zeros(engine: Any) -> None:
     both = replace(IMAGES, texts=True)
-    rows = [Row({"caption": t}, image=PICTURE, text=t) for t in ("a", None, "ccc")]
+    rows = [Row({"caption": t}, image=IMAGE, text=t) for t in ("a", None, "ccc")]
     parts = embedded(engine, iter(rows), both)
     assert parts[0].vectors["text"][:, 0].tolist() == [1, 0, 3]
     assert parts[0].vectors["image"][:, 0].tolist() == [1, 1, 1]
@@ -257,7 +257,7 @@ def test_an_abandoned_shard_stops_at_once(engine: Any) -> None:
     def load() -> bytes:
         stopped[0] = True
         gate.wait(20)
-        return PICTURE
+        return IMAGE
 
     engine.settings = Settings(read_timeout=60)
     began = time.monotonic()
@@ -269,5 +269,5 @@ def test_an_abandoned_shard_stops_at_once(engine: Any) -> None:
 
 def test_threads_end_with_the_shard(engine: Any) -> None:
     before = {thread.name for thread in threading.enumerate()}
-    embedded(engine, (Row({"caption": str(i)}, image=lambda: PICTURE) for i in range(20)), IMAGES)
+    embedded(engine, (Row({"caption": str(i)}, image=lambda: IMAGE) for i in range(20)), IMAGES)
     assert {thread.name for thread in threading.enumerate()} == before

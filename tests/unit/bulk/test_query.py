@@ -40,7 +40,7 @@ def clip(settings: Settings) -> ClipModel:
 
 @pytest.fixture(scope="module")
 def samples(clip: ClipModel, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Output:
-    """The sample pictures and their names, embedded directly; raw vectors, in one shard."""
+    """The sample images and their names, embedded directly; raw vectors, in one shard."""
     found = load_samples()
     limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels}
     images = clip.embed_images([decode(s.png, clip.preprocess, **limits) for s in found]).result().astype(np.float16)
@@ -49,7 +49,7 @@ def samples(clip: ClipModel, settings: Settings, tmp_path_factory: pytest.TempPa
     return make_output(url, [images], [texts], model=clip.info, names=[f"{s.name}.png" for s in found])
 
 
-def test_each_name_finds_its_picture(samples: Output, clip: ClipModel, settings: Settings) -> None:
+def test_each_name_finds_its_image(samples: Output, clip: ClipModel, settings: Settings) -> None:
     index = Index(samples.url)
     found = [index.nearest(clip.embed_texts([clip.tokenizer(s.name)]).result()[0], 1)[0] for s in load_samples()]
     right = [hit.image_path == f"{sample.name}.png" for hit, sample in zip(found, load_samples(), strict=True)]
@@ -68,7 +68,7 @@ def test_a_query_is_prepared_as_the_vectors_were_whatever_is_set_here(settings: 
     np.testing.assert_array_equal(found, queries.unit_query(expected))
 
 
-def test_a_picture_finds_itself_and_its_name(samples: Output, settings: Settings) -> None:
+def test_an_image_finds_itself_and_its_name(samples: Output, settings: Settings) -> None:
     png = next(s.png for s in load_samples() if s.name == "pizza")
     hit = search(samples.url, image=png, top=1, settings=settings)[0]
     assert (hit.image_path, round(hit.score, 3)) == ("pizza.png", 1)

@@ -203,7 +203,7 @@ def test_told_to_stop_it_cancels_what_is_submitted_and_its_own_job(command: Comm
     assert outcome.stopped
     assert command.job.state is State.CANCELLED
     command.runner.close()
-    (run,) = [job for job in command.store.execute(ops.list_jobs("me", None, 10, ""))[0]]
+    (run,) = command.store.execute(ops.list_jobs("me", None, 10, ""))[0]
     assert run.state is State.CANCELLED
 
 

@@ -167,7 +167,7 @@ def test_a_dropped_item_costs_no_compute(batcher: Make) -> None:
     assert [e.starts for e in entries] == [0, 1, 0, 1]
 
 
-def test_when_all_that_waits_is_dropped_common_model_is_left_alone(batcher: Make) -> None:
+def test_when_all_that_waits_is_dropped_the_model_is_left_alone(batcher: Make) -> None:
     model, one = Model(gated=True), batcher()
     busy(one, model)
     entries = put(one, [Entry(n, model) for n in range(9)])
