@@ -11,7 +11,12 @@ import psutil
 from bench.common import ROUNDS, Row, served, show
 
 MODEL = "emoji-mini"
-IMPORT = "import time, sys; t = time.perf_counter(); import clip_queue.api.app; print(time.perf_counter() - t, 'torch' in sys.modules)"
+IMPORT = """
+import sys, time
+began = time.perf_counter()
+import clip_queue.api.app
+print(time.perf_counter() - began, "torch" in sys.modules)
+"""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``python -m clip_queue.cli``, the same as ``clip-queue``."""
+"""``python -m clip_queue.cli`` is the same as ``clip-queue``."""
 
 from clip_queue.cli.main import app
 

@@ -1,4 +1,4 @@
-"""``clip-queue demo``: sample pictures and words through the whole service, and what they mean to the model."""
+"""``clip-queue demo``: it embeds and compares sample images and words through the whole service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import importlib.resources
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,48 +25,50 @@ from clip_queue.stack.machine import StackError
 
 MODEL = "emoji-mini"
 REQUEST_TIMEOUT = 60.0  # seconds
-AGREE = 0.02  # largest difference of a cosine between two doors; bf16 rounds by the batch it is in
-ENOUGH = 0.75  # share of pictures that must find their own word; by chance it would be one in as many as there are
+AGREE = 0.02  # largest difference between cosines of /clip/compare and of embeddings; rounding depends on the batch
+ENOUGH = 0.75  # least share of images that are nearest to their own word; by chance it is 1 / number of words
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of this package and the word for it."""
+    """An image of this package and the word for it."""
 
     name: str
     png: bytes
 
     @property
     def image(self) -> dict[str, str]:
+        """The image as it is sent to the API."""
         return {"type": "base64", "value": base64.b64encode(self.png).decode()}
 
 
 def load_samples() -> list[Sample]:
+    """The sample images of this package."""
     folder = importlib.resources.files("clip_queue.cli") / "samples"
     listed = json.loads((folder / "samples.json").read_text())
     return [Sample(entry["name"], (folder / entry["file"]).read_bytes()) for entry in listed]
 
 
-def demo(console: Console) -> None:
-    """Run it.
+def demo(console: Console, make_stack: Callable[[Settings], EmbeddedStack] = EmbeddedStack) -> None:
+    """Start a service, embed and compare the samples, and print what came out.
 
     Raises:
-        StackError: the service did not start, did not answer, or its answers mean nothing.
+        StackError: the service does not start or does not answer, or its answers are wrong.
     """
     samples = load_samples()
     words = [sample.name for sample in samples]
     settings = Settings(models=[MODEL], api_keys=[])
-    stack = EmbeddedStack(settings)
+    stack = make_stack(settings)
     try:
         with step(console, "started Valkey, a Celery worker and the API"):
             stack.start()
         with httpx.Client(base_url=stack.api_url, timeout=REQUEST_TIMEOUT, trust_env=False) as client:
             size = settings.max_items
-            with step(console, f"embedded {len(samples)} pictures"):
+            with step(console, f"embedded {len(samples)} images"):
                 images = embed(client, "image", [sample.image for sample in samples], size)
             with step(console, f"embedded {len(words)} words"):
                 texts = embed(client, "text", words, size)
-            with step(console, f"compared {len(samples)} pictures with {len(words)} words"):
+            with step(console, f"compared {len(samples)} images with {len(words)} words"):
                 cosines = np.array([compare(client, sample, words, size) for sample in samples], dtype=np.float32)
         with step(console, "stopped them all"):
             stack.stop()
@@ -74,8 +76,8 @@ def demo(console: Console) -> None:
         raise StackError(f"the service did not answer as it should: {error}") from error
     finally:
         stack.stop()
-    console.print(picture(samples, cosines, console.width))
-    judge(
+    console.print(cosine_table(samples, cosines, console.width))
+    check(
         console,
         cosines,
         apart=float(np.abs(cosines - np.stack([cosine(image, texts) for image in images])).max()),
@@ -85,7 +87,7 @@ def demo(console: Console) -> None:
 
 @contextmanager
 def step(console: Console, what: str) -> Iterator[None]:
-    """A line with the time that a step took."""
+    """Print a line with the time that a step has taken."""
     begin = time.perf_counter()
     yield
     seconds = time.perf_counter() - begin
@@ -94,7 +96,7 @@ def step(console: Console, what: str) -> Iterator[None]:
 
 
 def embed(client: httpx.Client, kind: str, items: Sequence[Any], size: int) -> Matrix:
-    """Raw features (n, dimension) of ``items``, ``size`` a request."""
+    """Raw features (n, dimension) of ``items``, float32. ``size``: most items in a request."""
     rows: list[list[float]] = []
     for part in parts(items, size):
         answer = client.post(f"/clip/embed_{kind}", json={kind: part}).raise_for_status().json()
@@ -103,7 +105,7 @@ def embed(client: httpx.Client, kind: str, items: Sequence[Any], size: int) -> M
 
 
 def compare(client: httpx.Client, sample: Sample, words: Sequence[str], size: int) -> list[float]:
-    """Cosines of a picture with each word."""
+    """The cosines of an image with each word. ``size``: most words in a request."""
     out: list[float] = []
     for part in parts(words, size):
         answer = client.post("/clip/compare", json={"subject": sample.image, "prompt": part}).raise_for_status().json()
@@ -112,16 +114,20 @@ def compare(client: httpx.Client, sample: Sample, words: Sequence[str], size: in
 
 
 def parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    """``items`` in lists of ``size``."""
     return (list(items[i : i + size]) for i in range(0, len(items), size))
 
 
-def picture(samples: Sequence[Sample], cosines: Matrix, width: int) -> Table:
-    """Pictures × words, the best word of each picture marked: as many of the first as fit in ``width`` characters."""
+def cosine_table(samples: Sequence[Sample], cosines: Matrix, width: int) -> Table:
+    """A table of the cosines (images, words), in which each image's best word is marked.
+
+    It shows the first samples, as many as fit in ``width`` characters.
+    """
     columns = np.cumsum([max(len(sample.name), 5) + 2 for sample in samples])
     margin = max(len(sample.name) for sample in samples) + 4
     shown = max(2, int((columns + margin <= width).sum()))
     left_out = f"; {shown} of {len(samples)} fit here" if shown < len(samples) else ""
-    title = f"cosine of each picture (row) with each word (column){left_out}"
+    title = f"cosine of each image (row) with each word (column){left_out}"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True, min_width=margin - 4)
     for sample in samples[:shown]:
@@ -133,16 +139,24 @@ def picture(samples: Sequence[Sample], cosines: Matrix, width: int) -> Table:
     return table
 
 
-def judge(console: Console, cosines: Matrix, *, apart: float, dimension: int) -> None:
-    """Say what this has shown. Raises :class:`StackError` where it has shown too little."""
+def check(console: Console, cosines: Matrix, *, apart: float, dimension: int) -> None:
+    """Check the cosines (images, words) and print the result.
+
+    Args:
+        apart: largest difference between a cosine of ``/clip/compare`` and of the embeddings.
+        dimension: of the embeddings.
+
+    Raises:
+        StackError: too few images are nearest to their own word, or the two kinds of cosines differ.
+    """
     count = len(cosines)
     right = int((cosines.argmax(axis=1) == np.arange(count)).sum())
     if right < ENOUGH * count:
-        raise StackError(f"only {right} of {count} pictures are nearest to their own word")
+        raise StackError(f"only {right} of {count} images are nearest to their own word")
     if apart > AGREE:
         raise StackError(f"/clip/compare and the cosines of the embeddings differ by {apart:.3f}")
     console.print(
-        f"[green]✓[/] {right} of {count} pictures are nearest to their own word: over HTTP, through Valkey and Celery "
+        f"[green]✓[/] {right} of {count} images are nearest to their own word: over HTTP, through Valkey and Celery "
         f"to {MODEL} and back, {dimension} numbers each; /clip/compare says the same as the cosines of the embeddings "
         f"(within {apart:.0e})",
         highlight=False,

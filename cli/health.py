@@ -1,4 +1,4 @@
-"""Health checks of containers: ``python -m clip_queue.cli.health api`` and ``… worker``; exit code 0 is well."""
+"""Health checks of containers: ``python -m clip_queue.cli.health api`` or ``… worker``. Exit code 0 means healthy."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import sys
 import httpx
 
 from clip_queue.shared.errors import ClipError
-from clip_queue.shared.settings import get_settings
+from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import workers
 
 TIMEOUT = 4.0  # seconds
+PORT = "9001"  # of the API, if the environment variable PORT is not set
 
 
 def api() -> bool:
-    """Whether the API of this container answers at all. ``PORT`` says where, 9001 if unset."""
-    url = f"http://127.0.0.1:{os.environ.get('PORT', '9001')}/healthz"
+    """Whether the API of this container answers. Its port is the environment variable ``PORT``, or 9001."""
+    url = f"http://127.0.0.1:{os.environ.get('PORT', PORT)}/healthz"
     try:
         return httpx.get(url, timeout=TIMEOUT, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 
 
-def worker() -> bool:
-    """Whether a worker of this container holds its lease: a model loaded, its threads alive."""
+def worker(settings: Settings | None = None) -> bool:
+    """Whether a worker of this container holds its lease, so its models are loaded and its threads run."""
     try:
-        with contextlib.closing(Store.connect(get_settings())) as store:
+        with contextlib.closing(Store.connect(settings or get_settings())) as store:
             return any(live.host == socket.gethostname() for live in store.execute(workers()))
     except ClipError:
         return False

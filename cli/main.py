@@ -1,4 +1,4 @@
-"""The commands of ``clip-queue``. What each does is in the module of its name, loaded when it is called."""
+"""The commands of ``clip-queue``. The module of a command has its name; it is imported when the command is called."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from clip_queue.bulk.run.options import options
 from clip_queue.cli.options import with_options
+from clip_queue.cli.terminal import print_line
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.settings import Settings
 from clip_queue.stack.machine import StackError
@@ -27,24 +28,29 @@ app = typer.Typer(
     help="CLIP embeddings through a queue: serve them, embed a dataset, search it, see it work.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a pretty traceback shows the values of variables, keys among them
+    pretty_exceptions_enable=False,  # they would show the values of variables, also of keys
 )
 console = Console()
 errors = Console(stderr=True)
 
 
+def print_error(message: str) -> None:
+    """Print an error on stderr."""
+    print_line(errors, f"[bold red]clip-queue:[/] {escape(message)}")
+
+
 def fail(message: str) -> NoReturn:
-    """End with exit code 1 and a line that says why."""
-    errors.print(f"[bold red]clip-queue:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    """Print the error and end with exit code 1."""
+    print_error(message)
     raise typer.Exit(1)
 
 
 def load_settings(**given: Any) -> Settings:
-    """The settings of the environment, with those given on the command line on top; ends where they are wrong."""
+    """The settings: those of the command line, else those of the environment. Ends the command if they are wrong."""
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
         parse_models(settings.models)
-    except ValidationError as error:  # its own text would show the values, keys among them
+    except ValidationError as error:  # its text would show the values, also of keys
         problems = (f"CLIP_QUEUE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         fail("wrong settings: " + "; ".join(problems))
     except ValueError as error:
@@ -56,9 +62,9 @@ def load_settings(**given: Any) -> Settings:
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Say which version this is.", is_eager=True)] = False,
 ) -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # unwinds, as Ctrl-C does
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # an exception, so that contexts end
     if version:
-        console.print(f"clip-queue {__version__}", highlight=False)
+        print_line(console, f"clip-queue {__version__}")
         raise typer.Exit
 
 
@@ -85,12 +91,12 @@ def up(
     ] = None,
 ) -> None:
     """Serve: Valkey, workers and the API, restarted when they die, until Ctrl-C."""
-    from clip_queue.cli.up import up as serve
+    from clip_queue.cli.up import up as run_up
 
     settings = load_settings(models=model, redis_url=redis, data_dir=data_dir)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
     try:
-        serve(console, settings, host=host, port=port, workers=workers, redis_url=given)
+        run_up(console, settings, host=host, port=port, workers=workers, redis_url=given)
     except StackError as error:
         fail(str(error))
 
@@ -105,11 +111,11 @@ def models() -> None:
 
 @app.command()
 def demo() -> None:
-    """Embed and compare the sample pictures, end to end on this machine."""
-    from clip_queue.cli.demo import demo as show
+    """Embed and compare the sample images, end to end on this machine."""
+    from clip_queue.cli.demo import demo as run_demo
 
     try:
-        show(console)
+        run_demo(console)
     except StackError as error:
         fail(str(error))
 
@@ -145,34 +151,34 @@ def embed(
     from clip_queue.stack.embedded import never
 
     with needs_extra():
-        from clip_queue.bulk.run.embed import embed as run
-        from clip_queue.bulk.run.planner import dry_run as look
-        from clip_queue.cli import embed as view
+        from clip_queue.bulk.run.embed import embed as run_embed
+        from clip_queue.bulk.run.planner import dry_run as run_dry
+        from clip_queue.cli.embed import print_dry_run, print_report, progress_display
     settings = load_settings(redis_url=redis, models=[options["model"]] if options["model"] else None)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
-    again, should_stop = resuming(sys.argv[1:]), never
+    again, should_stop = resume_command(sys.argv[1:]), never
     try:
         if dry_run:
-            view.tell_dry(console, look(source, settings=settings, **options))
+            print_dry_run(console, run_dry(source, settings=settings, **options))
             return
-        with stop_signals(kill_now) as should_stop, view.shown(console) as show:
-            report = run(
+        with stop_signals(kill_now) as should_stop, progress_display(console) as show:
+            report = run_embed(
                 source,
                 output,
                 workers=workers,
                 redis_url=given,
                 settings=settings,
                 show=show,
-                say=lambda line: console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True),
+                say=lambda line: print_line(console, f"[yellow]{escape(line)}[/]"),
                 should_stop=should_stop,
                 **options,
             )
     except (StackError, ClipError) as error:
-        errors.print(f"[bold red]clip-queue:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        print_error(str(error))
         when = "To go on" if should_stop() else "To go on once that is mended"
-        errors.print(f"{when}:\n  {escape(again)}", soft_wrap=True, highlight=False)
+        print_line(errors, f"{when}:\n  {escape(again)}")
         raise typer.Exit(130 if should_stop() else 1) from None
-    view.tell(console, report, again)
+    print_report(console, report, again)
     raise typer.Exit(report.status)
 
 
@@ -209,11 +215,13 @@ def search(
     from clip_queue.shared.errors import ClipError
 
     with needs_extra():
-        from clip_queue.cli.search import search as find
+        from clip_queue.cli.search import search as run_search
     settings = load_settings()
     try:
-        find(console, errors, settings, output, text=text, image=image, top=top, among=among, model=model, sheet=sheet)
-    except BrokenPipeError:  # `| head`: typer ends quietly
+        run_search(
+            console, errors, settings, output, text=text, image=image, top=top, among=among, model=model, sheet=sheet
+        )
+    except BrokenPipeError:  # of `| head`: typer ends without a message
         raise
     except (ClipError, OSError) as error:
         fail(str(error))
@@ -221,7 +229,7 @@ def search(
 
 @contextmanager
 def needs_extra() -> Iterator[None]:
-    """Around imports of what an extra brings."""
+    """Around imports of packages of an extra: ends the command if they are not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -229,11 +237,11 @@ def needs_extra() -> Iterator[None]:
 
 
 def kill_now() -> None:
-    """The second Ctrl-C: the processes started here end with this one."""
+    """End this process at once, at the second Ctrl-C. The kernel then ends its children."""
     os._exit(130)
 
 
-def resuming(arguments: list[str]) -> str:
-    """The command that was given, to be given again; what follows ``--redis`` may hold a password."""
+def resume_command(arguments: list[str]) -> str:
+    """The command with these arguments. The value of ``--redis``, which can contain a password, is hidden."""
     hidden = ["…" if before == "--redis" else a for before, a in zip(["", *arguments], arguments, strict=False)]
     return shlex.join(["clip-queue", *("--redis=…" if a.startswith("--redis=") else a for a in hidden)])

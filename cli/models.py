@@ -1,4 +1,4 @@
-"""``clip-queue models``: what can be served, read from configuration files alone (torch is not loaded)."""
+"""``clip-queue models``: the models that can be served, from their configuration files. It does not load torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from clip_queue.shared.models import CATALOGUE, RANDOM, SHIPPED, ModelSpec, parse_models
 from clip_queue.shared.settings import Settings
 
-# Where open_clip finds OpenAI's weights on the hub (a test compares this with open_clip's own list).
+# The repositories of the hub in which open_clip finds OpenAI's weights. A test compares them with open_clip's list.
 OPENAI_REPOS = {
     "RN50": "timm/resnet50_clip.openai",
     "RN101": "timm/resnet101_clip.openai",
@@ -31,7 +31,7 @@ OPENAI_REPOS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model without loading it; None: not known. ``local``: its weights are on this machine."""
+    """Facts about a model that is not loaded; None: not known. ``local``: whether its weights are on this machine."""
 
     local: bool | None = None
     dimension: int | None = None
@@ -40,7 +40,7 @@ class Facts:
 
 
 def table(settings: Settings) -> Table:
-    """All names that can be served, the configured ones first."""
+    """A table of all models that can be served, the configured ones first."""
     configured, cache = parse_models(settings.models), hub_cache(settings)
     out = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, caption="* configured. Any other: NAME=SOURCE.", caption_justify="left"
@@ -61,7 +61,7 @@ def table(settings: Settings) -> Table:
 
 
 def facts_of(spec: ModelSpec, cache: Path) -> Facts:
-    """What configuration files say of a model."""
+    """The facts about a model. ``cache`` is the folder of :func:`hub_cache`."""
     if spec.source.startswith(SHIPPED):
         return _of_folder(_folder_of("clip_queue.worker") / "checkpoints" / spec.source.removeprefix(SHIPPED))
     if spec.source.startswith("local-dir:"):
@@ -77,7 +77,7 @@ def facts_of(spec: ModelSpec, cache: Path) -> Facts:
 
 
 def hub_cache(settings: Settings) -> Path:
-    """Where the model hub's client keeps what it downloaded."""
+    """The folder in which the model hub's client keeps its downloads."""
     if settings.cache_dir:
         return settings.cache_dir
     caches = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
@@ -86,18 +86,20 @@ def hub_cache(settings: Settings) -> Path:
 
 
 def snapshots(cache: Path, repo: str) -> list[Path]:
-    """Downloaded versions of a hub repository that hold weights, oldest first."""
+    """The downloaded versions of a repository of the hub that have weights, the oldest first."""
     folder = cache / f"models--{repo.replace('/', '--')}" / "snapshots"
     weights = [f for f in folder.glob("*/open_clip_*") if f.suffix in (".safetensors", ".bin") and f.exists()]
     return sorted({f.parent for f in weights}, key=lambda f: f.stat().st_mtime)
 
 
 def _of_folder(folder: Path) -> Facts:
+    """The facts about a model in open_clip's ``local-dir:`` form."""
     local = any((folder / f"open_clip_{kind}").is_file() for kind in ("model.safetensors", "pytorch_model.bin"))
     return _read(folder / "open_clip_config.json", local)
 
 
 def _read(file: Path, local: bool | None) -> Facts:
+    """The facts in a configuration file of open_clip."""
     try:
         config: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -108,7 +110,7 @@ def _read(file: Path, local: bool | None) -> Facts:
 
 
 def _folder_of(package: str) -> Path:
-    """A package's folder, without importing it; a folder that is not there where it is not installed."""
+    """The folder of a package, which is not imported. If it is not installed, a path that does not exist."""
     spec = importlib.util.find_spec(package)
     places = spec.submodule_search_locations if spec else None
     return Path(places[0]) if places else Path(os.devnull)

@@ -1,4 +1,4 @@
-"""Flags of a command that are described elsewhere: an option is spelt once, where it is explained."""
+"""Flags of a command from descriptions of options: an option and its help text are written only once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.markup import escape
 
 from clip_queue.bulk.run.options import Option
 
@@ -14,7 +15,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_options(options: Mapping[str, tuple[Any, Option]]) -> Callable[[Command], Command]:
-    """Give a command a flag for each option: the command gets all of them as keywords, None where one was not given."""
+    """A decorator that adds a flag for each option to a command.
+
+    The command must accept ``**options``. It gets a keyword for each option, with None if the flag was not given.
+
+    Args:
+        options: type and description of each option, by name.
+    """
 
     def decorate(command: Command) -> Command:
         signature = inspect.signature(command, eval_str=True)
@@ -34,4 +41,5 @@ def with_options(options: Mapping[str, tuple[Any, Option]]) -> Callable[[Command
 
 def _flag(name: str, option: Option) -> Any:
     flag = option.flags or f"--{name.replace('_', '-')}"
-    return typer.Option(flag, help=option.help, min=option.least, max=option.most, show_default=False)
+    help = escape(option.help)  # typer reads it as rich's markup, where "[default: …]" would be a style
+    return typer.Option(flag, help=help, min=option.least, max=option.most, show_default=False)

@@ -1,4 +1,4 @@
-"""``clip-queue search``: a table on a terminal, else lines of rank, score, path and caption with tabs between."""
+"""``clip-queue search``: a table on a terminal, else lines of rank, score, path and caption, separated by tabs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rich.table import Table
 from clip_queue.bulk.search import contact_sheet as sheets
 from clip_queue.bulk.search.index import Hit, Index
 from clip_queue.bulk.search.query import embed_query
-from clip_queue.cli.terminal import printable
+from clip_queue.cli.terminal import print_line, printable
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import NOTICES
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.storage import read_bytes, split
 
-CAPTION = 120  # characters of a caption that a table shows
+MAX_CAPTION = 120  # most characters of a caption in a table
 
 
 def search(
@@ -37,46 +37,55 @@ def search(
     model: str | None,
     sheet: Path | None,
 ) -> None:
-    """Search, print the hits to ``console`` and all else to ``errors``, write the sheet where one is asked for.
+    """Search an output and print the hits.
+
+    Args:
+        console: gets the hits.
+        errors: gets everything else.
+        output: the folder that ``embed`` has written; a path or a URL.
+        text: the text to search for.
+        image: the path or URL of the image to search for; exactly one of ``text`` and ``image`` is given.
+        top: most hits.
+        among: ``images`` or ``texts``; None: images if there are any.
+        model: the model as ``NAME=SOURCE``; None: as the manifest says.
+        sheet: the file to write a contact sheet to.
 
     Raises:
-        ClipError: it cannot be searched, or not for this; the message says what to do.
-        OSError: the output cannot be read, or the sheet not written.
+        ClipError: the output cannot be searched, or not for this query. The message says what to do.
+        OSError: the output cannot be read, or the sheet cannot be written.
     """
-    picture = read_picture(image, settings.max_image_bytes) if image is not None else None
+    encoded = read_image(image, settings.max_image_bytes) if image is not None else None
     index = Index(output, among)
     if sheet:
         sheets.check(sheet, index.plan.source, top)
-
-    def say(line: str) -> None:
-        errors.print(line, soft_wrap=True, highlight=False)
-
     if index.shards < index.plan.shards:
-        say(f"[yellow]{index.shards:,} of {index.plan.shards:,} shards are finished: only they are searched[/]")
+        finished = f"{index.shards:,} of {index.plan.shards:,} shards are finished"
+        print_line(errors, f"[yellow]{finished}: only they are searched[/]")
     with errors.status(f"loading {escape(index.model.name)}"):
-        query = embed_query(index.model, text, picture, model, settings)
+        query = embed_query(index.model, text, encoded, model, settings)
     begin = time.perf_counter()
     hits = index.nearest(query, top)
     seconds = time.perf_counter() - begin
     show(console, hits)
     if console.is_terminal or not hits:
-        say(f"[dim]{len(hits):,} of {index.rows:,} rows, by their {index.among}, in {seconds:.2f} s[/]")
+        print_line(errors, f"[dim]{len(hits):,} of {index.rows:,} rows, by their {index.among}, in {seconds:.2f} s[/]")
     if notice := NOTICES.get(index.model.name):
-        say(f"[dim]{escape(notice)}[/]")
+        print_line(errors, f"[dim]{escape(notice)}[/]")
     if sheet:
         title = text if text is not None else f"like {Path(image or '').name}"
         note = f"{len(hits):,} of {index.rows:,} rows by the cosine of their {index.among}, {index.model.name}"
         with errors.status("making the sheet"):
             load = sheets.loader(index.plan.source, settings)
             sheets.save(sheets.contact_sheet(hits, load, title, note), sheet)
-        say(f"the sheet is {escape(str(sheet))}")
+        print_line(errors, f"the sheet is {escape(str(sheet))}")
 
 
 def show(console: Console, hits: Sequence[Hit]) -> None:
+    """Print hits as a table on a terminal, else as lines."""
     if not console.is_terminal:
         for hit in hits:
             fields = (str(hit.rank), f"{hit.score:.6f}", printable(hit.image_path or ""), printable(hit.caption or ""))
-            console.file.write("\t".join(fields) + "\n")  # rich would make spaces of tabs
+            console.file.write("\t".join(fields) + "\n")  # rich would replace tabs by spaces
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("#", justify="right", no_wrap=True)
@@ -97,13 +106,13 @@ def show(console: Console, hits: Sequence[Hit]) -> None:
 
 
 def shortened(caption: str) -> str:
-    """A caption on one line, cut where it is long."""
+    """A caption on one line, cut after :data:`MAX_CAPTION` characters."""
     line = printable(" ".join(caption.split()))
-    return line if len(line) <= CAPTION else line[: CAPTION - 1].rstrip() + "…"
+    return line if len(line) <= MAX_CAPTION else line[: MAX_CAPTION - 1].rstrip() + "…"
 
 
-def read_picture(url: str, limit: int) -> bytes:
-    """The picture to search for; a path or a URL. Raises :class:`BadInput`."""
+def read_image(url: str, limit: int) -> bytes:
+    """The encoded image at a path or a URL, cut after ``limit`` + 1 bytes. Raises :class:`BadInput`."""
     try:
         protocol, path = split(url)
         return read_bytes(protocol, os.fsencode(path), limit)

@@ -1,8 +1,15 @@
-"""What a terminal may be shown."""
+"""Printing on a terminal."""
 
 from __future__ import annotations
 
+from rich.console import Console
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line of rich's markup. It is not wrapped, so that a path or a command in it can be copied."""
+    console.print(line, soft_wrap=True, highlight=False)
+
 
 def printable(text: str) -> str:
-    """Text on one line, whatever is in it: names and captions come from anywhere, and a terminal obeys escapes."""
+    """The text on one line, with all control characters escaped. Names and captions can contain any characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

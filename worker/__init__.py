@@ -1,1 +1,1 @@
-"""The engine: a Celery application whose worker process owns the model."""
+"""The worker: a Celery application whose process holds the models. Inference, the job executor, the heartbeat."""

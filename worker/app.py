@@ -1,7 +1,7 @@
 """The Celery application: ``celery -A clip_queue.worker.app worker --pool threads``.
 
-The model is loaded once, in ``worker_init``, in the process that Celery's threads share. (CUDA and fork don't mix,
-so there is no prefork here.)
+The models are loaded once, at the signal ``worker_init``, in the process that Celery's threads share. There is no
+prefork here, because CUDA does not survive a fork.
 """
 
 from __future__ import annotations
@@ -19,13 +19,42 @@ from kombu.entity import Exchange, Queue
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import parse_models
-from clip_queue.shared.settings import get_settings
+from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.shared.store import Store
 from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.heartbeat import Heartbeat
 from clip_queue.worker.inference.engine import InferenceEngine
 
 log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The parts of a worker process: inference engine, job executor and heartbeat."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the models and start the threads. Raises what open_clip raises if a model cannot be loaded."""
+        engine = InferenceEngine(settings)
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.executor = JobExecutor(engine, Store.connect(settings), settings, worker_id)
+        engine.start()
+        self.heartbeat = Heartbeat(self.executor, settings)
+        self.heartbeat.start()
+
+    def stop(self) -> None:
+        """Give back the jobs that are left, end the threads and the lease. Call it after the last message."""
+        self.executor.stop()
+        self.executor.engine.stop()
+        self.heartbeat.stop()
+
+
+def start(settings: Settings) -> Worker:
+    """The worker of this process. Ends the process, with a line on stderr, if it cannot start."""
+    try:
+        return Worker(settings)
+    except Exception as error:  # Celery would log what a signal's receiver raises and go on without a model
+        log.critical("the worker could not start", exc_info=True)
+        sys.exit(f"clip-queue worker: {error}")
+
 
 settings = get_settings()
 app = celery_app(settings)
@@ -39,46 +68,34 @@ app.conf.update(
     ],
 )
 
-# Two lines a message are a log of nothing but traffic.
+# These would log two lines for each message.
 for noisy in ("celery.worker.strategy", "celery.app.trace"):
     logging.getLogger(noisy).setLevel(logging.WARNING)
 
-_executor: JobExecutor | None = None
-_heartbeat: Heartbeat | None = None
+_worker: Worker | None = None
 
 
 @app.task(name=TASK)
 def run(model: str, lane: str, job_ids: list[str]) -> None:
-    """A message: references to jobs in the store."""
-    if _executor is None:
+    """Process a message. Its jobs are in the store; the message refers to them by id."""
+    if _worker is None:
         raise RuntimeError("a message came before the model was loaded")
-    _executor.deliver(model, Lane(lane), job_ids)
+    _worker.executor.deliver(model, Lane(lane), job_ids)
 
 
 @worker_init.connect
 def _start(**_: Any) -> None:
-    global _executor, _heartbeat
-    try:
-        engine = InferenceEngine(settings)
-        worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        _executor = JobExecutor(engine, Store.connect(settings), settings, worker_id)
-        engine.start()
-        _heartbeat = Heartbeat(_executor, settings)
-        _heartbeat.start()
-    except Exception as error:  # Celery logs what a signal handler raises and goes on without a model
-        log.critical("the worker could not start", exc_info=True)
-        sys.exit(f"clip-queue worker: {error}")
+    global _worker
+    _worker = start(settings)
 
 
 @worker_shutting_down.connect
 def _drain(**_: Any) -> None:
-    if _heartbeat:
-        _heartbeat.drain()
+    if _worker:
+        _worker.heartbeat.drain()
 
 
 @worker_shutdown.connect
 def _stop(**_: Any) -> None:
-    if _executor and _heartbeat:
-        _executor.stop()
-        _executor.engine.stop()
-        _heartbeat.stop()
+    if _worker:
+        _worker.stop()

@@ -1,12 +1,16 @@
-"""The worker's heartbeat: lease, progress, watchdog, and its turns as reconciler. One thread."""
+"""The heartbeat of a worker: it renews the lease, reports progress, checks the threads and reconciles. One thread."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+
+from celery import Celery
 
 from clip_queue.shared import ops
 from clip_queue.shared.broker import TASK, celery_app, queue_name
@@ -20,67 +24,100 @@ from clip_queue.worker.inference.fatal import die
 
 log = logging.getLogger(__name__)
 
+INTERVAL = 1.0  # seconds between two heartbeats; less where a quarter of the lease is less
+SMOOTHING = 0.8  # share of the old value in the new value of the measured rate
+LEAST_BUSY = 0.01  # seconds in forward passes that a measurement of the rate needs
+
 
 class Heartbeat:
-    """Beats every second or every quarter of a lease, whichever is shorter."""
+    """The heartbeat of one worker process. It closes its store in :meth:`stop`.
 
-    def __init__(self, executor: JobExecutor, settings: Settings) -> None:
+    Args:
+        store: None: a connection of its own, so that it never waits for another thread.
+        sender: sends messages again; None: an application of its own.
+        interval: seconds between two heartbeats; None: :data:`INTERVAL`, or a quarter of the lease if that is less.
+        now: the monotonic clock, seconds.
+        fatal: called with the reason when the process must end; it should not return.
+    """
+
+    def __init__(
+        self,
+        executor: JobExecutor,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        sender: Celery | None = None,
+        interval: float | None = None,
+        now: Callable[[], float] = time.monotonic,
+        fatal: Callable[[BaseException], None] = die,
+    ) -> None:
         self._executor = executor
         self._batcher = executor.engine.batcher
-        self._started = time.time()
-        self._app = celery_app(settings, publisher=True)
         self._settings = settings
-        self._store = Store.connect(settings)
+        self._store = store or Store.connect(settings)
+        self._sender = sender or celery_app(settings, publisher=True)
+        self._interval = min(INTERVAL, settings.lease / 4) if interval is None else interval
+        self._now = now
+        self._fatal = fatal
         self._grace = GracePeriod(settings)
         self._stopping = threading.Event()
-        self._drain_until = 0.0
-        self._rate = 0.0
-        self._seen = (0, 0.0)
+        self._started = time.time()
+        self._drain_until = math.inf
+        self._rate = 0.0  # items a second in forward passes
+        self._measured = (0, 0.0)  # items and busy seconds at the last measurement of the rate
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give back what is left and let the lease go."""
+        """End the thread, release the jobs that are given back, and end the worker's lease."""
         self._stopping.set()
-        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
         try:
             self._release()
             self._store.execute(ops.deregister(self._executor.id))
         except Unavailable:
-            log.warning("the store is away: what this worker held comes free when its lease runs out")
+            log.warning("the store is away: this worker's jobs are queued again when its lease runs out")
         self._store.close()
 
     def drain(self) -> None:
-        """From now on there are ``drain_timeout`` seconds to finish what is held."""
-        self._drain_until = time.monotonic() + self._settings.drain_timeout
+        """From now on the worker has ``drain_timeout`` seconds to complete its jobs. Then they are given back."""
+        self._drain_until = self._now() + self._settings.drain_timeout
         self._executor.draining.set()
+
+    def step(self) -> None:
+        """One heartbeat. While the store cannot be reached there is a line in the log, and the worker goes on."""
+        self._check_threads()
+        self._continue_draining()
+        try:
+            self._beat()
+        except Unavailable as error:
+            self._grace.restart()
+            log.warning("no heartbeat: %s", error.message)
 
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._watch()
-                try:
-                    self._beat()
-                except Unavailable as error:
-                    self._grace.restart()
-                    log.warning("no heartbeat: %s", error.message)
-                self._stopping.wait(min(1.0, self._settings.lease / 4))
+                self.step()
+                self._stopping.wait(self._interval)
         except BaseException as error:
             log.critical("the heartbeat's thread died", exc_info=True)
-            die(error)
+            self._fatal(error)
 
-    def _watch(self) -> None:
-        """A forward pass that hangs, or a batcher that is gone, ends the process: its supervisor starts another."""
-        took = self._batcher.busy_for()
-        if took > self._settings.forward_timeout:
-            die(TimeoutError(f"a forward pass has taken {took:.0f} s (limit {self._settings.forward_timeout:.0f})"))
+    def _check_threads(self) -> None:
+        """End the process if a forward pass hangs or the batcher's thread has ended; the supervisor starts another."""
+        seconds, limit = self._batcher.busy_for(), self._settings.forward_timeout
+        if seconds > limit:
+            self._fatal(TimeoutError(f"a forward pass has taken {seconds:.0f} s (limit {limit:.0f})"))
         if not self._batcher.alive():
-            die(RuntimeError("the batcher's thread is gone"))
+            self._fatal(RuntimeError("the batcher's thread is gone"))
+
+    def _continue_draining(self) -> None:
         if self._executor.draining.is_set():
             self._executor.abandon_handlers()
-        if self._drain_until and time.monotonic() > self._drain_until:
+        if self._now() > self._drain_until:
             self._executor.leases.give_back_all()
 
     def _beat(self) -> None:
@@ -104,17 +141,12 @@ class Heartbeat:
         for model, lane, ids in reconciling.resend:
             log.log(resend_level(lane), "sending %d job(s) of %s again", len(ids), queue_name(model, lane))
             try:
-                self._app.send_task(TASK, (model, lane, ids), queue=queue_name(model, lane), retry=False)
-            except Exception as error:  # whatever the broker's client raises; the next round sends them again
+                self._sender.send_task(TASK, (model, lane, ids), queue=queue_name(model, lane), retry=False)
+            except Exception as error:  # the broker's client raises errors of many kinds; the next pass sends again
                 log.warning("could not send again: %s", type(error).__name__)
 
     def _info(self) -> WorkerInfo:
-        items, busy = self._batcher.items, self._batcher.busy
-        new, spent = items - self._seen[0], busy - self._seen[1]
-        if new and spent > 0.01:
-            rate = new / spent
-            self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
-            self._seen = (items, busy)
+        self._measure_rate()
         return WorkerInfo(
             id=self._executor.id,
             host=socket.gethostname(),
@@ -123,7 +155,15 @@ class Heartbeat:
             started=self._started,
             models=[model.info for model in self._executor.engine.models.values()],
             rate=self._rate,
-            items=items,
+            items=self._batcher.items,
             busy=self._batcher.busy + self._batcher.busy_for(),
             work=sorted(self._executor.handlers),
         )
+
+    def _measure_rate(self) -> None:
+        items, busy = self._batcher.items, self._batcher.busy
+        new_items, seconds = items - self._measured[0], busy - self._measured[1]
+        if new_items and seconds > LEAST_BUSY:
+            rate = new_items / seconds
+            self._rate = SMOOTHING * self._rate + (1 - SMOOTHING) * rate if self._rate else rate
+            self._measured = (items, busy)

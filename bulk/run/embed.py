@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Unpack
+
+from celery import Celery
 
 from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import OutputError
@@ -83,7 +86,8 @@ def embed(
         planned = None if begun else planner.write_shards()
         settings = settings.model_copy(update={"models": [model]})
         with started_workers(settings, workers, redis_url, say, should_stop) as (settings, check_alive):
-            alive = find_workers(settings, name, should_stop, retry.find_workers)
+            with closing(Store.connect(settings)) as store:
+                alive = find_workers(store, name, should_stop, retry.find_workers)
             info = common_model(alive, name)
             if begun:
                 plan = begun.plan
@@ -97,32 +101,27 @@ def embed(
                 check_alive()
                 return should_stop()
 
-            return run_plan(settings, folder, plan, retry, show, should_end)
+            store, sender = Store.connect(settings), celery_app(settings, publisher=True)
+            return run_plan(settings, folder, plan, store, sender, retry=retry, show=show, should_stop=should_end)
 
 
 def run_plan(
     settings: Settings,
     output: Output,
     plan: RunPlan,
+    store: Store,
+    sender: Celery,
+    *,
     retry: RetryPolicy,
     show: Callable[[Progress], None],
     should_stop: Callable[[], bool],
 ) -> Report:
-    """Have a plan's shards done by the workers of ``settings``' Redis. ``should_stop`` may raise."""
+    """Have a plan's shards done by the workers of ``store``; it and ``sender`` are closed. ``should_stop`` may
+    raise."""
     began = time.monotonic()
     keys = [key.get_secret_value() for key in settings.api_keys]
     owner = owner_of(keys[0] if keys else None)
-    runner = Runner(
-        settings,
-        output,
-        plan,
-        Store.connect(settings),
-        celery_app(settings, publisher=True),
-        owner=owner,
-        should_stop=should_stop,
-        show=show,
-        retry=retry,
-    )
+    runner = Runner(settings, output, plan, store, sender, owner=owner, should_stop=should_stop, show=show, retry=retry)
     error: ClipError | None = None
     try:
         outcome = runner.run()

@@ -84,36 +84,30 @@ def default_workers(settings: Settings) -> int | None:
     return None if on_gpu else min(MOST_WORKERS, cores())
 
 
-def find_workers(settings: Settings, model: str, should_stop: Callable[[], bool], timeout: float) -> list[WorkerInfo]:
+def find_workers(store: Store, model: str, should_stop: Callable[[], bool], timeout: float) -> list[WorkerInfo]:
     """The live workers that can do shards of a model, looked for ``timeout`` seconds.
 
     Raises:
         NoWorker: there are none.
-        NotStarted: told to stop while looking.
+        NotStarted: the run was told to stop meanwhile.
     """
-    store = Store.connect(settings)
     until = time.monotonic() + timeout
-    why = "no worker is alive there"
-    try:
-        while time.monotonic() < until:
-            if should_stop():
-                raise NotStarted("stopped while it was looking for workers")
-            try:
-                alive = store.execute(workers())
-                able = [w for w in alive if Kind.EMBED_SHARD in w.work and any(m.name == model for m in w.models)]
-                if able:
-                    return able
-                names = sorted({m.name for w in alive for m in w.models})
-                if names:
-                    why = f"the workers there serve {', '.join(names)}" + (
-                        "" if model not in names else ", without bulk"
-                    )
-            except Unavailable as error:
-                why = error.message
-            time.sleep(POLL_INTERVAL)
-        raise NoWorker(f"nobody does bulk work for {model} on this Redis: {why}")
-    finally:
-        store.close()
+    reason = "no worker is alive there"
+    while time.monotonic() < until:
+        if should_stop():
+            raise NotStarted("stopped while it was looking for workers")
+        try:
+            alive = store.execute(workers())
+        except Unavailable as error:
+            reason = error.message
+        else:
+            if able := [w for w in alive if Kind.EMBED_SHARD in w.work and any(m.name == model for m in w.models)]:
+                return able
+            if names := sorted({m.name for w in alive for m in w.models}):
+                without = ", without bulk" if model in names else ""
+                reason = f"the workers there serve {', '.join(names)}{without}"
+        time.sleep(POLL_INTERVAL)
+    raise NoWorker(f"nobody does bulk work for {model} on this Redis: {reason}")
 
 
 def common_model(alive: list[WorkerInfo], name: str) -> ModelInfo:

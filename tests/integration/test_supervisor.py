@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clip_queue.stack import supervisor as module
 from clip_queue.stack.supervisor import Spec, Supervisor
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -41,7 +40,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def sup(tmp_path: Path, said: list[str]) -> Iterator[Supervisor]:
-    it = Supervisor(tmp_path, say=said.append, max_delay=0.5)
+    it = Supervisor(tmp_path, say=said.append, max_delay=0.5, log_limit=10_000)
     it.start()
     yield it
     it.hurry()
@@ -142,9 +141,8 @@ def test_a_secret_reaches_the_child_by_environment(sup: Supervisor) -> None:
     assert "secret" not in " ".join(child.spec.command)
 
 
-def test_a_log_is_set_aside_at_start_and_when_it_grows(sup: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOG_LIMIT", 10_000)
-    log = sup._logs / "one.log"
+def test_a_log_is_moved_at_start_and_when_it_is_over_the_limit(sup: Supervisor, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "one.log"
     log.write_text("of the last time")
     code = "import time\nfor n in range(10**6): print(n, 'x' * 100, flush=True); time.sleep(0.001)"
     child = sup.add(spec("one", code))
@@ -156,7 +154,7 @@ def test_a_log_is_set_aside_at_start_and_when_it_grows(sup: Supervisor, monkeypa
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
 def test_children_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import time; from pathlib import Path; from stack.supervisor import Spec, Supervisor\n"
+        "import time; from pathlib import Path; from clip_queue.stack.supervisor import Spec, Supervisor\n"
         f"sup = Supervisor(Path({str(tmp_path)!r})); sup.start()\n"
         f"child = sup.add(Spec('one', [{sys.executable!r}, '-c', {POLITE!r}]))\n"
         "while 'up' not in child.tail(): time.sleep(0.02)\n"

@@ -1,1 +1,1 @@
-"""The job executor: what a worker does with the jobs that it is sent. It claims, holds, completes or gives back."""
+"""The job executor: it claims the jobs that the worker receives, embeds their items, and completes or returns them."""

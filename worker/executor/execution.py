@@ -1,4 +1,4 @@
-"""A job in work: its items on their way through the engine, and what came of them."""
+"""The execution of a job: it collects the features and the errors of the items, and makes the completion of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ from clip_queue.shared.vectors import Vector, cosine
 
 
 class JobExecution:
-    """Items report to an execution from many threads. ``on_over`` is called exactly once, when it is over:
+    """The execution of one job. Its items report to it from many threads.
 
-    all items are reported, or one failed and the job asked for no more, or its deadline passed, or it was
-    :attr:`abandoned` (cancelled, taken over, given back). Once it is over, nothing more is spent on it.
+    It is over when all items have reported, when one has failed and the job stops at the first error, when the
+    deadline has passed, or when it is :attr:`abandoned` (the job was cancelled, taken over or given back). At that
+    moment ``on_over`` is called, exactly once. The items that are left then cost no compute.
+
+    Args:
+        fingerprint: the model's fingerprint, for the result.
+        on_over: called with this execution, in the thread that ended it.
     """
 
     def __init__(self, job: Job, inputs: Inputs, fingerprint: str, on_over: Callable[[JobExecution], None]) -> None:
@@ -38,22 +43,28 @@ class JobExecution:
 
     @property
     def done(self) -> int:
+        """Items that have features."""
         return len(self._features)
 
     @property
     def failed(self) -> int:
+        """Items that have failed."""
         return len(self._errors)
 
     @property
     def late(self) -> bool:
+        """Whether the job's deadline has passed."""
         return time.monotonic() > self._deadline
 
     def item(self, index: int) -> ExecutionItem:
-        """Who gets the features of the item ``index``."""
+        """The recipient of the features of the item ``index``."""
         return ExecutionItem(self, index)
 
     def put(self, index: int, features: Vector, timings: dict[str, float]) -> None:
-        """An item's features. The timings of the item that comes last stay: they add up to the job's time."""
+        """Take an item's features (dimension,) and its timings in seconds.
+
+        The result gets the timings of the last item: with the time in the queue, they add up to the job's time.
+        """
         with self._lock:
             self._features[index] = features
             self._timings = {"queue": (self.job.started - self.job.created) / 1000, **timings}
@@ -62,7 +73,7 @@ class JobExecution:
             self._on_over(self)
 
     def fail(self, index: int, error: ClipError) -> None:
-        """An item's error."""
+        """Take an item's error."""
         with self._lock:
             if len(self.inputs.items) > 1 or self.job.on_error is OnError.SKIP:
                 error.index = index if self.job.kind is not Kind.COMPARE else comparison.caller_index(index)
@@ -73,29 +84,29 @@ class JobExecution:
             self._on_over(self)
 
     def expire(self) -> None:
-        """The deadline passed: end, and let :meth:`completion` say so."""
+        """End the execution because the deadline has passed; :meth:`completion` is then ``expired``."""
         with self._lock:
             last = self._end(True)
         if last:
             self._on_over(self)
 
     def abandon(self) -> None:
-        """Stop: another process decides, or has decided, what becomes of the job."""
+        """End the execution without a completion: the job does not belong to this worker any more."""
         with self._lock:
             last = self._end(True)
             self.abandoned = self.abandoned or last
         if last:
             self._on_over(self)
 
-    def _end(self, now: bool) -> bool:
-        """Whether it is this report that ends the execution."""
-        if self.over or not now:
+    def _end(self, condition: bool) -> bool:
+        """End the execution if ``condition`` is true; True if this call has ended it. The caller holds the lock."""
+        if self.over or not condition:
             return False
         self.over = True
         return True
 
     def completion(self) -> Completion:
-        """How the job ends; for an execution that is over and not abandoned."""
+        """The completion of the job. Call it for an execution that is over and not abandoned."""
         errors = [self._errors[i] for i in sorted(self._errors)]
         result = JobResult(fingerprint=self._fingerprint, timings=self._timings, names=self.inputs.names)
         state = State.SUCCEEDED
@@ -115,7 +126,7 @@ class JobExecution:
 
 
 class ExecutionItem:
-    """One item's :class:`clip_queue.worker.inference.item.Recipient`."""
+    """The :class:`clip_queue.worker.inference.item.Recipient` of one item of an execution."""
 
     __slots__ = ("_execution", "_index")
 

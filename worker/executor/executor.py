@@ -1,16 +1,16 @@
-"""The job executor of a worker process: a message comes, jobs are claimed, embedded and completed.
+"""The job executor of a worker process: it receives messages, and claims, embeds and completes their jobs.
 
 ::
 
     message ─► claim ─► execution ─► items ─► engine ─► completion ─► reply list
-                     └► handler (a kind that another package knows), in the message's thread
+                     └► job handler (a kind that another package has added), in the message's thread
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from clip_queue.shared import ops
 from clip_queue.shared.errors import ClipError
@@ -19,21 +19,26 @@ from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.worker.executor.execution import JobExecution
-from clip_queue.worker.executor.handlers import JobHandler, load_handlers, unsupported
+from clip_queue.worker.executor.handlers import HandlerFactory, JobHandler, load_handlers, unsupported
 from clip_queue.worker.executor.leases import Lease, Leases
 from clip_queue.worker.inference.engine import InferenceEngine
 
-CONCURRENCY = 2  # messages of background or bulk work at once: one feeds while the other completes, or writes
-BACKGROUND_ITEMS = 256  # items of background work that such a message takes at a time
-BACKGROUND_JOBS = 64
-COMPLETIONS = 64  # jobs completed in one round trip
-FEED_INTERVAL = 0.02  # seconds that feeding waits for a place before it completes what is over
+CONCURRENCY = 2  # messages of a lane (not interactive) at once: one feeds while the other completes or writes
+BACKGROUND_ITEMS = 256  # most items that a message of the background lane claims at a time
+BACKGROUND_JOBS = 64  # most jobs that it claims at a time
+COMPLETIONS = 64  # most jobs that are completed in one round trip
+FEED_INTERVAL = 0.02  # seconds that feeding waits for a free place before it completes jobs that are over
 
 OverQueue = queue.SimpleQueue[JobExecution]
 
 
 class JobExecutor:
-    """One a process. :meth:`deliver` runs in Celery's threads."""
+    """The executor of one process. Celery's threads call :meth:`deliver`.
+
+    Args:
+        concurrency: most messages of the background lane, and of the bulk lane, at once.
+        handlers: factories of job handlers by kind; None: those that are installed.
+    """
 
     def __init__(
         self,
@@ -43,10 +48,11 @@ class JobExecutor:
         worker_id: str,
         *,
         concurrency: int = CONCURRENCY,
+        handlers: Mapping[str, HandlerFactory] | None = None,
     ) -> None:
         self.id = worker_id
         self.engine = engine
-        self.handlers = load_handlers()
+        self.handlers = load_handlers() if handlers is None else handlers
         self.draining = threading.Event()
         self.leases = Leases(store, worker_id, settings.max_attempts, self.draining)
         self._store = store
@@ -54,54 +60,56 @@ class JobExecutor:
         self._last_attempt = threading.Lock()
 
     def abandon_handlers(self) -> None:
-        """Have handlers stop, in a worker that drains: their jobs take longer than it has. They are given back."""
+        """Stop all job handlers. A worker that drains has no time for their jobs, so they are given back."""
         for task in self.leases.tasks():
             if not isinstance(task, JobExecution):
                 task.abandon()
 
     def stop(self) -> None:
-        """Give back what is left; after the last message has returned."""
+        """Give back all jobs that are left. Call it after the last message has returned."""
         self.leases.give_back_all()
         self._store.close()
 
     def deliver(self, model: str, lane: Lane, job_ids: list[str]) -> None:
-        """A message came. Interactive: do these jobs. Else: there is work in the line of the store.
+        """Process a message.
 
-        A background or bulk message that finds ``concurrency`` others at work does nothing. The jobs are queued in the
-        store, and a message at work takes from there as long as there are any. So such work never fills the threads.
+        An interactive message names its jobs. A background or bulk message only says that jobs of this model and lane
+        wait in the store: it takes jobs from there until there are none. If ``concurrency`` other messages of the lane
+        are being processed, it does nothing. So this work never occupies all threads.
         """
         if lane is Lane.INTERACTIVE:
             self._execute(job_ids, self._embed)
             return
-        concurrency, do = self._concurrency[lane], self._handle if lane is Lane.BULK else self._embed
+        concurrency, process = self._concurrency[lane], self._handle if lane is Lane.BULK else self._embed
         while concurrency.acquire(blocking=False):
             try:
                 while ids := self._peek(model, lane):
-                    self._execute(ids, do)
+                    self._execute(ids, process)
             finally:
                 concurrency.release()
-            if not self._peek(model, lane):  # one that came between the last look and the release
+            if not self._peek(model, lane):  # a job may have come after the last peek and before the release
                 return
 
     def _peek(self, model: str, lane: Lane) -> list[str]:
+        """The ids of queued jobs to process next; none while the worker drains."""
         if self.draining.is_set():
             return []
         jobs, items = (1, 1) if lane is Lane.BULK else (BACKGROUND_JOBS, BACKGROUND_ITEMS)
         return self._store.execute(ops.peek_queued(model, lane, jobs, items))
 
-    def _execute(self, job_ids: list[str], do: Callable[..., list[str]]) -> None:
-        """Work on jobs until each is completed, another worker's, or given back.
+    def _execute(self, job_ids: list[str], process: Callable[..., list[str]]) -> None:
+        """Process jobs until each is completed, given back, or held by another worker.
 
-        A job that has lost workers before makes its last attempt beside no other such job: what shared a lost worker
-        with the job to blame is not failed with it.
+        A job that has lost all its earlier workers makes its last attempt beside no other such job. So a job is not
+        failed only because it ran beside the one that ended the worker.
         """
-        for job_id in do(job_ids):
+        for job_id in process(job_ids):
             with self._last_attempt:
                 if not self.draining.is_set():
-                    do([job_id], alone=True)
+                    process([job_id], alone=True)
 
     def _handle(self, job_ids: list[str], *, alone: bool = False) -> list[str]:
-        """Claim jobs that have handlers and do them; returns the ids that are left for their attempt alone."""
+        """Claim jobs and let their handlers do them. Returns the ids of jobs whose last attempt must run alone."""
         with self.leases.claim(job_ids, alone=alone) as claims:
             for lease in claims.leases:
                 inputs, factory = self.leases.inputs(lease), self.handlers.get(lease.job.kind)
@@ -118,9 +126,9 @@ class JobExecutor:
         return claims.left_for_alone
 
     def _embed(self, job_ids: list[str], *, alone: bool = False) -> list[str]:
-        """Claim jobs, embed and complete them; returns the ids that are left for their attempt alone.
+        """Claim jobs, embed their items and complete them. Returns the ids of jobs whose last attempt must run alone.
 
-        Each job is completed when its own items are done, not when all are.
+        Each job is completed when its own items are done. It does not wait for the other jobs.
         """
         pending: dict[str, Lease] = {}
         over = OverQueue()
@@ -133,18 +141,18 @@ class JobExecutor:
                     self._complete(over, pending, wait=0)
                 while pending:
                     self._complete(over, pending, wait=1.0)
-            finally:  # only an error leaves something here: it is given back
+            finally:  # after an error some are left: they are given back
                 for lease in pending.values():
                     if lease.task:
                         lease.task.abandon()
         return claims.left_for_alone
 
     def _begin(self, lease: Lease, over: OverQueue) -> JobExecution | None:
-        """A job's execution; None: there is nothing to be done for it, and it has ended."""
+        """Begin a job. Returns its execution; None if the job has ended instead."""
         job, model = lease.job, self.engine.models.get(lease.job.model)
         inputs = self.leases.inputs(lease)
         if model is None or inputs is None:
-            # A message on the wrong queue, or inputs that the store has evicted or a cancellation removed.
+            # The message is on a wrong queue, or the store has evicted the inputs, or a cancellation has removed them.
             error = ClipError("The job's inputs are gone." if model else "This worker does not serve the job's model.")
             self.leases.complete([lease], [ops.Completion(job.id, State.FAILED, JobResult(error=error.to_wire()))])
             return None
@@ -152,7 +160,7 @@ class JobExecutor:
         return execution if self.leases.begin(lease, execution) else None
 
     def _feed(self, execution: JobExecution, meanwhile: Callable[[], None]) -> None:
-        """Hand an execution's items to the engine, as it has places for them."""
+        """Pass an execution's items to the engine as places become free; ``meanwhile`` is called while none is free."""
         lane, model = execution.job.lane, self.engine.models[execution.job.model]
         for index, item in enumerate(execution.inputs.items):
             while not self.engine.acquire(lane, FEED_INTERVAL):
@@ -163,7 +171,7 @@ class JobExecutor:
             self.engine.embed(model, lane, item, execution.item(index))
 
     def _complete(self, over: OverQueue, pending: dict[str, Lease], wait: float) -> None:
-        """Complete, in one round trip, the jobs that are over; wait for the first up to ``wait`` seconds."""
+        """Complete the jobs that are over, in one round trip. Waits up to ``wait`` seconds for the first of them."""
         executions: list[JobExecution] = []
         try:
             executions.append(over.get(timeout=wait) if wait else over.get_nowait())

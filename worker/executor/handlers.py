@@ -1,14 +1,14 @@
-"""Handlers: kinds of jobs that other packages know how to do, entry points of the group ``clip_queue.job_handlers``.
+"""Job handlers: other packages can add kinds of jobs by entry points of the group ``clip_queue.job_handlers``.
 
-The worker does not import what stands above it. It lends a handler the inference engine, and sees to claim, lease,
-progress and completion as for its own jobs.
+So the worker does not import the packages above it. A handler uses the worker's inference engine. The job executor
+claims, renews and completes a handler's job like any other job.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
 from clip_queue.shared.errors import ClipError
@@ -23,19 +23,23 @@ GROUP = "clip_queue.job_handlers"
 
 
 class JobHandler(Task, Protocol):
-    """One job of a handler's kind. It stops soon after :meth:`abandon`, also when its worker drains."""
+    """The work on one job. It stops soon after :meth:`abandon`, which is also called when the worker drains."""
 
     def run(self) -> Completion | None:
-        """Do the job, in the calling thread; None: it was abandoned, and nothing is to be said about it."""
+        """Do the job in the calling thread. Returns its completion; None if it was abandoned."""
 
 
 HandlerFactory = Callable[[Job, Inputs, InferenceEngine], JobHandler]
 
 
-def load_handlers() -> dict[str, HandlerFactory]:
-    """The handlers that are installed here, by kind. One whose own needs are not met is left out, with a log line."""
+def load_handlers(points: Iterable[EntryPoint] | None = None) -> dict[str, HandlerFactory]:
+    """The job handlers by kind. A handler whose packages are not installed is left out, with a log line.
+
+    Args:
+        points: the entry points to load; None: all that are installed in :data:`GROUP`.
+    """
     found: dict[str, HandlerFactory] = {}
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=GROUP) if points is None else points:
         try:
             found[point.name] = point.load()
         except ImportError as error:
@@ -44,6 +48,6 @@ def load_handlers() -> dict[str, HandlerFactory]:
 
 
 def unsupported(job: Job) -> Completion:
-    """The end of a job of a kind that has no handler here, or whose inputs are gone."""
+    """The completion of a job whose kind has no handler here, or whose inputs are gone."""
     message = f"This worker cannot do {job.kind}: pip install 'clip-queue[serve]' there."
     return Completion(job.id, State.FAILED, JobResult(error=ClipError(message).to_wire()))

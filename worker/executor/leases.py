@@ -1,4 +1,4 @@
-"""The jobs that this worker holds, and those that it gives back to the queue."""
+"""The leases of a worker: the jobs that it holds, and the jobs that it gives back to the queue."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from clip_queue.shared.store import Store
 
 log = logging.getLogger(__name__)
 
-STORE_RETRY = 0.5  # seconds between attempts to complete jobs while the store is away
+STORE_RETRY = 0.5  # seconds between attempts to complete jobs while the store cannot be reached
 
 
 class Task(Protocol):
-    """A job in work. ``done`` and ``failed`` count its items; any thread may read them."""
+    """The work on a job. ``done`` and ``failed`` count its items; any thread may read them."""
 
     @property
     def done(self) -> int: ...
@@ -28,12 +28,15 @@ class Task(Protocol):
     def failed(self) -> int: ...
 
     def abandon(self) -> None:
-        """Stop soon, and say nothing about the job: it is no longer this worker's. Called from another thread."""
+        """Stop soon and do not complete the job: it does not belong to this worker any more. For any thread."""
 
 
 @dataclass(eq=False)
 class Lease:
-    """A job that this worker holds. ``task`` is None until its work begins; ``ended``: it is not given back."""
+    """A job that this worker holds.
+
+    ``task`` is None until the work on the job begins. ``ended``: the worker does not hold the job any more.
+    """
 
     job: Job
     inputs: Inputs | None  # None: too large to come with the claim
@@ -43,64 +46,81 @@ class Lease:
 
 @dataclass
 class Claims:
-    """What one claim took; ``left_for_alone`` are the ids of jobs that make their last attempt beside no other."""
+    """The result of a claim.
+
+    ``left_for_alone`` are the ids of the jobs that were not claimed because their last attempt must run beside no
+    other last attempt.
+    """
 
     leases: list[Lease] = field(default_factory=list)
     left_for_alone: list[str] = field(default_factory=list)
 
 
 class Leases:
-    """For many threads. Every heartbeat renews what is in here.
+    """The leases of one worker, for many threads. Every heartbeat renews all of them.
 
-    A job whose record names this worker and which is not in here would be nobody's, until the reconciler finds that no
-    heartbeat names it.
+    A job whose record in the store names this worker must have its lease in here. Otherwise no heartbeat names the
+    job, and it waits until the reconciler finds it.
+
+    Args:
+        draining: set when the worker is about to end.
+        retry: seconds between attempts to complete jobs while the store cannot be reached.
     """
 
-    def __init__(self, store: Store, worker_id: str, max_attempts: int, draining: threading.Event) -> None:
+    def __init__(
+        self,
+        store: Store,
+        worker_id: str,
+        max_attempts: int,
+        draining: threading.Event,
+        *,
+        retry: float = STORE_RETRY,
+    ) -> None:
         self._store, self._worker_id, self._max_attempts = store, worker_id, max_attempts
-        self._draining = draining
+        self._draining, self._retry = draining, retry
         self._lock = threading.Lock()
-        self._held: dict[str, Lease] = {}
+        self._leases: dict[str, Lease] = {}
         self._to_release: list[str] = []
 
     @contextmanager
     def claim(self, job_ids: Sequence[str], *, alone: bool = False) -> Iterator[Claims]:
-        """Take jobs, as far as they are to be had. What has not ended when the block ends is given back.
+        """Claim jobs, as far as the store gives them. Leases that have not ended when the block ends are given back.
 
         Raises:
-            Unavailable: the store is away. It may have carried out the claim and lost the reply, so all that was asked
-                for is given back: what another worker holds stays with that worker.
+            Unavailable: the store cannot be reached. It may have carried out the claim, and only the reply was lost.
+                So all of ``job_ids`` are given back; a job that another worker holds stays with that worker.
         """
         claims = Claims()
-        unheard = list(job_ids)
+        unanswered = list(job_ids)
         try:
             replies = self._store.execute(ops.claim(job_ids, self._worker_id, self._max_attempts, alone=alone))
             claims.leases = [Lease(reply.job, reply.inputs) for reply in replies if reply.job]
             claims.left_for_alone = [i for i, reply in zip(job_ids, replies, strict=True) if reply.reason == "alone"]
             with self._lock:
-                self._held.update((lease.job.id, lease) for lease in claims.leases)
-            unheard = []
+                self._leases.update((lease.job.id, lease) for lease in claims.leases)
+            unanswered = []
             yield claims
         finally:
-            self._give_back(claims.leases, unheard)
+            self._give_back(claims.leases, unanswered)
 
     def begin(self, lease: Lease, task: Task) -> bool:
-        """Work on a job begins; False: it is no longer this worker's, so there is nothing to do."""
+        """Register the work on a job. False: the lease has ended meanwhile, so the work must not begin."""
         with self._lock:
             lease.task = task
             return not lease.ended
 
     def inputs(self, lease: Lease) -> Inputs | None:
-        """A job's inputs; None: the store has them no more."""
+        """The inputs of a job; None if the store does not have them any more."""
         return lease.inputs or self._store.execute(ops.inputs(lease.job.id))
 
     def complete(self, leases: Sequence[Lease], completions: list[ops.Completion]) -> None:
-        """End jobs, however long the store is away: what is computed is not computed twice.
+        """Complete jobs, and end their leases.
 
-        ``leases`` end here whether the store is told of a completion of theirs or not.
+        While the store cannot be reached, it is tried again, without limit: results must not be computed twice. All
+        ``leases`` end, also those that have no completion.
 
         Raises:
-            Unavailable: the store is away and this worker is draining.
+            Unavailable: the store cannot be reached and this worker is draining.
         """
         while completions:
             try:
@@ -108,26 +128,27 @@ class Leases:
                 break
             except Unavailable as error:
                 log.warning("completed jobs wait for the store: %s", error.message)
-                if self._draining.wait(STORE_RETRY):
+                if self._draining.wait(self._retry):
                     raise
         with self._lock:
             for lease in leases:
                 self._end(lease)
 
     def tasks(self) -> list[Task]:
+        """The work that has begun."""
         with self._lock:
-            return [lease.task for lease in self._held.values() if lease.task]
+            return [lease.task for lease in self._leases.values() if lease.task]
 
     def progress(self) -> list[tuple[str, int, int]]:
-        """(id, items done, items failed) of every job that is held."""
+        """The progress of every job that this worker holds: (id, items done, items failed)."""
         with self._lock:
-            held = [(job_id, lease.task) for job_id, lease in self._held.items()]
-        return [(job_id, task.done if task else 0, task.failed if task else 0) for job_id, task in held]
+            tasks = [(job_id, lease.task) for job_id, lease in self._leases.items()]
+        return [(job_id, task.done if task else 0, task.failed if task else 0) for job_id, task in tasks]
 
     def revoke(self, job_ids: Sequence[str]) -> None:
-        """These are no longer this worker's (cancelled, or another's by now): spend nothing more on them."""
+        """End the leases of jobs that were cancelled or that another worker has now, and stop the work on them."""
         with self._lock:
-            leases = [self._held[job_id] for job_id in job_ids if job_id in self._held]
+            leases = [self._leases[job_id] for job_id in job_ids if job_id in self._leases]
             for lease in leases:
                 self._end(lease)
         for lease in leases:
@@ -135,27 +156,31 @@ class Leases:
                 lease.task.abandon()
 
     def give_back_all(self) -> None:
-        """Stop everything and give it back."""
+        """Give back all jobs and stop the work on them."""
         with self._lock:
-            leases = list(self._held.values())
+            leases = list(self._leases.values())
         self._give_back(leases)
         for lease in leases:
             if lease.task:
                 lease.task.abandon()
 
     def to_release(self) -> list[str]:
-        """Jobs to give back to the store; the caller reports them as :meth:`released` once that is done."""
+        """The jobs to release in the store. The caller reports them to :meth:`released` when it has done so."""
         with self._lock:
             return list(self._to_release)
 
     def released(self, job_ids: Sequence[str]) -> None:
+        """Forget jobs that have been released in the store."""
         with self._lock:
             self._to_release = [job_id for job_id in self._to_release if job_id not in set(job_ids)]
 
-    def _give_back(self, leases: Sequence[Lease], unheard: Sequence[str] = ()) -> None:
-        """Leave jobs to the heartbeat, which releases them in the store."""
+    def _give_back(self, leases: Sequence[Lease], unanswered: Sequence[str] = ()) -> None:
+        """End leases and pass their jobs to the heartbeat, which releases them in the store.
+
+        ``unanswered`` are jobs whose claim was sent and not answered.
+        """
         with self._lock:
-            self._to_release += [job_id for job_id in unheard if job_id not in self._held]
+            self._to_release += [job_id for job_id in unanswered if job_id not in self._leases]
             for lease in leases:
                 if not lease.ended:
                     self._end(lease)
@@ -163,5 +188,5 @@ class Leases:
 
     def _end(self, lease: Lease) -> None:
         lease.ended = True
-        if self._held.get(lease.job.id) is lease:  # the job may have come back to this worker, with another lease
-            del self._held[lease.job.id]
+        if self._leases.get(lease.job.id) is lease:  # this worker may have claimed the job again, with another lease
+            del self._leases[lease.job.id]

@@ -1,1 +1,1 @@
-"""The inference engine: models, decoding, batches and caches. It knows items and lanes, and nothing of jobs."""
+"""The inference engine: it decodes or tokenises items, batches them and runs the models. It does not know jobs."""

@@ -1,9 +1,9 @@
-"""The batcher: one thread that owns the models and never waits for a batch to fill.
+"""The batcher: one thread that runs all forward passes and never waits for a batch to fill.
 
-When the model is free it takes what is there: the interactive lane first, then the background lane, up to the
-batch limit, one model and one modality a batch; then the bulk lane, whose items are whole batches. There is no timer
-and no minimum: a lone request leaves at once, and under load batches fill by themselves while the forward pass before
-them runs.
+When the model is free, the batcher takes the items that wait, up to the batch limit: first those of the interactive
+lane, then those of the background lane, then those of the bulk lane, whose items are whole batches. A batch has items
+of one model and one modality. There is no timer and no least size. A lone item is computed at once; under load, batches
+fill while the forward pass before them runs.
 """
 
 from __future__ import annotations
@@ -17,52 +17,73 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.vectors import Matrix, Vector
 
 log = logging.getLogger(__name__)
 
 
 class Result(Protocol):
-    """Features being computed; :meth:`result` waits for them."""
+    """Features that are being computed."""
 
-    def result(self) -> NDArray[np.float32]: ...
+    def result(self) -> Matrix:
+        """The features (n, dimension), float32, one row an item; waits for them."""
 
 
-Forward = Callable[[Sequence[Any]], Result]
+Forward = Callable[[Sequence[Any]], Result]  # begins the forward pass of a batch, given its payloads
 
 
 class Item(Protocol):
-    """One picture or text, or a batch of them made elsewhere. The batcher calls exactly one of the last three."""
+    """An image, a text, or a batch of them that was made elsewhere.
+
+    The batcher calls exactly one of :meth:`drop`, :meth:`resolve` and :meth:`fail`, once, in its thread.
+    """
 
     @property
     def lane(self) -> Lane: ...
     @property
-    def forward(self) -> Forward: ...  # what computes it; items of one batch share it
+    def forward(self) -> Forward: ...  # items of one batch have the same
     @property
-    def payload(self) -> Any: ...
+    def payload(self) -> Any: ...  # what ``forward`` takes: pixels, tokens, or a stacked batch
     @property
-    def size(self) -> int: ...  # pictures and texts in it
+    def size(self) -> int: ...  # number of images and texts in it
     @property
-    def dropped(self) -> bool: ...  # nobody waits for it any more: costs no compute
-    def started(self) -> None: ...
-    def drop(self) -> None: ...
-    def resolve(self, features: NDArray[np.float32]) -> None: ...
-    def fail(self, error: Exception) -> None: ...
+    def dropped(self) -> bool: ...  # nobody waits for it any more, so it must not be computed
+    def started(self) -> None: ...  # its forward pass begins; called again when a failed batch is halved
+    def drop(self) -> None: ...  # it is not computed, because it is ``dropped``
+    def resolve(self, features: Vector) -> None: ...  # its row of the result, a view of the whole batch's features
+    def fail(self, error: Exception) -> None: ...  # its forward pass failed
 
 
-@dataclass
+@dataclass(frozen=True)
 class InFlightBatch:
+    """A batch whose forward pass has been launched; ``result`` is the error if launching failed."""
+
     items: list[Item]
     result: Result | Exception
 
+    def features(self) -> Matrix:
+        """Wait for the features (n, dimension), one row an item. Raises what the forward pass raised."""
+        if isinstance(self.result, Exception):
+            raise self.result
+        features = self.result.result()
+        if len(features) != len(self.items):
+            raise ValueError(f"the model returned {len(features)} rows for {len(self.items)} items")
+        return features
+
 
 class Batcher:
-    """``capacity`` items may wait in each lane; who puts more gets :class:`queue.Full`.
+    """The queues of items, one a lane, and the thread that computes them.
 
-    ``fatal`` is called, once, when an error has spoilt the device or the thread itself; it must end the process.
+    :attr:`items` and :attr:`batches` count what has been launched, :attr:`busy` is the seconds in forward passes.
+
+    Args:
+        limits: most items in a batch, by lane.
+        capacity: most items that wait in each lane.
+        fatal: called with the error when the device cannot be used any more or the thread ends; it must end the
+            process.
+        depth: forward passes that are launched ahead of the one that is waited for: 1 on CUDA, which works while the
+            host goes on, 0 where launching computes.
     """
 
     def __init__(
@@ -76,21 +97,21 @@ class Batcher:
         self._limits = limits
         self._capacity = capacity
         self._fatal = fatal
-        self._depth = depth  # passes launched ahead of the one waited for: 1 on CUDA, 0 where launching computes
+        self._depth = depth
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self._change = threading.Condition()
         self._stopping = False
         self._busy_since = 0.0
         self.items = 0
         self.batches = 0
-        self.busy = 0.0  # seconds in forward passes
+        self.busy = 0.0
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """End after the pass under way; False if it did not end in time."""
+        """End the thread after the items that wait. False if it has not ended within ``timeout`` seconds."""
         with self._change:
             self._stopping = True
             self._change.notify_all()
@@ -98,7 +119,7 @@ class Batcher:
         return not self._thread.is_alive()
 
     def put(self, item: Item) -> None:
-        """Hand over an item. Raises :class:`queue.Full` beyond the lane's capacity."""
+        """Add an item to its lane. Raises :class:`queue.Full` if ``capacity`` items wait there."""
         waiting = self._queues[item.lane]
         with self._change:
             if len(waiting) >= self._capacity:
@@ -107,24 +128,25 @@ class Batcher:
             self._change.notify()
 
     def busy_for(self) -> float:
-        """Seconds that the pass under way has taken; 0 when idle. The watchdog reads it."""
+        """Seconds that the current forward pass has taken so far; 0 if there is none."""
         since = self._busy_since
         return time.monotonic() - since if since else 0.0
 
     def alive(self) -> bool:
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
         in_flight: deque[InFlightBatch] = deque()
         try:
             while True:
-                batch = self._take(block=not in_flight)
-                if batch is None and not in_flight:
+                items = self._take(block=not in_flight)
+                if items is None and not in_flight:
                     return
-                if batch:
+                if items:
                     self._busy_since = time.monotonic()
-                    in_flight.append(self._launch(batch))
-                if in_flight and (not batch or len(in_flight) > self._depth):
+                    in_flight.append(self._launch(items))
+                if in_flight and (not items or len(in_flight) > self._depth):
                     self._collect(in_flight.popleft())
                     self.busy += self.busy_for()
                     self._busy_since = time.monotonic() if in_flight else 0.0
@@ -133,33 +155,34 @@ class Batcher:
             self._fatal(error)
 
     def _take(self, block: bool) -> list[Item] | None:
-        """The next batch: [] if there is none and ``block`` is false, None when stopping."""
+        """The items of the next batch. [] if none wait and ``block`` is false; None when stopping."""
         with self._change:
             while True:
                 for lane, waiting in self._queues.items():
-                    if batch := self._gather(waiting, self._limits[lane]):
-                        return batch
+                    if items := self._gather(waiting, self._limits[lane]):
+                        return items
                 if self._stopping:
                     return None
                 if not block:
                     return []
-                self._change.wait()  # no timeout: put() and stop() both notify
+                self._change.wait()  # without a timeout, since put() and stop() notify
 
     @staticmethod
     def _gather(waiting: deque[Item], limit: int) -> list[Item]:
-        """The head of the queue and what can be computed with it; the others keep their order."""
-        batch: list[Item] = []
+        """The first item of a lane, and those that can be computed with it. The others keep their order."""
+        chosen: list[Item] = []
         others: list[Item] = []
-        while waiting and len(batch) < limit and len(others) < 4 * limit:
+        while waiting and len(chosen) < limit and len(others) < 4 * limit:
             item = waiting.popleft()
             if item.dropped:
                 item.drop()
                 continue
-            (batch if not batch or item.forward == batch[0].forward else others).append(item)
+            (chosen if not chosen or item.forward == chosen[0].forward else others).append(item)
         waiting.extendleft(reversed(others))
-        return batch
+        return chosen
 
     def _launch(self, items: list[Item]) -> InFlightBatch:
+        """Begin the forward pass of a batch."""
         for item in items:
             item.started()
         self.items += sum(item.size for item in items)
@@ -169,31 +192,34 @@ class Batcher:
         except Exception as error:
             return InFlightBatch(items, error)
 
-    def _collect(self, launched: InFlightBatch) -> None:
-        error: Exception
-        if not isinstance(launched.result, Exception):
-            try:
-                features = launched.result.result()
-                for item, row in zip(launched.items, features, strict=True):
-                    item.resolve(row)
-                return
-            except Exception as late:
-                error = late
-        else:
-            error = launched.result
-        if _spoils_device(error):
-            self._fatal(error)
-        if len(launched.items) == 1:
-            log.error("the model failed on an item", exc_info=error)
-            launched.items[0].fail(error)
+    def _collect(self, batch: InFlightBatch) -> None:
+        """Wait for the features of a batch and pass them to its items."""
+        try:
+            features = batch.features()
+        except Exception as error:
+            self._retry_in_halves(batch.items, error)
             return
-        # Someone in here is to blame (or the batch is too large for the memory): halve until it stands alone.
-        half = len(launched.items) // 2
-        for part in (launched.items[:half], launched.items[half:]):
+        for item, row in zip(batch.items, features, strict=True):
+            item.resolve(row)
+
+    def _retry_in_halves(self, items: list[Item], error: Exception) -> None:
+        """Compute the halves of a batch that has failed; a batch of one item fails for good.
+
+        Either one item is the cause, or the batch is too large for the device's memory. Halving finds the item, or a
+        size that fits.
+        """
+        if _breaks_device(error):
+            self._fatal(error)
+        if len(items) == 1:
+            log.error("the model failed on an item", exc_info=error)
+            items[0].fail(error)
+            return
+        half = len(items) // 2
+        for part in (items[:half], items[half:]):
             self._collect(self._launch(part))
 
 
-def _spoils_device(error: Exception) -> bool:
-    """After a CUDA error other than lack of memory the process's context is lost."""
+def _breaks_device(error: Exception) -> bool:
+    """Whether the device cannot be used any more: after a CUDA error other than lack of memory, its context is lost."""
     name = type(error).__name__
     return name == "AcceleratorError" or ("CUDA error" in str(error) and name != "OutOfMemoryError")

@@ -1,4 +1,4 @@
-"""A CLIP model, loaded once: images and texts in, float32 features out."""
+"""A CLIP model: pixels and tokens in, float32 features out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PendingFeatures:
-    """Features that are being computed: on CUDA the device still works while the host goes on."""
+    """Features that are being computed: on CUDA, the device works while the host goes on.
+
+    They are copied to the host in float32; :meth:`result` waits for that.
+    """
 
     def __init__(self, features: torch.Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -38,7 +41,7 @@ class PendingFeatures:
             self._host = features.float().cpu()
 
     def result(self) -> Matrix:
-        """Features (n, dimension), float32, not normalised; waits for the device."""
+        """The features (n, dimension), float32, not normalised. Waits for the device."""
         if self._event is not None:
             self._event.synchronize()
         out: Matrix = self._host.numpy()
@@ -48,10 +51,13 @@ class PendingFeatures:
 class ClipModel:
     """An open_clip model at one precision on one device.
 
-    :attr:`preprocess`, :attr:`tokenizer` and :meth:`stack` are for many threads, everything else is for one.
+    Many threads may use :attr:`preprocess`, :attr:`tokenizer` and :meth:`stack`. Only one thread may use the rest.
+    :attr:`image_size` is (height, width) in pixels; :attr:`draft` is the ``draft`` that
+    :func:`clip_queue.worker.inference.decode.decode` gets for this model.
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
+        """Load the model. Raises what :func:`load` raises."""
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
         self._dtype = DTYPES[self.precision]
@@ -61,7 +67,7 @@ class ClipModel:
         self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
         size = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
         self.image_size: tuple[int, int] = (size[0], size[1])
-        self.draft = round(settings.jpeg_draft * max(size))  # see decode(): it changes vectors a little
+        self.draft = round(settings.jpeg_draft * max(size))
         how = [self.precision, *([self.draft] if self.draft else []), *(["fast"] if self.resize == "fast" else [])]
         self.fingerprint = fingerprint(model, architecture(name), config, how)
         self._model.to(device=self.device, dtype=self._dtype)
@@ -71,7 +77,7 @@ class ClipModel:
         self._mean = torch.tensor(config.mean, device=self.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(config.std, device=self.device).view(1, 3, 1, 1) * 255
         self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
-        self._text = TextTower(self._model)
+        self.text_tower = TextTower(self._model)
         self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
         self.info = ModelInfo(
             name=spec.name,
@@ -86,38 +92,41 @@ class ClipModel:
         )
 
     def stack(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """Cropped pictures, all of :attr:`image_size`, as one batch on the host (n, height, width, 3), uint8. For many
-        threads."""
+        """Images, each (height, width, 3), as one batch on the host (n, height, width, 3), uint8. For many threads."""
         stack = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         np.stack(images, out=stack.numpy())
         return stack
 
     def embed_images(self, images: Sequence[Pixels]) -> PendingFeatures:
-        """Raw image features of cropped pictures, all of :attr:`image_size`."""
+        """Raw features of preprocessed images, each (height, width, 3), uint8, of :attr:`image_size`."""
         return self.embed_stack(self.stack(images))
 
     @torch.inference_mode()
     def embed_stack(self, stack: torch.Tensor) -> PendingFeatures:
-        """Raw image features of a batch made by :meth:`stack`."""
+        """Raw features of a batch that :meth:`stack` has made."""
         batch = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC in memory: channels_last
         batch = ((batch.float() - self._mean) / self._std).to(self._dtype)
         return PendingFeatures(self._model.encode_image(batch.contiguous(memory_format=self._format)))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[Tokens]) -> PendingFeatures:
-        """Raw text features of tokenised texts (each 1 ≤ length ≤ context length)."""
-        length = self._text.length(max(map(len, texts)), self.tokenizer.context_length)
+        """Raw features of tokenised texts, each (length,), int64, with 1 ≤ length ≤ context length."""
+        length = self.text_tower.length(max(map(len, texts)), self.tokenizer.context_length)
         batch = np.full((len(texts), length), self.tokenizer.pad, dtype=np.int64)
         for row, tokens in zip(batch, texts, strict=True):
             row[: len(tokens)] = tokens
-        return PendingFeatures(self._text(torch.from_numpy(batch).to(self.device, non_blocking=True)))
+        return PendingFeatures(self.text_tower(torch.from_numpy(batch).to(self.device, non_blocking=True)))
 
 
 def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:
-    """The open_clip model of a source, on the CPU in fp32, and the name that finds its tokenizer.
+    """Load the open_clip model of a source.
+
+    Returns:
+        The model, on the CPU in fp32, and the name by which open_clip finds its tokenizer.
 
     Raises:
-        RuntimeError, FileNotFoundError: open_clip's own, where there is no such architecture or no weights.
+        RuntimeError: open_clip knows no such architecture or pretrained tag.
+        FileNotFoundError: the folder has no configuration or no weights.
     """
     source = spec.source
     if source.startswith(SHIPPED):
@@ -133,13 +142,17 @@ def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:
 
 
 def pick_device(name: str) -> torch.device:
+    """The device of a setting; ``auto``: CUDA if there is a GPU, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``auto``: fp16 on CUDA; bf16 on a CPU that multiplies it natively (twice fp32's speed); else fp32."""
+    """The precision of a setting: ``fp32``, ``bf16`` or ``fp16``.
+
+    ``auto``: fp16 on CUDA; bf16 on a CPU that multiplies it natively, at twice the speed of fp32; else fp32.
+    """
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -149,17 +162,24 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def context_length(model: Any) -> int:
+    """The most tokens of a text that a model takes."""
     return int(getattr(model, "context_length", None) or model.text.context_length)
 
 
 def architecture(name: str) -> Any:
-    """What the weights do not tell: heads, activation, mask, pooling. (A hub's repository holds one of each.)"""
+    """What the weights do not show: heads, activation, mask, pooling.
+
+    It is the configuration of an architecture; for a repository of the hub, which has one configuration, its name.
+    """
     return name if name.startswith("hf-hub:") else open_clip.get_model_config(name)
 
 
 def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, how: list[str | int]) -> str:
-    """Sixteen hex digits of what makes a vector: architecture, weights as loaded, preprocessing; and ``how`` they are
-    used: precision, JPEG draft, resizing."""
+    """A digest, 16 hex digits, of all that determines a vector.
+
+    That is the architecture, the weights as loaded, the preprocessing, and ``how`` they are used: precision, JPEG
+    draft, resizing.
+    """
     digest = hashlib.blake2b(digest_size=8)
     about = [architecture, asdict(config), *how]
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
@@ -170,7 +190,7 @@ def fingerprint(model: Any, architecture: Any, config: PreprocessCfg, how: list[
 
 
 def public_source(source: str) -> str:
-    """A source as others may see it: a local path keeps its last part only."""
+    """A source as clients may see it: of a local path, the last part only."""
     if source.startswith("local-dir:"):
         return "local-dir:" + Path(source.removeprefix("local-dir:")).name
     return source

@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels, with limits on bytes and on pixels before anything is decoded."""
+"""Decoding of images. The limits on bytes and pixels are checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image, ImageOps
 
 from clip_queue.shared.errors import BadImage
 
-# Formats that are pictures people have; Pillow's others (EPS runs Ghostscript, PSD, FITS, …) stay closed.
+# The formats of images that people have. Pillow's other formats are refused: EPS, for one, runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "MPO")
 
-# What matters of a picture raises. Once for the process: catch_warnings() is not for threads.
+# Problems that matter are errors, not warnings. The filter is set for the process: catch_warnings() is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
@@ -27,14 +27,21 @@ def decode(
     max_pixels: int,
     draft: int = 0,
 ) -> NDArray[np.uint8]:
-    """An encoded picture as the model sees it: (height, width, 3), uint8, RGB.
+    """Decode an image and preprocess it. Returns pixels (height, width, 3), uint8, RGB.
 
-    ``draft``: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as each side keeps that many pixels; 0: no.
-    EXIF orientation is applied; alpha is dropped, not blended; grey, 16-bit, palette and CMYK become 8-bit RGB;
-    of an animation the first frame is taken.
+    The EXIF orientation is applied. Alpha is dropped, not blended. Grey, 16-bit, palette and CMYK images become 8-bit
+    RGB. Of an animation, the first frame is taken.
+
+    Args:
+        data: the encoded image.
+        preprocess: gets the upright image in the mode RGB.
+        max_bytes: largest encoded image, bytes.
+        max_pixels: largest image, pixels.
+        draft: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if each side keeps this many pixels; 0: never. It
+            changes the vectors a little.
 
     Raises:
-        BadImage: too large, not a picture, or broken.
+        BadImage: the image is too large, too narrow or broken, or the data is no image.
     """
     if not data:
         raise BadImage.because("Empty image payload.")
@@ -51,7 +58,7 @@ def decode(
         if width * height > max_pixels:
             raise BadImage.because(f"Image of {width} × {height} pixels is over the limit of {max_pixels}.")
         try:
-            # Thin strips resize to a huge other side: cropping them after the fact would need that memory.
+            # Resizing makes the other side of a narrow strip huge, and cropping comes only afterwards.
             if max(width, height) > 100 * min(width, height):
                 raise BadImage.because(f"Image of {width} × {height} pixels is too narrow: over 100 to 1.")
             if draft:
@@ -65,6 +72,7 @@ def decode(
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """The image in the mode RGB, 8 bits a channel."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode == "I":  # Pillow would clip 16 bits to 8, not scale

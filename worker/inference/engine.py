@@ -1,4 +1,4 @@
-"""The inference engine of a worker process: encoded images and texts in, features out, one item at a time.
+"""The inference engine of a worker process: it takes encoded images and texts, item by item, and returns features.
 
 ::
 
@@ -34,14 +34,15 @@ LoadModel = Callable[[ModelSpec, Settings], ClipModel]
 
 
 class InferenceEngine:
-    """One a process. Its methods are for many threads.
+    """The engine of one process, for many threads.
 
-    Items inside the engine are bounded, lane by lane, since decoded images take memory: whoever wants to hand over an
-    item takes a place first (:meth:`acquire`).
+    The items inside the engine are bounded in each lane, because decoded images take memory. So the caller must
+    :meth:`acquire` a place before it passes an item to :meth:`embed`. The engine releases the place when the item
+    leaves.
     """
 
     def __init__(self, settings: Settings, load_model: LoadModel = ClipModel) -> None:
-        """Load the models of ``settings``. Raises what open_clip raises where one cannot be loaded."""
+        """Load the models of ``settings``. Raises what open_clip raises if one cannot be loaded."""
         self.settings = settings
         self.device = pick_device(settings.device)
         self.models = {name: load_model(spec, settings) for name, spec in parse_models(settings.models).items()}
@@ -58,9 +59,10 @@ class InferenceEngine:
         self.decoders = PriorityThreadPool(settings.decode_threads or cores(), fatal=die)
         self._places = {lane: threading.BoundedSemaphore(self.capacity) for lane in Lane}
         self._cache = TextCache(settings.text_cache_size)
-        Image.MAX_IMAGE_PIXELS = settings.max_image_pixels  # Pillow's own guard, behind ours
+        Image.MAX_IMAGE_PIXELS = settings.max_image_pixels  # Pillow checks the limit too
 
     def start(self) -> None:
+        """Start the threads."""
         for model in self.models.values():
             log.info("serving %s (%s, %s, %s)", model.info.name, model.info.source, model.precision, self.device)
             if notice := NOTICES.get(model.info.name):
@@ -69,27 +71,31 @@ class InferenceEngine:
         self.decoders.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End the threads, after all that was handed over has been decoded."""
+        """End the threads when all items have been decoded. Waits up to ``timeout`` seconds for each thread."""
         self.decoders.stop(timeout)
         self.batcher.stop(timeout)
 
     def acquire(self, lane: Lane, timeout: float) -> bool:
-        """Take a place for one item of a lane; False if none was free within ``timeout`` seconds."""
+        """Take a place for one item of a lane. False if none becomes free within ``timeout`` seconds."""
         return self._places[lane].acquire(timeout=timeout)
 
     def release(self, lane: Lane) -> None:
-        """Give back a place for which no item was handed over."""
+        """Give back a place that was taken for an item which is not passed to :meth:`embed`."""
         self._places[lane].release()
 
     def embed(self, model: ClipModel, lane: Lane, item: bytes | str, recipient: Recipient) -> None:
-        """Hand over an encoded image or a text, for which a place was taken; ``recipient`` gets its features."""
+        """Embed an encoded image or a text that has a place. ``recipient`` gets the features or the error."""
         if isinstance(item, str):
             self._embed_text(model, lane, item, recipient)
         else:
             self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
 
     def decode(self, model: ClipModel, data: bytes) -> Pixels:
-        """An encoded image as ``model`` takes it. Raises :class:`BadImage`."""
+        """Decode and preprocess an image for ``model``: pixels (height, width, 3), uint8.
+
+        Raises:
+            BadImage: it is over a limit of the settings, or no image.
+        """
         return decode(
             data,
             model.preprocess,
@@ -107,7 +113,7 @@ class InferenceEngine:
             return
         try:
             tokens = model.tokenizer(text)
-        except Exception as error:  # a tokenizer's own errors too: they are this item's, not the thread's
+        except Exception as error:  # also those of the tokenizer: an item's error must not end the thread
             self.release(lane)
             if not isinstance(error, ClipError):
                 log.exception("a text could not be tokenised")
@@ -123,7 +129,7 @@ class InferenceEngine:
         self.batcher.put(BatchItem(recipient, lane, model.embed_texts, tokens, began, leave))
 
     def _embed_image(self, model: ClipModel, lane: Lane, data: bytes, recipient: Recipient) -> None:
-        """In a decoding thread."""
+        """Decode an image and pass it to the batcher; in a decoding thread."""
         began = time.monotonic()
         if recipient.gone:
             recipient.drop()

@@ -1,4 +1,4 @@
-"""The end of a process that cannot go on: its supervisor starts another."""
+"""Ending a process that cannot go on. Its supervisor then starts another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXIT_CODE = 70
 
 
 def die(error: BaseException) -> NoReturn:
-    """End the process at once: the jobs that it holds are requeued when its lease runs out."""
+    """End the process at once, with exit code 70. Its jobs are queued again when its lease runs out."""
     log.critical("worker ends: %s: %s", type(error).__name__, error)
     logging.shutdown()
     sys.stderr.flush()

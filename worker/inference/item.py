@@ -1,4 +1,4 @@
-"""One image or text on its way through the batcher, and who gets its features."""
+"""An image or a text as an item of the batcher, and the recipient of its features."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from clip_queue.worker.inference.batcher import Forward
 
 
 class Recipient(Protocol):
-    """Who gets an item's features. The engine calls one of the last three, once, unless nobody waits any more."""
+    """The recipient of an item's features. The engine calls one of the three methods, once, from any thread."""
 
     @property
-    def gone(self) -> bool: ...  # nobody waits for the item any more: it costs no compute
+    def gone(self) -> bool:
+        """Whether nobody waits for the item any more; then it is not computed."""
 
-    def drop(self) -> None: ...  # the batcher passed the item over, since ``gone``
+    def drop(self) -> None:
+        """The item was not computed, because the recipient was :attr:`gone`."""
 
     def resolve(self, features: Vector, timings: dict[str, float]) -> None:
-        """The item's raw features (dimension,), and the seconds in each stage: ``prepare``, ``wait``, ``forward``."""
+        """Take the item's raw features (dimension,), and the seconds in each stage: prepare, wait and forward."""
 
-    def fail(self, error: ClipError) -> None: ...
+    def fail(self, error: ClipError) -> None:
+        """Take the error that the item has caused."""
 
 
 class BatchItem:
     """An image or a text that is ready for its forward pass (:class:`clip_queue.worker.inference.batcher.Item`).
 
-    ``leave`` is called once, as the item leaves the engine, with its features if there are any. ``began``: when its
-    preparation began, on the monotonic clock.
+    Args:
+        payload: the pixels or the tokens.
+        began: when the preparation of the item began, seconds on the monotonic clock.
+        leave: called once, when the item leaves the engine, with its features, or None if it has none.
     """
 
     __slots__ = ("_began", "_leave", "_ready", "_recipient", "_started", "forward", "lane", "payload")
@@ -71,10 +76,10 @@ class BatchItem:
         now = time.monotonic()
         timings = {
             "prepare": self._ready - self._began,  # decoding, or tokenising
-            "wait": self._started - self._ready,  # for the model to be free
+            "wait": self._started - self._ready,  # until the model was free
             "forward": now - self._started,
         }
-        own = np.array(features)  # its own memory: a view would keep the features of the whole batch
+        own = np.array(features)  # a copy, because a view would keep the features of the whole batch in memory
         self._leave(own)
         self._recipient.resolve(own, timings)
 

@@ -1,4 +1,4 @@
-"""A model's own preprocessing, up to 8-bit pixels of the size it takes; normalising is done on the device."""
+"""The preprocessing of a model, up to 8-bit pixels of the model's image size. Normalising is done on the device."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.v2 import functional
 
 Preprocess = Callable[[Image.Image], NDArray[np.uint8]]
-"""An RGB picture to (height, width, 3), uint8. For many threads."""
+"""From an RGB image to its pixels (height, width, 3), uint8. For many threads."""
 
 
 def exact(config: PreprocessCfg) -> Preprocess:
-    """open_clip's validation transform to the last bit: Pillow resizes."""
+    """open_clip's validation transform, equal to the last bit: Pillow resizes."""
     steps = _steps(config)
 
     def preprocess(image: Image.Image) -> NDArray[np.uint8]:
@@ -30,12 +30,14 @@ def exact(config: PreprocessCfg) -> Preprocess:
 
 
 def fast(config: PreprocessCfg) -> Preprocess | None:
-    """The same with torch's resizing, four times faster. Of the pixels 0.3 % differ, by one level, two where enlarged.
+    """The same transform with torch's resizing, which is four times faster.
 
-    Of pictures over twice as high as wide it is nearer to the published vectors: Pillow 13 resizes those down first,
-    where Pillow before it, and torch, resize across first.
+    0.3 % of the pixels differ, by one level, or by two in an enlarged image. For images more than twice as high as
+    wide, the result is nearer to the published vectors than Pillow 13: it resizes the height first, while torch and
+    older versions of Pillow resize the width first.
 
-    None where the transform has steps that torch has no equal of (a ratio kept by padding).
+    Returns:
+        None if the transform has a step that torch cannot do in the same way (padding that keeps the aspect ratio).
     """
     steps = _steps(config)
     if [type(step) for step in steps] not in ([Resize], [Resize, CenterCrop]):
@@ -55,9 +57,9 @@ def fast(config: PreprocessCfg) -> Preprocess | None:
 
 
 def choose(config: PreprocessCfg, resize: str, precision: str) -> tuple[Preprocess, str]:
-    """The function that a setting ``resize`` asks for, and which it is: ``exact`` or ``fast``.
+    """The preprocessing of a setting ``resize``, and its name: ``exact`` or ``fast``.
 
-    ``auto``: to the last bit where the weights are; where they are rounded anyway a level here and there is less.
+    ``auto``: ``exact`` at the precision fp32, else ``fast``: rounding the weights changes the vectors more than it.
     """
     wanted = resize if resize != "auto" else "exact" if precision == "fp32" else "fast"
     quick = fast(config) if wanted == "fast" else None
@@ -65,7 +67,7 @@ def choose(config: PreprocessCfg, resize: str, precision: str) -> tuple[Preproce
 
 
 def _steps(config: PreprocessCfg) -> Sequence[Any]:
-    """open_clip's transform without its last steps, which make floats of the pixels; they are RGB before it begins."""
+    """The steps of open_clip's transform, without the last three: the image is RGB already, and pixels stay 8-bit."""
     steps = image_transform_v2(config, is_train=False).transforms
     kinds = [type(step).__name__ for step in steps[-3:]]
     if kinds != ["MaybeConvertMode", "MaybeToTensor", "Normalize"]:

@@ -1,4 +1,4 @@
-"""Text for CLIP: tokens that are refused, not cut, when too long; a tower that computes no padding."""
+"""Tokenizer and text tower. A text that is too long is refused, not cut, and the tower computes no padding."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from open_clip.transformer import text_global_pool
 
 from clip_queue.shared.errors import BadInput, TextTooLong
 
-WORD_CACHE = 50_000  # words whose byte pairs the tokenizer may remember: its own dictionary has no limit
+WORD_CACHE = 50_000  # most words that the tokenizer remembers; by itself it has no limit
 
 
 class Tokenizer:
-    """open_clip's tokenizer of a model, for many threads."""
+    """open_clip's tokenizer of a model, for many threads.
 
-    def __init__(self, tokenizer: Any, context_length: int) -> None:
+    ``word_cache`` is the most words whose byte pairs are remembered. :attr:`pad` is the token that fills up a batch.
+    """
+
+    def __init__(self, tokenizer: Any, context_length: int, *, word_cache: int = WORD_CACHE) -> None:
         self._tokenizer = tokenizer
+        self._word_cache = word_cache
         self._simple = isinstance(tokenizer, SimpleTokenizer)
         self.context_length = context_length
         self.pad = 0 if self._simple else int(getattr(tokenizer.tokenizer, "pad_token_id", 0) or 0)
 
     def __call__(self, text: str) -> NDArray[np.int64]:
-        """The text's tokens (length,), int64, with start and end, without padding.
+        """The tokens of a text (length,), int64, with the start and end tokens, without padding.
 
         Raises:
-            TextTooLong: more tokens than the model's context length.
+            TextTooLong: there are more tokens than the model's context length.
+            BadInput: the text has a character that the vocabulary cannot express.
         """
         tokens = self._encode(text)
         if len(tokens) > self.context_length:
@@ -42,16 +47,16 @@ class Tokenizer:
         if not self._simple:
             return self._encode_other(text)
         t = self._tokenizer
-        if len(t.cache) > WORD_CACHE:
-            t.cache = {t.decoder[i]: t.decoder[i] for i in t.all_special_ids}  # these are no words to be split
+        if len(t.cache) > self._word_cache:
+            t.cache = {t.decoder[i]: t.decoder[i] for i in t.all_special_ids}  # special tokens must never be split
         try:
-            body = t.encode(text)  # a reduction mask says how to shorten; what is too long is refused here
-        except KeyError as error:  # a lone surrogate and its like
+            body = t.encode(text)  # not __call__, which would shorten the text
+        except KeyError as error:
             raise BadInput("Text input holds characters that cannot be tokenised.") from error
         return [t.sot_token_id, *body, t.eot_token_id]
 
     def _encode_other(self, text: str) -> list[int]:
-        """A Hugging Face tokenizer: asked for one token more than fits, so that too long shows."""
+        """The tokens by a Hugging Face tokenizer. One token more than fits is asked for, so too long shows."""
         ids: list[int] = self._tokenizer(text, context_length=self.context_length + 1)[0].tolist()
         while len(ids) > 1 and ids[-1] == self.pad:
             ids.pop()
@@ -59,11 +64,11 @@ class Tokenizer:
 
 
 class TextTower:
-    """``encode_text`` cut to the batch's longest text.
+    """``encode_text`` that is trimmed to the longest text of the batch.
 
-    CLIP's text tower is causal and pools at the end token, so what follows that token changes nothing. open_clip
-    computes all 77 places for every text; here only those that some text of the batch fills. Towers of another
-    make (bidirectional, pooled elsewhere, Hugging Face's) go through open_clip's own function, whole.
+    CLIP's text tower is causal and pools at the end token, so the places after that token change nothing. open_clip
+    computes all 77 places of every text; this class computes only those that some text of the batch fills. Other
+    towers (bidirectional, with another pooling, or of Hugging Face) are computed by open_clip at full length.
     """
 
     def __init__(self, model: Any) -> None:
@@ -77,14 +82,15 @@ class TextTower:
 
     @property
     def trims(self) -> bool:
+        """Whether batches are trimmed."""
         return self._tower is not None
 
     def length(self, longest: int, context_length: int) -> int:
-        """Places that a batch is padded to."""
+        """The length to which a batch is padded, given the length of its longest text."""
         return longest if self.trims else context_length
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Raw text features (n, dimension) of tokens (n, length), int64."""
+        """The raw features (n, dimension) of tokens (n, length), int64."""
         tower = self._tower
         if tower is None:
             out: torch.Tensor = self._model.encode_text(tokens)

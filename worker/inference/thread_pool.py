@@ -1,4 +1,4 @@
-"""A pool of threads whose tasks have priorities: each lane's tasks run before those of the next lane."""
+"""A thread pool with priorities: the tasks of a lane run before those of the next lane."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from clip_queue.shared.lane import Lane
 log = logging.getLogger(__name__)
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
-_LAST = len(Lane)  # ranks behind every lane: what ends a thread
+_LAST = len(Lane)  # the rank of the task that ends a thread: behind every lane
 
 
 class PriorityThreadPool:
-    """Pillow releases the GIL, so threads scale with cores. How much may wait is the engine's to bound.
+    """Threads for decoding. Pillow releases the GIL, so they scale with the cores.
 
-    ``fatal`` is called if a thread dies; a task that raises is a bug, so it counts as that.
+    The pool does not bound the tasks that wait; its user does. ``fatal`` is called with the error if a task raises,
+    because that is a bug. The thread then ends.
     """
 
     def __init__(self, threads: int, fatal: Callable[[BaseException], None], name: str = "decode") -> None:
@@ -36,7 +37,7 @@ class PriorityThreadPool:
         self._tasks.put((_RANK[lane], next(self._order), task))
 
     def stop(self, timeout: float) -> None:
-        """End once all that was submitted is done."""
+        """End the threads after all submitted tasks. Waits up to ``timeout`` seconds for each thread."""
         for _ in self._threads:
             self._tasks.put((_LAST, next(self._order), _end))
         for thread in self._threads:
@@ -56,4 +57,4 @@ class PriorityThreadPool:
 
 
 def _end() -> None:
-    """Marks the end of a thread's work."""
+    """The task that ends a thread."""

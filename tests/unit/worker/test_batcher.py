@@ -1,4 +1,4 @@
-"""The batcher, with a model that the test holds in its hands: work-conserving, bounded, in two lanes, never silent."""
+"""The batcher, with a model that the test controls: it never waits, is bounded, and answers every item once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.harness import wait_for
 WAIT = 10.0  # seconds; only a bug lets them pass
 
 
-class Now:
-    """A result that is there."""
+class Ready:
+    """A result for which nobody has to wait."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows
@@ -28,7 +28,7 @@ class Now:
 
 
 class Model:
-    """Doubles what it is given. With ``gated``, each pass waits until the test lets it go."""
+    """Doubles its payloads. With ``gated``, each pass waits until the test releases the gate."""
 
     def __init__(self, *, gated: bool = False) -> None:
         self.passes: list[list[Any]] = []
@@ -37,18 +37,18 @@ class Model:
         self.gated = gated
         self.poison: Callable[[list[Any]], Exception | None] = lambda payloads: None
 
-    def __call__(self, payloads: Sequence[Any]) -> Now:
+    def __call__(self, payloads: Sequence[Any]) -> Ready:
         self.passes.append(list(payloads))
         self.entered.release()
         if self.gated:
             assert self.gate.acquire(timeout=WAIT)
         if error := self.poison(list(payloads)):
             raise error
-        return Now(np.array([[2 * p] for p in payloads], dtype=np.float32))
+        return Ready(np.array([[2 * p] for p in payloads], dtype=np.float32))
 
 
 class Entry:
-    """An item that keeps what the batcher tells it."""
+    """An item that keeps the calls of the batcher."""
 
     def __init__(self, payload: Any, forward: Forward, lane: Lane = Lane.INTERACTIVE) -> None:
         self.payload, self.forward, self.lane, self.size = payload, forward, lane, 1
@@ -109,7 +109,7 @@ def put(to: Batcher, entries: list[Entry]) -> list[Entry]:
 
 
 def busy(to: Batcher, model: Model) -> Entry:
-    """An item that is in the model's hands: what comes now has to wait."""
+    """An item that occupies the model, so that later items have to wait."""
     first = Entry(-1, model)
     to.put(first)
     assert model.entered.acquire(timeout=WAIT)
@@ -167,7 +167,7 @@ def test_a_dropped_item_costs_no_compute(batcher: Make) -> None:
     assert [e.starts for e in entries] == [0, 1, 0, 1]
 
 
-def test_when_all_that_waits_is_dropped_the_model_is_left_alone(batcher: Make) -> None:
+def test_when_all_waiting_items_are_dropped_there_is_no_pass(batcher: Make) -> None:
     model, one = Model(gated=True), batcher()
     busy(one, model)
     entries = put(one, [Entry(n, model) for n in range(9)])
@@ -192,7 +192,7 @@ def test_one_failing_item_is_found_by_halving_and_fails_alone(batcher: Make) -> 
 
 
 def test_a_pass_that_fails_when_its_result_is_fetched_is_halved_too(batcher: Make) -> None:
-    class Late(Now):
+    class Late(Ready):
         def result(self) -> np.ndarray:
             if any(row[0] == 6 for row in self._rows):
                 raise MemoryError
@@ -200,7 +200,7 @@ def test_a_pass_that_fails_when_its_result_is_fetched_is_halved_too(batcher: Mak
 
     entry = threading.Event()
 
-    def forward(payloads: Sequence[Any]) -> Now:
+    def forward(payloads: Sequence[Any]) -> Ready:
         entry.wait(WAIT)
         return Late(np.array([[2 * p] for p in payloads], dtype=np.float32))
 
@@ -211,17 +211,25 @@ def test_a_pass_that_fails_when_its_result_is_fetched_is_halved_too(batcher: Mak
     assert told == [0, 2, 4, 8, 10]
 
 
-def test_too_few_rows_are_an_error_and_no_silent_loss(batcher: Make) -> None:
-    entry = Entry(1, lambda payloads: Now(np.zeros((0, 1), dtype=np.float32)))
-    batcher().put(entry)
-    assert isinstance(entry.wait(), ValueError)
+@pytest.mark.parametrize("count", [1, 3])
+def test_too_few_rows_are_an_error_of_each_item(batcher: Make, count: int) -> None:
+    model, one = Model(gated=True), batcher()
+    busy(one, model)
+
+    def forward(payloads: Sequence[Any]) -> Ready:
+        return Ready(np.zeros((len(payloads) - 1, 1), dtype=np.float32))
+
+    entries = put(one, [Entry(n, forward) for n in range(count)])
+    model.gate.release()
+    errors = [entry.wait() for entry in entries]
+    assert [str(error) for error in errors] == ["the model returned 0 rows for 1 items"] * count
 
 
 def test_a_lane_is_bounded_and_the_other_one_unaffected(batcher: Make) -> None:
     model, one = Model(gated=True), batcher(capacity=3)
     busy(one, model)
     waiting = put(one, [Entry(n, model) for n in range(3)])
-    with pytest.raises(queue.Full):
+    with pytest.raises(queue.Full, match="3 items wait in the interactive lane"):
         one.put(Entry(9, model))
     waiting += put(one, [Entry(n, model, Lane.BACKGROUND) for n in range(3)])
     model.gate.release(9)
@@ -230,7 +238,7 @@ def test_a_lane_is_bounded_and_the_other_one_unaffected(batcher: Make) -> None:
     assert last.wait() == 18
 
 
-def test_a_device_that_is_spoilt_ends_the_process(batcher: Make) -> None:
+def test_a_broken_device_ends_the_process(batcher: Make) -> None:
     ends: list[BaseException] = []
     model = Model()
     model.poison = lambda payloads: RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -255,7 +263,7 @@ def test_lack_of_device_memory_does_not_end_the_process(batcher: Make) -> None:
     assert [e.wait() for e in entries] == [0, 2, 4, 6]
 
 
-def test_the_threads_death_is_fatal_and_seen() -> None:
+def test_an_error_of_the_thread_itself_is_fatal() -> None:
     ends: list[BaseException] = []
     one = Batcher(dict.fromkeys(Lane, 4), capacity=4, fatal=ends.append)
     one.start()
@@ -297,7 +305,7 @@ def test_depth_is_how_many_passes_are_launched_ahead_of_the_one_waited_for(batch
             return np.array([[2 * p] for p in self.payloads], dtype=np.float32)
 
     def forward(payloads: Sequence[Any]) -> Async:
-        go.wait(WAIT)  # all items are there when the first pass is launched
+        go.wait(WAIT)  # all items wait when the first pass is launched
         return Async(payloads)
 
     entries = put(batcher(limit=1, depth=depth), [Entry(n, forward) for n in range(3)])
@@ -310,7 +318,7 @@ def test_depth_is_how_many_passes_are_launched_ahead_of_the_one_waited_for(batch
         assert order == [(launch, 0), (wait, 0), (launch, 1), (wait, 1), (launch, 2), (wait, 2)]
 
 
-def test_stopping_finishes_what_waits(batcher: Make) -> None:
+def test_stopping_computes_the_items_that_wait(batcher: Make) -> None:
     model, one = Model(gated=True), batcher(limit=1)
     busy(one, model)
     entries = put(one, [Entry(n, model) for n in range(3)])
@@ -320,7 +328,7 @@ def test_stopping_finishes_what_waits(batcher: Make) -> None:
     assert not one.alive()
 
 
-def test_many_threads_put_and_every_item_is_told_its_own(batcher: Make) -> None:
+def test_many_threads_put_items_and_each_item_gets_its_own_features(batcher: Make) -> None:
     model, one = Model(), batcher(limit=8, capacity=1000)
     entries = [Entry(n, model, Lane.BACKGROUND if n % 3 else Lane.INTERACTIVE) for n in range(400)]
     threads = [threading.Thread(target=put, args=(one, entries[k::8])) for k in range(8)]

@@ -1,4 +1,4 @@
-"""A job in work: it ends exactly once, whoever reports last, and its completion says what became of each item."""
+"""The execution of a job: it ends exactly once, and its completion has the features or the error of each item."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from clip_queue.shared.errors import BadImage, ClipError
 from clip_queue.shared.job import Inputs, Job, Kind, OnError, State
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.vectors import normalise
 from clip_queue.worker.executor.execution import JobExecution
 from clip_queue.worker.inference.item import BatchItem
 
@@ -65,7 +66,7 @@ def test_one_bad_item_ends_an_execution_that_asks_for_all_at_once() -> None:
     execution, ended = begin(3)
     execution.fail(1, bad())
     assert ended.executions == [execution]
-    execution.put(0, ROWS[0], {})  # what was under way comes in late
+    execution.put(0, ROWS[0], {})  # an item that was being computed reports late
     execution.fail(2, bad(2))
     assert ended.executions == [execution]
     completion = execution.completion()
@@ -75,7 +76,7 @@ def test_one_bad_item_ends_an_execution_that_asks_for_all_at_once() -> None:
     assert completion.result.vectors == b""
 
 
-def test_the_first_bad_item_by_place_is_the_one_that_is_told() -> None:
+def test_the_error_of_a_job_is_that_of_its_first_bad_item() -> None:
     execution, _ = begin(4, on_error=OnError.SKIP)
     for index in (3, 1, 2, 0):
         execution.fail(index, bad(index))
@@ -85,7 +86,7 @@ def test_the_first_bad_item_by_place_is_the_one_that_is_told() -> None:
     assert [e["index"] for e in result.errors] == [0, 1, 2, 3]
 
 
-def test_an_execution_that_skips_bad_items_answers_the_good_ones_beside_the_errors() -> None:
+def test_an_execution_that_skips_bad_items_has_the_features_of_the_good_ones_and_the_errors() -> None:
     execution, ended = begin(3, on_error=OnError.SKIP)
     execution.fail(1, bad())
     assert not ended.executions
@@ -98,7 +99,7 @@ def test_an_execution_that_skips_bad_items_answers_the_good_ones_beside_the_erro
     assert [e["index"] for e in completion.result.errors] == [1]
 
 
-def test_an_only_item_is_not_named_by_its_place() -> None:
+def test_the_error_of_a_lone_item_has_no_index() -> None:
     execution, _ = begin(1)
     execution.fail(0, bad())
     error = execution.completion().result.error
@@ -115,13 +116,12 @@ def test_in_a_comparison_prompts_are_counted_and_the_subject_is_not(item: int, p
     assert error["index"] == place
 
 
-def test_a_comparison_answers_cosines_and_its_names_and_no_vectors() -> None:
+def test_the_result_of_a_comparison_has_cosines_and_names_and_no_vectors() -> None:
     execution, _ = begin(3, Kind.COMPARE, names=["a", "b"])
     for index in range(3):
         execution.put(index, 100 * ROWS[index], {})
     result = execution.completion().result
-    unit = ROWS[:3].astype(np.float64) / np.linalg.norm(ROWS[:3].astype(np.float64), axis=1, keepdims=True)
-    np.testing.assert_allclose(result.similarity, unit[1:] @ unit[0], atol=1e-6)
+    np.testing.assert_allclose(result.similarity, normalise(ROWS[1:3]) @ normalise(ROWS[:1])[0], atol=1e-6)
     assert result.names == ["a", "b"]
     assert result.vectors == b""
 
@@ -134,7 +134,7 @@ def test_a_comparison_with_a_bad_item_fails_even_where_errors_are_skipped() -> N
     assert execution.completion().state is State.FAILED
 
 
-def test_an_abandoned_run_is_over_once_and_says_so() -> None:
+def test_an_abandoned_execution_is_over_once() -> None:
     execution, ended = begin(2)
     execution.abandon()
     execution.abandon()
@@ -144,7 +144,7 @@ def test_an_abandoned_run_is_over_once_and_says_so() -> None:
     assert execution.abandoned
 
 
-def test_abandoning_what_is_over_takes_nothing_back() -> None:
+def test_abandoning_an_execution_that_is_over_changes_nothing() -> None:
     execution, ended = begin(1)
     execution.put(0, ROWS[0], {})
     execution.abandon()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
-import numpy as np
 import pytest
 
 from clip_queue.shared import ops
@@ -18,39 +17,16 @@ from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Op, Store
-from clip_queue.worker.executor.executor import JobExecutor
+from clip_queue.worker.executor.executor import FEED_INTERVAL, JobExecutor
 from clip_queue.worker.inference.engine import InferenceEngine
 from tests.harness import wait_for
+from tests.unit.worker.models import LOAD, MODEL, Model
 
-MODEL = "emoji-mini"
 WORKER = "w"
 
 
-class Model:
-    """In place of :class:`clip_queue.worker.inference.clip_model.ClipModel`: a text's vector is its length."""
-
-    fingerprint, precision, preprocess, draft = "f", "fp32", None, 0
-    info = SimpleNamespace(name=MODEL, source="none")
-
-    def __init__(self, *_: object) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.batches: list[list[int]] = []
-
-    def tokenizer(self, text: str) -> list[str]:
-        if text == "choke":
-            raise LookupError(text)
-        return list(text)
-
-    def embed_texts(self, texts: Any) -> Any:
-        self.batches.append([len(t) for t in texts])
-        self.gate.wait(10)
-        return SimpleNamespace(result=lambda: np.array([[len(t)] for t in texts], dtype=np.float32))
-
-
 class Losing(Store):
-    """A store whose connection breaks after the next operation was carried out, and before its reply came; or one that
-    is away."""
+    """A store that loses the reply of the next operation if :attr:`losing`, or is not reachable while :attr:`away`."""
 
     losing = away = False
 
@@ -66,7 +42,7 @@ class Losing(Store):
 
 @dataclass
 class Parts:
-    """An executor with what a test needs of its inside."""
+    """An executor with its store and its model."""
 
     store: Losing
     model: Model
@@ -88,6 +64,9 @@ class Parts:
         thread.start()
         return thread
 
+    def release(self) -> None:
+        self.executor.engine.release(Lane.INTERACTIVE)
+
     def held(self) -> list[str]:
         return sorted(job_id for job_id, _, _ in self.executor.leases.progress())
 
@@ -95,7 +74,7 @@ class Parts:
 @pytest.fixture
 def parts() -> Iterator[Parts]:
     store, settings = Losing(fakeredis.FakeRedis()), Settings(device="cpu")
-    engine = InferenceEngine(settings, load_model=Model)  # type: ignore[arg-type]
+    engine = InferenceEngine(settings, load_model=LOAD)
     executor = JobExecutor(engine, store, settings, WORKER)
     engine.start()
     it = Parts(store, engine.models[MODEL], executor)  # type: ignore[arg-type]
@@ -107,7 +86,7 @@ def parts() -> Iterator[Parts]:
 
 @dataclass
 class Handler:
-    """A handler that works until it is told to stop, or let go."""
+    """A handler that works until it is abandoned or :attr:`finish` is set."""
 
     job: Job
     done: int = 0
@@ -127,7 +106,7 @@ class Handler:
 
 @pytest.fixture
 def handlers(parts: Parts) -> list[Handler]:
-    """The handlers that are begun, in order, of jobs of the kind ``embed_shard``."""
+    """The handlers of jobs of the kind ``embed_shard``, in the order in which they begin."""
     begun: list[Handler] = []
 
     def factory(job: Job, inputs: Inputs, engine: InferenceEngine) -> Handler:
@@ -144,21 +123,21 @@ def shard(parts: Parts) -> str:
     return parts.accept("where", lane=Lane.BULK, kind=Kind.EMBED_SHARD)
 
 
-def test_jobs_whose_claim_was_not_heard_of_are_given_back(parts: Parts) -> None:
+def test_jobs_whose_claim_was_not_answered_are_given_back(parts: Parts) -> None:
     job = parts.accept("a")
     parts.store.losing = True
     with pytest.raises(Unavailable):
         parts.deliver(job)
-    assert parts.look(job).state is State.RUNNING, "ours, and no thread knows"
+    assert parts.look(job).state is State.RUNNING, "it is this worker's, and no thread knows it"
     parts.store.execute(ops.release(parts.executor.leases.to_release(), WORKER))
     assert (parts.look(job).state, parts.look(job).attempts) == (State.QUEUED, 0)
     parts.deliver(job)
     assert parts.look(job).state is State.SUCCEEDED
 
 
-def test_jobs_that_wait_for_their_turn_in_a_delivery_are_in_its_heartbeats(parts: Parts) -> None:
+def test_claimed_jobs_that_wait_for_their_turn_have_leases_too(parts: Parts) -> None:
     parts.model.gate.clear()
-    first = parts.accept(*map(str, range(4 * 32 + 40)))  # more than the engine has room for
+    first = parts.accept(*map(str, range(4 * 32 + 40)))  # more than the engine has places
     second = parts.accept("second")
     thread = parts.in_thread(first, second)
     wait_for(lambda: parts.model.batches, 5)
@@ -177,7 +156,7 @@ def test_a_job_without_inputs_is_held_no_longer_than_it_takes_to_fail_it(parts: 
     assert parts.held() == []
 
 
-def test_an_ending_whose_reply_was_lost_is_told_again_and_counts_once(parts: Parts) -> None:
+def test_a_completion_whose_reply_was_lost_is_sent_again_and_counts_once(parts: Parts) -> None:
     job = parts.accept("a")
     parts.model.gate.clear()
     thread = parts.in_thread(job)
@@ -189,7 +168,7 @@ def test_an_ending_whose_reply_was_lost_is_told_again_and_counts_once(parts: Par
     assert parts.held() == []
 
 
-def test_a_text_that_a_tokenizer_chokes_on_fails_alone(parts: Parts) -> None:
+def test_a_text_that_cannot_be_tokenised_fails_only_its_job(parts: Parts) -> None:
     good, bad, skipping = parts.accept("a"), parts.accept("a", "choke"), parts.accept("b")
     parts.deliver(good, bad, skipping)
     assert [parts.look(job).state for job in (good, bad, skipping)] == [
@@ -228,7 +207,7 @@ def test_jobs_on_their_last_attempt_run_one_at_a_time(parts: Parts) -> None:
     assert [parts.look(job).attempts for job in suspects] == [3, 3, 3]
 
 
-def test_background_messages_beyond_the_concurrency_return_at_once_and_the_line_is_worked_off(parts: Parts) -> None:
+def test_background_messages_beyond_the_concurrency_return_at_once_and_all_queued_jobs_are_done(parts: Parts) -> None:
     parts.executor = JobExecutor(parts.executor.engine, parts.store, Settings(), WORKER, concurrency=1)
     jobs = [parts.accept("x" * n, lane=Lane.BACKGROUND) for n in range(1, 200)]
     parts.model.gate.clear()
@@ -284,7 +263,7 @@ def test_a_job_revoked_before_its_turn_is_not_begun(parts: Parts) -> None:
     assert len("the second, of a length that no other has") not in {n for batch in parts.model.batches for n in batch}
 
 
-def test_a_worker_that_ends_gives_back_what_it_holds(parts: Parts) -> None:
+def test_a_worker_that_ends_gives_back_its_jobs(parts: Parts) -> None:
     parts.model.gate.clear()
     job = parts.accept("a", "b")
     thread = parts.in_thread(job)
@@ -293,14 +272,14 @@ def test_a_worker_that_ends_gives_back_what_it_holds(parts: Parts) -> None:
     assert (parts.held(), parts.executor.leases.to_release()) == ([], [job])
     parts.model.gate.set()
     thread.join(5)
-    assert parts.look(job).state is State.RUNNING, "its results were not told"
+    assert parts.look(job).state is State.RUNNING, "its results were not sent"
     parts.store.execute(ops.release(parts.executor.leases.to_release(), WORKER))
     parts.executor.leases.released([job])
     assert (parts.look(job).state, parts.executor.leases.to_release()) == (State.QUEUED, [])
 
 
-def test_a_job_that_comes_back_to_its_worker_is_held_by_its_new_lease(parts: Parts) -> None:
-    """Its first lease was lost while this worker was paused; the end of that does not touch the second."""
+def test_a_job_that_its_worker_claims_again_has_a_new_lease(parts: Parts) -> None:
+    """The first lease was lost while the worker was paused. Its end does not end the second."""
     parts.model.gate.clear()
     job = parts.accept("a")
     first = parts.in_thread(job)
@@ -316,7 +295,7 @@ def test_a_job_that_comes_back_to_its_worker_is_held_by_its_new_lease(parts: Par
     assert parts.look(job).state is State.SUCCEEDED
 
 
-def test_completed_jobs_wait_for_a_store_that_is_away(parts: Parts) -> None:
+def test_completed_jobs_wait_for_a_store_that_cannot_be_reached(parts: Parts) -> None:
     parts.model.gate.clear()
     job = parts.accept("a")
     thread = parts.in_thread(job)
@@ -324,7 +303,7 @@ def test_completed_jobs_wait_for_a_store_that_is_away(parts: Parts) -> None:
     parts.store.away = True
     parts.model.gate.set()
     thread.join(1.5)
-    assert thread.is_alive(), "what is computed is not computed twice"
+    assert thread.is_alive(), "results are not computed twice"
     parts.store.away = False
     thread.join(5)
     assert parts.look(job).state is State.SUCCEEDED
@@ -333,7 +312,7 @@ def test_completed_jobs_wait_for_a_store_that_is_away(parts: Parts) -> None:
 # Handlers
 
 
-def test_a_handler_does_its_job_and_says_how_it_ends(parts: Parts, handlers: list[Handler]) -> None:
+def test_a_handler_does_its_job_and_completes_it(parts: Parts, handlers: list[Handler]) -> None:
     job = shard(parts)
     thread = parts.in_thread(job, lane=Lane.BULK)
     wait_for(lambda: handlers, 5)
@@ -345,7 +324,7 @@ def test_a_handler_does_its_job_and_says_how_it_ends(parts: Parts, handlers: lis
     assert (ended.state, ended.done, ended.failed, parts.held()) == (State.SUCCEEDED, 7, 1, [])
 
 
-def test_a_worker_that_drains_has_its_handlers_stop_and_gives_their_jobs_back(
+def test_a_worker_that_drains_abandons_its_handlers_and_gives_their_jobs_back(
     parts: Parts, handlers: list[Handler]
 ) -> None:
     job, waiting = shard(parts), shard(parts)
@@ -399,3 +378,77 @@ def test_a_handler_on_its_last_attempt_runs_alone(parts: Parts, handlers: list[H
     for thread in threads:
         thread.join(5)
     assert {parts.look(job).state for job in jobs} == {State.SUCCEEDED}
+
+
+def test_a_handler_that_begins_while_the_worker_drains_is_abandoned_at_once(
+    parts: Parts, handlers: list[Handler]
+) -> None:
+    job = shard(parts)
+    factory = parts.executor.handlers[Kind.EMBED_SHARD]
+
+    def drains_meanwhile(*given: Any) -> Any:
+        parts.executor.draining.set()
+        return factory(*given)
+
+    parts.executor.handlers = {Kind.EMBED_SHARD: drains_meanwhile}
+    parts.deliver(job, lane=Lane.BULK)
+    assert handlers[0].stopped.is_set()
+    assert parts.executor.leases.to_release() == [job]
+
+
+def test_a_shard_that_was_revoked_before_its_turn_is_not_begun(parts: Parts, handlers: list[Handler]) -> None:
+    job = shard(parts)
+    factory = parts.executor.handlers[Kind.EMBED_SHARD]
+
+    def revoked_meanwhile(*given: Any) -> Any:
+        parts.executor.leases.revoke([job])
+        handler = factory(*given)
+        handler.run = lambda: pytest.fail("it must not run")  # type: ignore[method-assign]
+        return handler
+
+    parts.executor.handlers = {Kind.EMBED_SHARD: revoked_meanwhile}
+    parts.deliver(job, lane=Lane.BULK)
+    assert (parts.held(), parts.executor.leases.to_release()) == ([], [])
+
+
+def test_a_job_that_cannot_be_completed_while_the_worker_drains_is_given_back(parts: Parts) -> None:
+    parts.model.gate.clear()
+    job, errors = parts.accept("a"), list[Unavailable]()
+
+    def deliver() -> None:
+        try:
+            parts.deliver(job)
+        except Unavailable as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    wait_for(lambda: parts.model.batches, 5)
+    parts.executor.draining.set()
+    parts.store.away = True
+    parts.model.gate.set()
+    thread.join(10)
+    assert [error.message for error in errors] == ["away"]
+    assert (parts.held(), parts.executor.leases.to_release()) == ([], [job])
+
+
+def test_the_rest_of_a_job_that_is_revoked_while_it_waits_for_places_is_not_computed(parts: Parts) -> None:
+    parts.model.gate.clear()
+    capacity = parts.executor.engine.capacity
+    job = parts.accept(*(f"text {n}" for n in range(capacity + 40)))
+    thread = parts.in_thread(job)
+    wait_for(lambda: parts.model.batches, 5)
+    wait_for(lambda: not parts.executor.engine.acquire(Lane.INTERACTIVE, 0) or parts.release(), 5)
+    time.sleep(3 * FEED_INTERVAL)  # it waits for a place more than once
+    parts.executor.leases.revoke([job])
+    parts.model.gate.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert sum(map(len, parts.model.batches)) < capacity
+
+
+def test_a_background_message_of_a_worker_that_drains_claims_nothing(parts: Parts) -> None:
+    job = parts.accept("a", lane=Lane.BACKGROUND)
+    parts.executor.draining.set()
+    parts.deliver(job, lane=Lane.BACKGROUND)
+    assert parts.look(job).state is State.QUEUED

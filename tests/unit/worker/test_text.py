@@ -1,4 +1,4 @@
-"""Texts: the trimmed tower is open_clip's own to 1e-5, too long is refused, the tokenizer's memory is bounded."""
+"""Texts: the trimmed tower equals open_clip's to 1e-5, long texts are refused, the tokenizer's memory is bounded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import open_clip
 import pytest
 import torch
 
-from clip_queue.shared.errors import TextTooLong
+from clip_queue.shared.errors import BadInput, TextTooLong
 from clip_queue.shared.models import CATALOGUE, parse_model
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference import text as text_module
-from clip_queue.worker.inference.clip_model import ClipModel, load
+from clip_queue.shared.vectors import normalise
+from clip_queue.worker.inference.clip_model import CHECKPOINTS, ClipModel, load
 from clip_queue.worker.inference.text import TextTower, Tokenizer
 from tests.checkpoints import tiny_checkpoint
 
@@ -48,15 +48,14 @@ def emoji() -> ClipModel:
 
 
 def test_emoji_minis_trimmed_tower_is_exact(emoji: ClipModel) -> None:
-    assert emoji._text.trims
-    source = f"local-dir:{Path(text_module.__file__).parent.parent / 'checkpoints' / 'emoji-mini'}"
-    check_against_open_clip(emoji, source, TEXTS)
+    assert emoji.text_tower.trims
+    check_against_open_clip(emoji, f"local-dir:{CHECKPOINTS / 'emoji-mini'}", TEXTS)
 
 
 @pytest.mark.slow
 def test_vit_b_32s_trimmed_tower_is_exact() -> None:
     clip = ClipModel(parse_model("m=ViT-B-32/random"), FP32)
-    assert clip._text.trims
+    assert clip.text_tower.trims
     assert clip.tokenizer.context_length == 77
     check_against_open_clip(clip, "ViT-B-32/random", TEXTS[:4])
 
@@ -76,13 +75,13 @@ def test_a_tower_is_trimmed_only_where_that_changes_nothing(tmp_path: Path, name
     options, trims = TOWERS[name]
     source = f"local-dir:{tiny_checkpoint(tmp_path / 'tiny', **options)}"
     clip = ClipModel(parse_model(f"tiny={source}"), FP32)
-    assert clip._text.trims is trims
-    assert (clip._text.length(3, 16), clip._text.length(16, 16)) == ((3, 16) if trims else (16, 16))
+    assert clip.text_tower.trims is trims
+    assert (clip.text_tower.length(3, 16), clip.text_tower.length(16, 16)) == ((3, 16) if trims else (16, 16))
     check_against_open_clip(clip, source, TEXTS)
 
 
-def test_a_tower_of_another_make_goes_through_encode_text_whole() -> None:
-    """Hugging Face's: no token embedding, no mask of its own."""
+def test_another_tower_is_computed_by_encode_text_at_full_length() -> None:
+    """Those of Hugging Face have no token embedding and no mask of their own."""
     seen: list[torch.Size] = []
 
     def encode_text(tokens: torch.Tensor) -> torch.Tensor:
@@ -113,15 +112,14 @@ def test_a_checkpoint_has_one_fingerprint_wherever_it_lies_and_another_at_anothe
 
 
 def test_at_bf16_features_point_the_same_way() -> None:
-    """The figure for bf16: a cosine with fp32 above 0.9995, for pictures and texts."""
+    """The figure for bf16: a cosine with fp32 above 0.9995, for images and texts."""
     clips = [ClipModel(CATALOGUE["emoji-mini"], Settings(device="cpu", precision=p)) for p in ("fp32", "bf16")]
     pixels = list(np.random.default_rng(0).integers(0, 255, (4, *clips[0].image_size, 3), dtype=np.uint8))
     texts = [c.embed_texts([c.tokenizer(t) for t in TEXTS]).result() for c in clips]
     images = [c.embed_images(pixels).result() for c in clips]
     for exact, rough in (texts, images):
         assert rough.dtype == np.float32
-        cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
-        assert cosines.min() > 0.9995
+        assert (normalise(exact) * normalise(rough)).sum(axis=1).min() > 0.9995
 
 
 # The tokenizer
@@ -144,14 +142,15 @@ def test_a_text_that_fills_the_context_fits_and_one_token_more_does_not(
     if fits:
         assert len(emoji.tokenizer(text)) == 32
         return
-    with pytest.raises(TextTooLong, match=f"{words + 2} tokens, 32 fit"):
+    with pytest.raises(
+        TextTooLong, match=f"too long for the model context length: {words + 2} tokens, 32 fit. Shorten it."
+    ):
         emoji.tokenizer(text)
 
 
-def test_the_tokenizers_memory_is_bounded_and_forgetting_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "WORD_CACHE", 100)
+def test_the_tokenizers_memory_is_bounded_and_forgetting_changes_no_token() -> None:
     inner = open_clip.tokenizer.SimpleTokenizer(context_length=77)
-    tokenizer = Tokenizer(inner, 77)
+    tokenizer = Tokenizer(inner, 77, word_cache=100)
     before = [tokenizer(text).tolist() for text in TEXTS]
     for n in range(1000):
         tokenizer(f"{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10 % 10]}{'uvwxyzabcd'[n // 100]}qq")
@@ -167,9 +166,17 @@ def test_a_tokenizer_that_would_shorten_a_text_still_refuses_it() -> None:
         tokenizer("word " * 20)
 
 
-def test_many_threads_share_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_module, "WORD_CACHE", 20)
-    tokenizer = Tokenizer(open_clip.tokenizer.SimpleTokenizer(context_length=77), 77)
+def test_a_character_that_the_vocabulary_cannot_express_is_bad_input() -> None:
+    class Incomplete(open_clip.tokenizer.SimpleTokenizer):  # type: ignore[misc]
+        def encode(self, text: str) -> list[int]:
+            raise KeyError(text)
+
+    with pytest.raises(BadInput, match="Text input holds characters that cannot be tokenised"):
+        Tokenizer(Incomplete(context_length=16), 16)("a")
+
+
+def test_many_threads_share_a_tokenizer() -> None:
+    tokenizer = Tokenizer(open_clip.tokenizer.SimpleTokenizer(context_length=77), 77, word_cache=20)
     texts = [f"some words of number {n} like {'abcde'[n % 5] * (n % 7)}zebra" for n in range(200)]
     expected = [tokenizer(t).tolist() for t in texts]
     wrong: list[str] = []
@@ -186,7 +193,7 @@ def test_many_threads_share_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class PaddedTokenizer:
-    """As Hugging Face's: cuts to the length asked for, fills up with its own padding."""
+    """Like those of Hugging Face: it cuts and pads to the length that is asked for, with its own padding."""
 
     tokenizer = SimpleNamespace(pad_token_id=1)
 
@@ -195,7 +202,7 @@ class PaddedTokenizer:
         return torch.tensor([ids + [1] * (context_length - len(ids))])
 
 
-def test_a_tokenizer_of_another_make_is_asked_for_one_token_too_many_so_that_too_long_shows() -> None:
+def test_a_hugging_face_tokenizer_is_asked_for_one_token_too_many_to_see_if_a_text_is_too_long() -> None:
     tokenizer = Tokenizer(PaddedTokenizer(), 6)
     assert tokenizer.pad == 1
     assert tokenizer("abcd").tolist() == [0, 97, 98, 99, 100, 2]

@@ -1,4 +1,4 @@
-"""Remembered text embeddings: bounded, the least used go first, each model its own."""
+"""The cache of text features: it is bounded, forgets the least used text first, and keeps the models apart."""
 
 from __future__ import annotations
 

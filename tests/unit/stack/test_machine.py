@@ -1,0 +1,102 @@
+"""The machine: addresses, ports, GPUs and the lock of a data folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from clip_queue.stack.machine import (
+    FolderLock,
+    StackError,
+    bind_problem,
+    free_port,
+    is_loopback,
+    reachable,
+    remove_leftovers,
+    visible_gpus,
+)
+
+
+def test_loopback() -> None:
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""))
+    assert (reachable("0.0.0.0"), reachable("::1"), reachable("box")) == ("127.0.0.1", "[::1]", "box")
+
+
+def test_ports() -> None:
+    port = free_port()
+    assert bind_problem("127.0.0.1", port) is None
+    with socket.create_server(("127.0.0.1", port)):
+        assert bind_problem("127.0.0.1", port) == "Address already in use"
+    assert bind_problem("no-such-host.invalid", port)
+
+
+def test_a_folder_has_one_owner(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path / "data")
+    message = (
+        f"another clip-queue (pid {os.getpid()}) uses {tmp_path / 'data'}: stop it, or choose another with --data-dir"
+    )
+    with pytest.raises(StackError, match=f"^{re.escape(message)}$"):
+        FolderLock(tmp_path / "data", wait=0.1)
+    lock.release()
+    FolderLock(tmp_path / "data").release()
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0, "other users must not read it"
+
+
+def test_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
+    assert visible_gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU 0: One (UUID: x)'; echo 'GPU 1: Two (UUID: y)'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert visible_gpus() == ["0", "1"]
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert visible_gpus() == []
+
+
+def test_temporary_folders_that_nobody_has_locked_are_removed_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    long_ago = (1, 1)
+    left, locked, fresh, foreign, linked = (tmp_path / name for name in ("cq-1", "cq-2", "cq-3", "other", "cq-4"))
+    for folder in (left, locked, fresh, foreign):
+        (folder / "valkey").mkdir(parents=True)
+        (folder / "lock").touch()
+        os.utime(folder / "lock", None if folder is fresh else long_ago)
+    linked.symlink_to(foreign)
+    lock = FolderLock(locked)
+    os.utime(locked / "lock", long_ago)
+    remove_leftovers("cq-")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cq-2", "cq-3", "cq-4", "other"]
+    assert (foreign / "lock").exists()
+    lock.release()
+    remove_leftovers("cq-")
+    assert not locked.exists()
+
+
+def test_no_port_is_found_at_an_address_of_another_machine() -> None:
+    with pytest.raises(StackError, match=r"cannot find a free port on 203\.0\.113\.1"):
+        free_port("203.0.113.1")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "data"
+    message = f"cannot write to {folder} (Not a directory): choose another folder with --data-dir"
+    with pytest.raises(StackError, match=re.escape(message)):
+        FolderLock(folder)
+
+
+def test_a_machine_without_nvidia_smi_has_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert visible_gpus() == []
