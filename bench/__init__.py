@@ -1,1 +1,1 @@
-"""Figures, each as a ratio within one run, rounds alternated, spread given: ``python -m bench``."""
+"""Benchmarks: ``python -m bench``. Both sides of a ratio are measured in alternating rounds of one run."""

@@ -1,4 +1,4 @@
-"""``python -m bench [NAME …]``: all benchmarks, or those named. Takes about an hour for all."""
+"""``python -m bench [NAME …]``: the benchmarks of these names, or all of them, which takes about an hour."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ NAMES = ("exactness", "parity", "start", "latency", "texts", "jobs", "lanes", "i
 
 
 def main(names: list[str]) -> None:
+    """Run benchmarks; all of them if ``names`` is empty."""
     if unknown := set(names) - set(NAMES):
         sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
     for name in names or NAMES:

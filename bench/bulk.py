@@ -1,4 +1,4 @@
-"""Bulk against its ceilings (decoding alone, the forward pass alone) and against clip-retrieval, round by round."""
+"""Bulk against its ceilings (decoding alone, the forward pass alone) and against clip-retrieval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from bench import pictures
+from bench import datasets
 from bench.ceilings import Ceilings, ceilings
 from bench.common import ROUNDS, SECONDS, VIT, Row, console, show
 from clip_queue.bulk.run.embed import embed
@@ -21,7 +21,7 @@ from clip_queue.shared.settings import Settings, cores
 from clip_queue.stack.embedded import EmbeddedStack
 from clip_queue.worker.inference.clip_model import CHECKPOINTS
 
-# Its environment: `make .venv-retrieval/.done`.
+# The Python of clip-retrieval's environment, which `make .venv-retrieval/.done` makes.
 RETRIEVAL = Path(os.environ.get("CLIP_QUEUE_RETRIEVAL_PYTHON", ".venv-retrieval/bin/python"))
 RETRIEVAL_TIMEOUT = 600.0  # seconds
 RETRIEVAL_MODEL = {"emoji-mini": f"local-dir:{CHECKPOINTS / 'emoji-mini'}", VIT: "ViT-B-32-quickgelu/random"}
@@ -29,7 +29,7 @@ RETRIEVAL_MODEL = {"emoji-mini": f"local-dir:{CHECKPOINTS / 'emoji-mini'}", VIT:
 
 @dataclass(frozen=True)
 class Case:
-    """``rows``: how many, round and round the 2,000 pictures; ``peer``: clip-retrieval reads them too, but once."""
+    """A dataset and a model. ``rows``: the 2,000 images are repeated. ``peer``: clip-retrieval reads each once, too."""
 
     model: str
     form: str
@@ -44,8 +44,8 @@ class Case:
 
     def url(self, rows: int) -> str:
         if self.form == "folder":
-            return pictures.links(rows, self.size)
-        return {"tars": pictures.tars, "parquet": pictures.parquet}[self.form](self.size, rows // pictures.COUNT)
+            return datasets.links(rows, self.size)
+        return {"tars": datasets.tars, "parquet": datasets.parquet}[self.form](self.size, rows // datasets.COUNT)
 
 
 CASES = (
@@ -61,7 +61,7 @@ CASES = (
 
 def main() -> None:
     if not RETRIEVAL.exists():
-        console.print(f"[yellow]{RETRIEVAL} is not there: without clip-retrieval (make .venv-retrieval/.done)[/]")
+        console.print(f"[yellow]{RETRIEVAL} does not exist: without clip-retrieval (make .venv-retrieval/.done)[/]")
     for (model, _), cases in groupby(CASES, lambda case: (case.model, case.precision)):
         settings = (first := next(cases)).settings
         # As `embed` alone starts it; its workers idle while the other sides are measured.
@@ -69,13 +69,13 @@ def main() -> None:
             ceilings(model, settings) as alone,
             EmbeddedStack(settings, workers=default_workers(settings), api=False) as stack,
         ):
-            ours(stack, pictures.links(64), model, alone)  # warm
+            ours(stack, datasets.links(64), model, alone)  # to warm up
             for case in (first, *cases):
                 measure(case, alone, stack)
 
 
 def measure(case: Case, alone: Ceilings, stack: EmbeddedStack) -> None:
-    files = sorted(pictures.folder(case.size).iterdir())[:256]
+    files = sorted(datasets.folder(case.size).iterdir())[:256]
     plain, decoding, forward, rates, peers = [], [], [], [], []
     for _ in range(ROUNDS):
         plain.append(alone.plain_decoding(files, SECONDS / 2))
@@ -109,7 +109,7 @@ def measure(case: Case, alone: Ceilings, stack: EmbeddedStack) -> None:
 
 
 def ours(stack: EmbeddedStack, source: str, model: str, alone: Ceilings) -> float:
-    """Rows a second of ``embed`` by the stack's workers, in batches as if it had started them itself."""
+    """The rows a second of ``embed`` by the stack's workers, with the batch size of workers that it starts itself."""
     batch = None if alone.clip.device.type == "cuda" else BATCH_CPU
     with tempfile.TemporaryDirectory() as output:
         report = embed(
@@ -120,13 +120,13 @@ def ours(stack: EmbeddedStack, source: str, model: str, alone: Ceilings) -> floa
 
 
 def retrieval(case: Case) -> dict[str, float]:
-    """What clip-retrieval's run on the same files says of itself."""
+    """The figures that a run of clip-retrieval on the same files prints."""
     with tempfile.TemporaryDirectory() as output:
         kind = "webdataset" if case.form == "tars" else "files"
         command = [
             str(RETRIEVAL),
             "bench/retrieval/run.py",
-            case.url(min(case.rows, pictures.COUNT)),
+            case.url(min(case.rows, datasets.COUNT)),
             f"{output}/out",
             "--input-format",
             kind,
@@ -139,8 +139,8 @@ def retrieval(case: Case) -> dict[str, float]:
             timeout=RETRIEVAL_TIMEOUT,
             check=True,
         )
-    said: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return said
+    figures: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return figures
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: pictures, the stack, rounds and how they are told."""
+"""Shared by the benchmarks: images, requests, the service, and the tables of figures."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ from rich.table import Table
 
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import Store
-from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.stack.embedded import EmbeddedStack
 from clip_queue.worker.inference.clip_model import ClipModel
 
 console = Console()
 ROUNDS = 3
-SECONDS = 8.0  # of each side of a round
+SECONDS = 8.0  # that each side of a round is measured
 VIT = "ViT-B-32=ViT-B-32-quickgelu/random"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A figure: its value in each round; ``aim`` as the project set it."""
+    """A figure and its value in each round. ``aim``: the value that the project aims at."""
 
     name: str
     values: Sequence[float]
@@ -45,6 +43,7 @@ class Row:
 
 
 def show(title: str, rows: Sequence[Row], digits: int = 4) -> None:
+    """Print a table of figures, with so many significant digits."""
     table = Table(title=title, title_justify="left")
     for name, right in (("figure", False), ("median", True), ("spread", True), ("aim", True)):
         table.add_column(name, justify="right" if right else "left")
@@ -54,7 +53,7 @@ def show(title: str, rows: Sequence[Row], digits: int = 4) -> None:
 
 
 def photo(seed: int, size: tuple[int, int]) -> bytes:
-    """A JPEG with the detail of a photograph, about: noise at several scales, quality 85."""
+    """A JPEG of quality 85 with about as much detail as a photograph: noise at several scales."""
     random = np.random.default_rng(seed)
     layers = [
         np.asarray(Image.fromarray(random.integers(0, 255, (side, side, 3), dtype=np.uint8)).resize(size), np.float32)
@@ -67,31 +66,23 @@ def photo(seed: int, size: tuple[int, int]) -> bytes:
 
 
 def image_bodies(size: tuple[int, int], count: int = 64) -> Iterator[bytes]:
-    """Bodies of ``embed_image`` with one picture each, round and round."""
+    """Bodies of ``embed_image`` with one image each; after ``count`` images they repeat."""
     images = (base64.b64encode(photo(seed, size)).decode() for seed in range(count))
     return itertools.cycle([orjson.dumps({"image": {"type": "base64", "value": image}}) for image in images])
 
 
 def text_bodies() -> Iterator[bytes]:
-    """Bodies of ``embed_text`` with one text each, none of which comes twice: no cache answers."""
+    """Bodies of ``embed_text`` with one text each, all different, so that no cache has them."""
     for number in itertools.count():
         yield orjson.dumps({"text": f"a photo of thing {number} on a table"})
 
 
 @contextmanager
 def served(model: str, **settings: object) -> Iterator[EmbeddedStack]:
+    """A service with a model and one worker. ``settings`` are added to those of the environment."""
     update = {"models": [model], "max_queued_items": 100_000, **settings}
     with EmbeddedStack(Settings().model_copy(update=update)) as stack:
         yield stack
-
-
-def worker_of(stack: EmbeddedStack) -> WorkerInfo:
-    """What the worker says of itself: at most a second old."""
-    store = Store.connect(stack.settings)
-    try:
-        return store.execute(workers())[0]
-    finally:
-        store.close()
 
 
 def bare(model: str, settings: Settings | None = None) -> ClipModel:

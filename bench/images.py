@@ -1,4 +1,4 @@
-"""Served ÷ bare: single-picture requests, 32 at once, against the forward pass alone."""
+"""Served ÷ bare: requests of one image each, 32 at once, against the forward pass alone."""
 
 from __future__ import annotations
 

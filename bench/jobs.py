@@ -1,4 +1,4 @@
-"""The job door: what submitting and waiting adds to asking the synchronous route, one at a time."""
+"""The jobs API: the time that submitting and waiting adds to the synchronous route, one request at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interactive requests alone, and beside background and bulk work: the promise is one forward pass more."""
+"""Interactive requests alone and beside background and bulk work, which may add one forward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 
-from bench import pictures
+from bench import datasets
 from bench.common import ROUNDS, VIT, Row, bare, image_bodies, photo, served, show
 from bench.load import run
 from clip_queue.bulk.run.embed import embed
@@ -58,16 +58,16 @@ def _one(model: str, clip: ClipModel, stack: EmbeddedStack, lane: str, beside: B
             Row(f"beside {lane} {name}", [1000 * x for x in b], "ms"),
             Row(f"(beside − one pass) ÷ alone, {name}", ratio, "", "≤ 2"),
         ]
-    show(f"one picture at a time, {model}, alone and beside {lane} work", rows)
+    show(f"one image at a time, {model}, alone and beside {lane} work", rows)
 
 
 @contextlib.contextmanager
 def bulk(stack: EmbeddedStack, model: str) -> Iterator[list[float]]:
-    """Keeps an ``embed`` at work; puts its rate into what it yields."""
+    """Run ``embed`` again and again. Yields a list whose number is the rate, in images a second."""
     stopping, rate = threading.Event(), [0.0]
 
     def keep() -> None:
-        source = str(pictures.folder("256"))
+        source = str(datasets.folder("256"))
         while not stopping.is_set():
             with tempfile.TemporaryDirectory() as output:
                 embed(
@@ -91,7 +91,7 @@ def bulk(stack: EmbeddedStack, model: str) -> Iterator[list[float]]:
 
 @contextlib.contextmanager
 def background(url: str) -> Iterator[list[float]]:
-    """Keeps four jobs of 64 pictures unfinished; puts the rate that they were done at into what it yields."""
+    """Keep four jobs of 64 images unfinished. Yields a list that has the rate, in images a second, at the end."""
     image = {"type": "base64", "value": base64.b64encode(photo(1, SIZE)).decode()}
     body = {"task": "embed_image", "image": [image] * 64}
     stopping, rate, done = threading.Event(), [0.0], [0]

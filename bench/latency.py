@@ -1,4 +1,4 @@
-"""One request at a time: what the queue adds to decoding and the bare forward pass."""
+"""The time that the service adds to decoding and the forward pass, one request at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main() -> None:
             for _ in range(ROUNDS)
         ]
     show(
-        f"one picture at a time, {MODEL}, {clip.precision}, JPEG {SIZE[0]} × {SIZE[1]}",
+        f"one image at a time, {MODEL}, {clip.precision}, JPEG {SIZE[0]} × {SIZE[1]}",
         [
             Row("served p50", [1000 * s.percentile(0.5) for s, _ in rounds], "ms"),
             Row("served p99", [1000 * s.percentile(0.99) for s, _ in rounds], "ms"),
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def alone(clip: ClipModel, data: list[bytes]) -> Load:
-    """The same work in this process, one after another."""
+    """The same work in this process, one image after another."""
     load, until, turn = Load(), time.perf_counter() + 3, 0
     while time.perf_counter() < until:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A load of requests: a small HTTP/1.1 client that costs the machine little, since it shares its cores."""
+"""A load of requests, by a small HTTP/1.1 client that needs little time, because it shares the cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Load:
-    """What came of a load. ``latencies`` in seconds, one an answer."""
+    """The result of a load. ``latencies`` are seconds, one for each successful response."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -19,15 +19,17 @@ class Load:
 
     @property
     def rate(self) -> float:
+        """Successful responses a second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, share: float) -> float:
+        """The latency, in seconds, that this share of the responses does not exceed."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 class Connection:
-    """One connection kept alive; one request at a time."""
+    """A connection that is kept alive. It sends one request at a time."""
 
     def __init__(self, url: str) -> None:
         split = urlsplit(url)
@@ -37,7 +39,7 @@ class Connection:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body."""
+        """Send a request; returns the status and the body of its response."""
         head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n\r\n"
         return await self._ask(head.encode() + body)
 
@@ -78,12 +80,12 @@ async def _run(url: str, path: str, bodies: Iterator[bytes], at_once: int, secon
 
 
 def run(url: str, path: str, bodies: Iterator[bytes], *, at_once: int, seconds: float) -> Load:
-    """POST ``bodies`` over ``at_once`` connections for so many seconds."""
+    """POST ``bodies`` over ``at_once`` connections for a number of seconds."""
     return asyncio.run(_run(url, path, bodies, at_once, seconds))
 
 
 def rate_of(work: Callable[[], int], seconds: float) -> float:
-    """Items a second of a function that returns how many it did."""
+    """The items a second of a function, which returns how many it has done."""
     work()
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:

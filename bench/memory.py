@@ -1,11 +1,11 @@
-"""A worker's peak memory after a shard of 1,000 rows, and of 50,000: it should be the same."""
+"""The peak memory of a worker after a shard of 1,000 rows and of 50,000 rows. It should be the same."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-from bench import pictures
+from bench import datasets
 from bench.common import Row, served, show
 from clip_queue.bulk.run.embed import embed
 
@@ -23,8 +23,8 @@ def main() -> None:
 
 
 def peak(rows: int) -> float:
-    """MiB of a fresh worker that has embedded one shard of so many rows."""
-    source = pictures.links(rows)
+    """The peak memory, in MiB, of a new worker that has embedded one shard of so many rows."""
+    source = datasets.links(rows)
     with served(MODEL) as stack, tempfile.TemporaryDirectory() as output:
         report = embed(source, output, model=MODEL, redis_url=stack.redis_url, settings=stack.settings, shard_size=rows)
         assert (report.rows, report.shards) == (rows, 1)

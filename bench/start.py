@@ -1,4 +1,4 @@
-"""Starting: the API's import, ``up`` to ready, and what each process holds in memory."""
+"""Starting: the import of the API, the time until the service is ready, and the memory of each process."""
 
 from __future__ import annotations
 

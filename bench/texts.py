@@ -1,4 +1,4 @@
-"""Text requests a second through HTTP, 64 at once, and how many of what the model alone can do."""
+"""Requests of one text each, 64 at once, against the forward pass alone."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from clip_queue.shared.store import Op, call
 class WorkerInfo:
     """A worker. ``rate`` is items per second while it computes.
 
-    ``items`` and ``busy`` (seconds in forward passes) count since its start. ``work`` is the kinds of jobs that it has
-    handlers for. ``started`` is only written for processes of release 0.1, which cannot read a worker without it.
+    ``items``, ``batches`` and ``busy`` (seconds in forward passes) count since its start. ``work`` is the kinds of jobs
+    that it has handlers for. ``started`` is only written for processes of release 0.1, which cannot read a worker
+    without it.
     """
 
     id: str
@@ -28,6 +29,7 @@ class WorkerInfo:
     models: list[ModelInfo] = field(default_factory=list)
     rate: float = 0.0
     items: int = 0
+    batches: int = 0
     busy: float = 0.0
     work: list[str] = field(default_factory=list)
 

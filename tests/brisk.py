@@ -1,4 +1,4 @@
-"""The API with a heartbeat of its event streams that a test can wait for."""
+"""The API with a short interval between the heartbeats of its event streams, so that a test can wait for one."""
 
 from clip_queue.api import events
 from clip_queue.api.app import app

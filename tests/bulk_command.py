@@ -1,4 +1,4 @@
-"""The bulk command as a process: given, watched, killed, and given again just as it was."""
+"""``clip-queue embed`` as a process that tests start, watch, kill and start again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from clip_queue.bulk.output.manifest import load
 from clip_queue.bulk.output.markers import complete_markers
 from tests.harness import Service, wait_for
 
-ENDED = 240.0  # seconds that a run may take on a loaded machine
+ENDED = 240.0  # most seconds that a run takes on a loaded machine
 
 
 class Embed(Service):
-    """``clip-queue embed SOURCE OUTPUT OPTION…`` without a terminal. ``env`` names a Redis, if it is not its own."""
+    """``clip-queue embed SOURCE OUTPUT OPTION…`` without a terminal. ``env`` has the URL of a Redis, if it uses one."""
 
     def __init__(
         self, folder: Path, source: str, output: Path, *options: object, name: str = "embed", env: dict[str, str]
@@ -42,18 +42,18 @@ class Embed(Service):
 
     @property
     def stopping(self) -> bool:
-        """Whether it was sent a signal since it was started last."""
+        """Whether a signal was sent to it since its last start."""
         return self._signalled
 
     @property
     def said(self) -> str:
-        """What it has said since it was started last."""
+        """What it has printed since its last start."""
         return self.log.read_bytes()[self._begin :].decode()
 
     def ended(self, timeout: float = ENDED) -> int:
-        """Its exit status."""
+        """Wait for its end; returns the exit status."""
         assert self.process is not None
-        wait_for(lambda: not self.alive, timeout, f"the command's end; it says:\n{self.said}")
+        wait_for(lambda: not self.alive, timeout, f"the command's end; it has printed:\n{self.said}")
         return self.process.wait()
 
     def complete(self) -> int:
@@ -61,27 +61,31 @@ class Embed(Service):
         return count_complete(self.output)
 
     def in_the_middle(self, more: int = 2) -> None:
-        """Wait until it has made ``more`` shards; it has not made them all."""
+        """Wait until ``more`` shards are complete. The run must not have ended then."""
         before = self.complete()
-        wait_for(lambda: self.complete() >= before + more or not self.alive, ENDED, f"shards; it says:\n{self.said}")
+        wait_for(
+            lambda: self.complete() >= before + more or not self.alive, ENDED, f"shards; it has printed:\n{self.said}"
+        )
         assert self.alive, self.said
 
     def children(self) -> list[psutil.Process]:
-        """The processes it has started."""
+        """The processes that it has started."""
         return psutil.Process(self.pid).children(recursive=True)
 
 
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """The processes that have not ended."""
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 def manifest(output: Path) -> dict[str, Any]:
+    """The manifest of an output folder."""
     found: dict[str, Any] = json.loads((output / "manifest.json").read_bytes())
     return found
 
 
 def count_complete(output: Path) -> int:
-    """The shards of an output whose files are all there, with the sizes that they were written with."""
+    """The number of shards of an output that are complete."""
     folder = Output(str(output))
     found = load(folder)
     return sum(1 for _ in complete_markers(folder, found.plan)) if found else 0

@@ -1,4 +1,4 @@
-"""Small models with random weights, in open_clip's own ``local-dir:`` form."""
+"""Small models with random weights, in open_clip's ``local-dir:`` form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 
 
 def tiny_checkpoint(folder: Path, *, text: dict[str, Any] | None = None, **model: Any) -> Path:
-    """A model of 32 dimensions in ``folder``; ``text`` and ``model`` are put over its configuration."""
+    """Write a model of 32 dimensions to ``folder``. ``text`` and ``model`` change its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": {**TEXT, **(text or {})}, **model}
     preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic"}

@@ -1,4 +1,4 @@
-"""Small datasets in every form that bulk reads, of the same pictures and captions, some of them broken."""
+"""Small datasets in every format that bulk reads, with the same images and captions, some of them broken."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.pictures import bomb, picture
+from tests.images import bomb, noise_image
 
 CAPTIONS = ["red heart", "dog face", "it said “hi”, twice", "naïve café", "rocket", "a cat\u2028on a mat"]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """``good`` are the rows that can be embedded, in order: (name, picture or None, caption or None); ``bad`` the
-    others' names, as far as they have one."""
+    """A dataset and its rows.
+
+    ``good`` are the rows that can be embedded, in order: (name, image or None, caption or None). ``bad`` are the names
+    of the other rows, "" if they have none.
+    """
 
     url: str
     good: list[tuple[str, bytes | None, str | None]]
@@ -29,12 +32,14 @@ class Dataset:
 
 
 def rows(count: int) -> list[tuple[str, bytes, str]]:
-    """Named pictures with captions; their names sort in this order."""
-    return [(f"{i:03} é.jpg", picture(i, format="JPEG"), f"{CAPTIONS[i % len(CAPTIONS)]} {i}") for i in range(count)]
+    """Images with names and captions, sorted by name."""
+    return [
+        (f"{i:03} é.jpg", noise_image(i, format="JPEG"), f"{CAPTIONS[i % len(CAPTIONS)]} {i}") for i in range(count)
+    ]
 
 
 def broken(good: bytes) -> dict[str, bytes]:
-    """Pictures that are none, by name."""
+    """Images that cannot be decoded, by name. ``good`` is an image that can."""
     return {
         "x0 empty.jpg": b"",
         "x1 cut.jpg": good[: len(good) // 2],
@@ -44,6 +49,7 @@ def broken(good: bytes) -> dict[str, bytes]:
 
 
 def folder(root: Path, count: int, *, captions: bool = True) -> Dataset:
+    """A folder of images and, with ``captions``, text files."""
     root.mkdir(parents=True)
     good: list[tuple[str, bytes | None, str | None]] = []
     for name, data, caption in rows(count):
@@ -58,6 +64,7 @@ def folder(root: Path, count: int, *, captions: bool = True) -> Dataset:
 
 
 def tars(root: Path, count: int, *, in_each: int = 5) -> Dataset:
+    """Tars of the webdataset format, ``in_each`` rows each."""
     root.mkdir(parents=True)
     everything = [*rows(count), *((name, data, "broken") for name, data in broken(rows(1)[0][1]).items())]
     good: list[tuple[str, bytes | None, str | None]] = []
@@ -77,6 +84,7 @@ def tars(root: Path, count: int, *, in_each: int = 5) -> Dataset:
 
 
 def parquet(path: Path, count: int) -> Dataset:
+    """A parquet file with encoded images and captions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     everything = [*rows(count), *((name, data, "broken") for name, data in broken(rows(1)[0][1]).items())]
     names, data, captions = (list(column) for column in zip(*everything, strict=True))
@@ -89,20 +97,23 @@ def parquet(path: Path, count: int) -> Dataset:
 
 
 def paths_in_parquet(root: Path, count: int) -> Dataset:
-    pictures = folder(root / "pictures", count, captions=False)
-    names = [f"pictures/{name}" for name in [*(n for n, _, _ in pictures.good), *pictures.bad, "missing.jpg"]]
+    """A parquet file with paths of images."""
+    images = folder(root / "images", count, captions=False)
+    names = [f"images/{name}" for name in [*(n for n, _, _ in images.good), *images.bad, "missing.jpg"]]
     pq.write_table(pa.table({"image_path": names, "stars": list(range(len(names)))}), root / "table.parquet")
-    good: list[tuple[str, bytes | None, str | None]] = [(f"pictures/{n}", d, None) for n, d, _ in pictures.good]
+    good: list[tuple[str, bytes | None, str | None]] = [(f"images/{n}", d, None) for n, d, _ in images.good]
     return Dataset(str(root / "table.parquet"), good, names[count:])
 
 
 def lines(path: Path, count: int) -> Dataset:
+    """A text file with a text a line."""
     texts = [caption for _, _, caption in rows(count)]
     path.write_bytes(b"\n".join([*(t.encode() for t in texts), b"\xff\xfe bad", b"word " * 400, b""]))
     return Dataset(str(path), [("", None, t) for t in texts], ["", ""])
 
 
 def spreadsheet(path: Path, count: int) -> Dataset:
+    """A CSV file with a column of texts."""
     texts = [f"{caption}\nsecond line" if i % 3 == 0 else caption for i, (_, _, caption) in enumerate(rows(count))]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -113,19 +124,20 @@ def spreadsheet(path: Path, count: int) -> Dataset:
 
 
 def objects(path: Path, count: int) -> Dataset:
-    pictures = folder(path.parent / "of jsonl", count, captions=False)
+    """A JSON Lines file with paths of images, and texts."""
+    images = folder(path.parent / "of jsonl", count, captions=False)
     made = [
         orjson.dumps({"image": f"of jsonl/{name}", "text": CAPTIONS[i % len(CAPTIONS)], "n": i})
-        for i, (name, _, _) in enumerate(pictures.good)
+        for i, (name, _, _) in enumerate(images.good)
     ]
     path.write_bytes(b"\n".join([*made, b"{not json", orjson.dumps({"image": "of jsonl/none.jpg", "text": "none"})]))
     good: list[tuple[str, bytes | None, str | None]] = [
-        (f"of jsonl/{name}", data, CAPTIONS[i % len(CAPTIONS)]) for i, (name, data, _) in enumerate(pictures.good)
+        (f"of jsonl/{name}", data, CAPTIONS[i % len(CAPTIONS)]) for i, (name, data, _) in enumerate(images.good)
     ]
     return Dataset(str(path), good, ["", "of jsonl/none.jpg"])
 
 
-# How to make each, in a folder of one's own.
+# The functions that make a dataset in an empty folder, by format.
 MAKE: dict[str, Callable[[Path, int], Dataset]] = {
     "folder": lambda root, count: folder(root / "in", count, captions=False),
     "folder with captions": lambda root, count: folder(root / "in", count),

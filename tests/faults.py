@@ -1,4 +1,4 @@
-"""The test's side of :mod:`tests.faulty`: which faults a worker's forward passes shall have, and what they computed."""
+"""The test's side of :mod:`tests.faulty`: the faults of a worker's forward passes, and what the passes computed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass that was begun: by which process, on which texts (``image`` stands for each picture)."""
+    """A forward pass that has begun: its process, and its texts, with ``image`` in place of each image."""
 
     pid: int
     items: list[str]
 
 
 class Faults:
-    """A folder that faulty workers look into at each pass."""
+    """A folder that faulty workers read at each pass."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,18 +35,20 @@ class Faults:
         (self.folder / "hang").touch()
 
     def die(self) -> None:
-        """The next pass takes the batcher's thread with it."""
+        """The next pass ends the batcher's thread."""
         (self.folder / "die").touch()
 
     def clear(self) -> None:
+        """From now on there are no faults."""
         for name in ("delay", "poison", "hang", "die"):
             (self.folder / name).unlink(missing_ok=True)
 
     def passes(self) -> list[Pass]:
+        """All passes so far."""
         log = self.folder / "passes"
         lines = log.read_text().splitlines() if log.exists() else []
         return [Pass(**json.loads(line)) for line in lines]
 
     def computed(self, text: str) -> int:
-        """How often a text went into a pass."""
+        """The number of times that a text was in a pass."""
         return sum(p.items.count(text) for p in self.passes())

@@ -23,7 +23,7 @@ FOLDER = Path(os.environ["CLIP_QUEUE_TEST_FAULTS"])
 
 
 def once(name: str) -> bool:
-    """Whether a fault that happens once is due: whoever removes its file has it."""
+    """Whether a fault that happens once is due. It happens in the process that removes its file."""
     try:
         (FOLDER / name).unlink()
     except FileNotFoundError:
@@ -31,7 +31,8 @@ def once(name: str) -> bool:
     return True
 
 
-def said(name: str) -> str:
+def content(name: str) -> str:
+    """The content of a fault's file, or nothing."""
     try:
         return (FOLDER / name).read_text()
     except FileNotFoundError:
@@ -39,23 +40,25 @@ def said(name: str) -> str:
 
 
 def faulty(embed: Embed, words: Callable[[ClipModel, Sequence[Any]], list[str]]) -> Embed:
+    """A forward pass with faults. ``words`` returns the texts of its items."""
+
     def wrapped(self: ClipModel, items: Sequence[Any]) -> PendingFeatures:
         texts = words(self, items)
         with (FOLDER / "passes").open("a") as log:
             log.write(json.dumps({"pid": os.getpid(), "items": texts}) + "\n")
-        if (poison := said("poison")) and poison in texts:
+        if (poison := content("poison")) and poison in texts:
             os.kill(os.getpid(), signal.SIGKILL)
         if once("die"):
             raise SystemExit("injected: the batcher's thread ends")
         if once("hang"):
             threading.Event().wait()
-        time.sleep(float(said("delay") or 0))
+        time.sleep(float(content("delay") or 0))
         return embed(self, items)
 
     return wrapped
 
 
-SENT: dict[bytes, str] = {}  # texts by their tokens
+SENT: dict[bytes, str] = {}  # the texts, by their tokens
 tokenize = Tokenizer.__call__
 
 

@@ -1,4 +1,4 @@
-"""Real parts for tests: a real Valkey, real Celery workers, a real API, each a process that can be killed."""
+"""Real services for tests: Valkey, Celery workers and the API, each a process that can be killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:
-    """The condition's first true value. Waits for conditions, never for times."""
+    """Wait until the condition is true; returns its value. ``what`` is for the message if it takes too long."""
     until = time.monotonic() + timeout
     while True:
         if value := condition():
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = ""
 
 
 class Service:
-    """A child process with its log. ``command`` starts it again just as it was."""
+    """A child process and its log. It can be started again."""
 
     def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str] | None = None) -> None:
         self.name = name
@@ -68,13 +68,13 @@ class Service:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """``kill -9``, and wait until it is gone."""
+        """``kill -9``, and wait for its end."""
         self.signal(signal.SIGKILL)
         if self.process:
             self.process.wait(10)
 
     def stop(self, timeout: float = 30.0) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM and wait for its end; returns the exit code."""
         self.signal(signal.SIGTERM)
         assert self.process is not None
         try:
@@ -84,6 +84,7 @@ class Service:
             raise AssertionError(f"{self.name} did not end within {timeout:g} s:\n{self.tail()}") from None
 
     def tail(self, lines: int = 40) -> str:
+        """The last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
@@ -114,7 +115,7 @@ def _answers(client: redis.Redis) -> bool:
 
 
 class Stack:
-    """A Valkey, and what a test starts around it. Settings are ``CLIP_QUEUE_`` names without the prefix."""
+    """A Valkey and the services that a test starts around it. Settings are ``CLIP_QUEUE_`` names without the prefix."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
@@ -131,7 +132,7 @@ class Stack:
         return service.start()
 
     def worker(self, app: str = "clip_queue.worker.app", **settings: object) -> Service:
-        """A worker that is being started; :meth:`ready` waits for it."""
+        """Start a worker; :meth:`ready` waits until it serves."""
         name = f"worker-{len(self.services)}"
         flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO", "-n", f"{name}@%h"]
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", *flags]
@@ -144,7 +145,7 @@ class Stack:
         return api
 
     def workers(self) -> set[int]:
-        """Process ids of the workers that the store knows alive."""
+        """The process ids of the live workers."""
         from clip_queue.shared.settings import Settings
         from clip_queue.shared.store import Store
         from clip_queue.shared.workers import workers
@@ -156,18 +157,18 @@ class Stack:
             store.close()
 
     def ready(self, *services: Service, timeout: float = 60.0) -> None:
-        """Wait until workers have announced themselves and APIs embed."""
+        """Wait until workers have registered and APIs can embed."""
         for service in services:
             if isinstance(service, Api):
                 wait_for(lambda s=service: s.alive and s.ready(), timeout, f"{service.name}:\n{service.tail()}")
             else:
-                self._announced(service, timeout)
+                self._registered(service, timeout)
 
-    def _announced(self, service: Service, timeout: float) -> None:
+    def _registered(self, service: Service, timeout: float) -> None:
         until = time.monotonic() + timeout
         while service.pid not in self.workers():
             assert service.alive, f"{service.name} ended:\n{service.tail()}"
-            assert time.monotonic() < until, f"{service.name} is not there:\n{service.tail()}"
+            assert time.monotonic() < until, f"{service.name} has not registered:\n{service.tail()}"
             time.sleep(0.1)
 
     def close(self) -> None:

@@ -152,7 +152,7 @@ def _answers(url: str) -> bool:
 
 
 class _Flat(BaseHTTPRequestHandler):
-    """A bucket whose keys lie side by side: every other one is a picture's caption. It can be listed, no more."""
+    """A bucket whose keys lie side by side: every other one is an image's caption. It can be listed, no more."""
 
     count = 0
     protocol_version = "HTTP/1.1"
@@ -249,7 +249,7 @@ from clip_queue.sources.formats import folder
 from clip_queue.sources.discovery import containers
 from clip_queue.sources.source import Source, SourceError
 
-def pictures():
+def images():
     return sum(shard.rows for shard in folder.plan_shards(Source("s3://bucket/flat", "folder"), 10_000, Settings())[1])
 
 def tars():
@@ -259,7 +259,7 @@ def tars():
         return 0
 
 filesystem("s3").info("bucket/flat")  # its modules, its connection
-list_it = {"pictures": pictures, "tars": tars}[sys.argv[1]]
+list_it = {"images": images, "tars": tars}[sys.argv[1]]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.monotonic()
 rows = list_it()
@@ -271,7 +271,7 @@ print(f"{sys.argv[1]}: {rows:,} rows, {seconds:.1f} s, {grown:,.0f} MiB more tha
 
 def main(count: int) -> None:
     with flat(count) as url:
-        for what in ("pictures", "tars"):
+        for what in ("images", "tars"):
             env = {**os.environ, **access(url)}
             subprocess.run([sys.executable, "-c", MEASURE, what], env=env, check=True, timeout=1800)
 

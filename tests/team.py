@@ -11,15 +11,17 @@ import httpx
 
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
-from tests.door import look, submit_texts
 from tests.faults import Faults
 from tests.harness import Api, Service, Stack, wait_for
+from tests.jobs_api import look, submit_texts
 
-START = 240.0  # seconds that a process may take to start on a loaded machine
+START = 240.0  # most seconds that a process takes to start on a loaded machine
 
 
 @dataclass
 class Team:
+    """Faulty workers, an API, and a client of it."""
+
     stack: Stack
     faults: Faults
     api: Api
@@ -40,28 +42,28 @@ class Team:
         return api
 
     def heal(self) -> None:
-        """No faults, and every worker there."""
+        """Remove all faults, and start the workers that have ended."""
         self.faults.clear()
         self.tend()
         self.stack.ready(*self.workers, timeout=START)
 
     def tend(self) -> None:
-        """What a supervisor does."""
+        """Start the workers that have ended, as a supervisor does."""
         for worker in self.workers:
             if not worker.alive:
                 worker.start()
 
     def at_work_on(self, text: str) -> Service:
-        """The worker that has begun a pass with a text, as soon as one has."""
+        """Wait until a worker has begun a pass with a text; returns the worker."""
         wait_for(lambda: self.faults.computed(text), 60, f"a pass with {text!r}")
         pid = next(p.pid for p in reversed(self.faults.passes()) if text in p.items)
         return next(worker for worker in self.workers if worker.pid == pid)
 
     @contextmanager
     def busy(self, delay: float = 0.3) -> Iterator[list[str]]:
-        """Meanwhile the background lane is full: both slots of a lone worker are taken, and a job after them waits.
+        """Fill the background lane: a lone worker runs two jobs, and a third one has to wait.
 
-        Yields the ids of the two that run, for hundreds of passes of ``delay`` seconds.
+        Yields the ids of the two jobs, which run for hundreds of passes of ``delay`` seconds.
         """
         self.faults.delay(delay)
         running: list[str] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from training import packages
 from training.concepts import read_concepts
 from training.recipe import Recipe
-from training.render import held_out_folder, held_out_pictures, training_pictures
+from training.render import held_out_folder, held_out_images, training_images
 from training.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +31,8 @@ def main() -> None:
     concepts = read_concepts(folders[packages.WORDS.folder])
     print(f"{len(concepts)} concepts", flush=True)
     if not options.measure_only:
-        pictures = training_pictures(concepts, folders, options.work_dir / "pictures.npz")
-        print(f"{len(pictures.pixels)} drawings", flush=True)
+        images = training_images(concepts, folders, options.work_dir / "pictures.npz")
+        print(f"{len(images.pixels)} drawings", flush=True)
         recipe = Recipe(
             steps=options.steps,
             seed=options.seed,
@@ -40,11 +40,11 @@ def main() -> None:
             threads=options.threads,
             compile=not options.no_compile,
         )
-        train(pictures, concepts, recipe, options.output, options.work_dir / "interim")
+        train(images, concepts, recipe, options.output, options.work_dir / "interim")
 
     from training.measure import measure
 
-    held_out, shown = held_out_pictures(concepts, held_out_folder(folders))
+    held_out, shown = held_out_images(concepts, held_out_folder(folders))
     figures = measure(options.output, concepts, held_out, shown)
     print(json.dumps(figures, indent=2))
     (options.work_dir / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Vary a batch of drawings at once: turn, move, zoom, mirror, put on a ground, change its colours."""
+"""Vary a batch of drawings: turn, move, zoom and mirror them, add a background, change their colours."""
 
 import math
 
@@ -12,13 +12,13 @@ MEAN = STD = (0.5, 0.5, 0.5)
 def augment(rgba: Tensor, mirrors: Tensor, monochrome: Tensor, size: int, draw: torch.Generator) -> Tensor:
     """uint8 [B, S, S, 4] → normalised float32 [B, 3, size, size].
 
-    mirrors, monochrome: bool [B]; a monochrome drawing is black, so it is tinted and its ground kept light.
+    mirrors, monochrome: bool [B]; a monochrome drawing is black, so it is tinted and its background is light.
     """
     batch = len(rgba)
     tint = _uniform(batch, 3, 0, 0.6, draw) * (_uniform(batch, 1, 0, 1, draw) < 0.5) * monochrome[:, None]
     colours = _uniform(batch, 3, 0.7, 1.3, draw)
-    picture = _paint(rgba, _affine(batch, mirrors, draw), tint, *_grounds(batch, monochrome, draw), colours, size)
-    return _coarse(picture, draw).sub_(0.5).div_(0.5)
+    image = _paint(rgba, _affine(batch, mirrors, draw), tint, *_backgrounds(batch, monochrome, draw), colours, size)
+    return _coarse(image, draw).sub_(0.5).div_(0.5)
 
 
 def _paint(
@@ -41,13 +41,13 @@ def _paint(
     moved = functional.grid_sample(layers, grid, mode="bilinear", align_corners=False)
     line = torch.linspace(0, 1, size)
     ramp = (direction[:, None, None] * line[None, :, None] + (1 - direction[:, None, None]) * line)[:, None]
-    ground = first[:, :, None, None] + (second - first)[:, :, None, None] * ramp
+    background = first[:, :, None, None] + (second - first)[:, :, None, None] * ramp
     bright, contrast, saturation = colours[:, :, None, None, None].unbind(1)
-    picture = (moved[:, :3] + (1 - moved[:, 3:]) * ground) * bright
-    grey = picture.mean(1, keepdim=True)
+    image = (moved[:, :3] + (1 - moved[:, 3:]) * background) * bright
+    grey = image.mean(1, keepdim=True)
     middle = grey.mean((2, 3), keepdim=True)
-    picture = grey + (picture - grey) * saturation
-    return (middle + (picture - middle) * contrast).clamp(0, 1)
+    image = grey + (image - grey) * saturation
+    return (middle + (image - middle) * contrast).clamp(0, 1)
 
 
 def _uniform(rows: int, columns: int, low: float, high: float, draw: torch.Generator) -> Tensor:
@@ -72,22 +72,22 @@ def _affine(batch: int, mirrors: Tensor, draw: torch.Generator) -> Tensor:
     )
 
 
-def _grounds(batch: int, light: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _backgrounds(batch: int, light: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """White for half of the batch, else one colour or a gradient: first, second [B, 3], direction [B]."""
-    floor = torch.where(light, 0.75, 0.0)[:, None]
-    first, second = (floor + (1 - floor) * _uniform(batch, 3, 0, 1, draw) for _ in range(2))
+    least = torch.where(light, 0.75, 0.0)[:, None]
+    first, second = (least + (1 - least) * _uniform(batch, 3, 0, 1, draw) for _ in range(2))
     kind = _uniform(batch, 1, 0, 1, draw)
     first = torch.where(kind < 0.5, torch.ones(()), first)
     second = torch.where(kind < 0.75, first, second)
     return first, second, _uniform(batch, 1, 0, 1, draw)[:, 0]
 
 
-def _coarse(picture: Tensor, draw: torch.Generator) -> Tensor:
-    """A tenth of the batch as if it had been a smaller picture."""
-    few = max(1, len(picture) // 10)
+def _coarse(image: Tensor, draw: torch.Generator) -> Tensor:
+    """A tenth of the batch as if it had been a smaller image."""
+    few = max(1, len(image) // 10)
     small = int(torch.randint(20, 48, (), generator=draw))
-    chosen = torch.randperm(len(picture), generator=draw)[:few]
-    size = picture.shape[-1]
-    coarse = functional.interpolate(picture[chosen], (small, small), mode="bilinear", antialias=True)
-    picture[chosen] = functional.interpolate(coarse, (size, size), mode="bilinear")
-    return picture
+    chosen = torch.randperm(len(image), generator=draw)[:few]
+    size = image.shape[-1]
+    coarse = functional.interpolate(image[chosen], (small, small), mode="bilinear", antialias=True)
+    image[chosen] = functional.interpolate(coarse, (size, size), mode="bilinear")
+    return image

@@ -1,4 +1,4 @@
-"""The data of a step, drawn ahead in a thread: pictures, their names, their keywords."""
+"""The data of a step, drawn ahead in a thread: images, their names, their keywords."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from training.augment import augment
 from training.concepts import Concept
 from training.model import IMAGE_SIZE
 from training.recipe import Recipe
-from training.render import MONOCHROME, STYLES, Pictures
+from training.render import MONOCHROME, STYLES, Images
 from training.texts import Texts
 
 
@@ -36,13 +36,13 @@ class Batch:
 class Batches:
     """Concepts in shuffled rounds, one random style of each."""
 
-    def __init__(self, pictures: Pictures, concepts: list[Concept], texts: Texts, recipe: Recipe) -> None:
-        self._pictures, self._texts, self._recipe = pictures, texts, recipe
+    def __init__(self, images: Images, concepts: list[Concept], texts: Texts, recipe: Recipe) -> None:
+        self._images, self._texts, self._recipe = images, texts, recipe
         self._random = np.random.default_rng(recipe.seed)
         self._draw = torch.Generator().manual_seed(recipe.seed)
         self._mirrors = torch.tensor([concept.mirrors for concept in concepts])
-        self._drawings = [np.flatnonzero(pictures.concept == index) for index in range(len(concepts))]
-        self._black = np.isin(pictures.style, [STYLES.index(name) for name in MONOCHROME])
+        self._drawings = [np.flatnonzero(images.concept == index) for index in range(len(concepts))]
+        self._black = np.isin(images.style, [STYLES.index(name) for name in MONOCHROME])
         share = np.where(self._black, recipe.monochrome_share, 1.0)
         self._shares = [share[drawings] / share[drawings].sum() for drawings in self._drawings]
 
@@ -57,12 +57,12 @@ class Batches:
             keywords, meanings = self._texts.keyword_texts(concepts)
             tokens, ends = self._texts.vocabulary.encode(self._texts.names(concepts) + keywords)
             arrays = (concepts, tokens, ends, meanings)
-            yield Batch(self._draw_pictures(concepts), *map(torch.from_numpy, arrays))
+            yield Batch(self._draw_images(concepts), *map(torch.from_numpy, arrays))
 
-    def _draw_pictures(self, concepts: np.ndarray) -> Tensor:
+    def _draw_images(self, concepts: np.ndarray) -> Tensor:
         chosen = np.array([self._random.choice(self._drawings[c], p=self._shares[c]) for c in concepts])
         return augment(
-            torch.from_numpy(self._pictures.pixels[chosen]),
+            torch.from_numpy(self._images.pixels[chosen]),
             self._mirrors[torch.from_numpy(concepts)],
             torch.from_numpy(self._black[chosen]),
             IMAGE_SIZE,

@@ -1,24 +1,24 @@
-"""The figures of a model, from plain arrays of its vectors: no torch here, any engine may make them.
+"""The figures of a model, computed from its vectors. It needs numpy alone.
 
-Vectors need not be of unit length; what is compared is their cosine.
+The vectors need not have length 1, because their cosines are compared.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.floating]
+from clip_queue.shared.vectors import Matrix, normalise
 
 
-def cosines(left: Vectors, right: Vectors) -> Vectors:
+def cosines(left: Matrix, right: Matrix) -> Matrix:
     """[N, D] and [M, D] → cosines float32 [N, M]."""
-    left, right = (v.astype(np.float32) / np.linalg.norm(v, axis=1, keepdims=True) for v in (left, right))
-    return left @ right.T
+    out: Matrix = normalise(left) @ normalise(right).T
+    return out
 
 
-def top_k(images: Vectors, names: Vectors, shown: NDArray[np.integer], k: int = 1) -> float:
-    """Share of pictures whose right name is among the k nearest of all names.
+def top_k(images: Matrix, names: Matrix, shown: NDArray[np.integer], k: int = 1) -> float:
+    """Share of images whose right name is among the k nearest of all names.
 
-    images [N, D]; names [M, D]; shown int [N], the row in `names` of what each picture shows.
+    images [N, D]; names [M, D]; shown int [N], the row in `names` of what each image shows.
     """
     scores = cosines(images, names)
     own = scores[np.arange(len(shown)), shown]
@@ -26,9 +26,9 @@ def top_k(images: Vectors, names: Vectors, shown: NDArray[np.integer], k: int = 
 
 
 def among_random_names(
-    images: Vectors, names: Vectors, shown: NDArray[np.integer], candidates: int = 10, rounds: int = 10, seed: int = 0
+    images: Matrix, names: Matrix, shown: NDArray[np.integer], candidates: int = 10, rounds: int = 10, seed: int = 0
 ) -> float:
-    """Share of pictures nearest to the right one among `candidates` names, the others drawn at random.
+    """Share of images nearest to the right one among `candidates` names, the others drawn at random.
 
     Shapes as in `top_k`; the mean over `rounds` draws.
     """
@@ -43,10 +43,10 @@ def among_random_names(
     return float(np.mean(hits))
 
 
-def keyword_first_hit(keywords: Vectors, images: Vectors, fits: NDArray[np.bool_]) -> float:
-    """Share of keywords whose nearest picture is one that has the keyword.
+def keyword_first_hit(keywords: Matrix, images: Matrix, fits: NDArray[np.bool_]) -> float:
+    """Share of keywords whose nearest image is one that has the keyword.
 
-    keywords [K, D]; images [N, D]; fits bool [K, N]. Keywords that no picture has are left out.
+    keywords [K, D]; images [N, D]; fits bool [K, N]. Keywords that no image has are left out.
     """
     known = fits.any(axis=1)
     first = cosines(keywords[known], images).argmax(axis=1)

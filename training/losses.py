@@ -13,7 +13,7 @@ PROTOTYPE_WEIGHT = 0.5
 class Prototypes(nn.Module):
     """A table of one vector a concept, thrown away after training.
 
-    It lets every picture and every text be compared with all concepts in each step, not only with those
+    It lets every image and every text be compared with all concepts in each step, not only with those
     that the batch happens to hold.
     """
 
@@ -23,7 +23,7 @@ class Prototypes(nn.Module):
 
     @classmethod
     def of(cls, bank: Tensor, concept: np.ndarray, concepts: int) -> "Prototypes":
-        """A table at the mean of each concept's pictures: bank, unit vectors [variants, N, D]; concept [N]."""
+        """A table at the mean of each concept's images: bank, unit vectors [variants, N, D]; concept [N]."""
         table = cls(concepts, bank.shape[-1])
         means = [bank[:, np.flatnonzero(concept == index)].mean((0, 1)) for index in range(concepts)]
         table.table.data = functional.normalize(torch.stack(means), dim=-1)

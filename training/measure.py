@@ -46,7 +46,7 @@ def keyword_table(concepts: list[Concept], shown: np.ndarray) -> tuple[list[str]
 
 
 def measure(folder: Path, concepts: list[Concept], pixels: np.ndarray, shown: np.ndarray) -> dict:
-    """All figures on pictures uint8 [N, H, W, 3] that show the concepts `shown`, int [N]; percentages."""
+    """All figures on images uint8 [N, H, W, 3] that show the concepts `shown`, int [N]; percentages."""
     model = Loaded(folder)
     images = model.images(pixels)
     labels = [concept.name for concept in concepts]
@@ -70,7 +70,7 @@ def measure(folder: Path, concepts: list[Concept], pixels: np.ndarray, shown: np
 
 
 def free_form(model: Loaded, images: np.ndarray, shown: list[str], names: np.ndarray, labels: list[str]) -> dict:
-    """Prompts as a person types them → the picture found first; how many are right, and how many by nearest name."""
+    """Prompts as a person types them → the image found first; how many are right, and how many by nearest name."""
     prompts = model.texts([prompt for prompt, _ in FREE_FORM])
     scores = cosines(prompts, images)
     nearest = [labels[best] for best in cosines(prompts, names).argmax(axis=1)]

@@ -1,4 +1,4 @@
-"""The last stage: the text tower alone, against pictures embedded once, among words that mislead.
+"""The last stage: the text tower alone, against images embedded once, among words that mislead.
 
 A step without the image tower costs a third, so the text tower can meet many more sentences: here the words
 beside a name are often known ones, parts of other names, so it learns which of them to go by.
@@ -19,7 +19,7 @@ from training.concepts import Concept
 from training.losses import Prototypes, total_loss
 from training.model import IMAGE_SIZE, encode_texts
 from training.recipe import Recipe
-from training.render import MONOCHROME, STYLES, Pictures
+from training.render import MONOCHROME, STYLES, Images
 from training.texts import Texts
 
 VARIANTS = 2  # of each drawing
@@ -27,19 +27,17 @@ KEYWORDS = 2  # keyword texts for each name text
 AVERAGE = 0.99
 
 
-def refine_texts(
-    model: open_clip.CLIP, pictures: Pictures, concepts: list[Concept], recipe: Recipe
-) -> dict[str, Tensor]:
+def refine_texts(model: open_clip.CLIP, images: Images, concepts: list[Concept], recipe: Recipe) -> dict[str, Tensor]:
     """Train the text tower of a model further; returns a state between before and after, the image tower untouched.
 
-    Half of the way keeps what the pictures of the training styles alone would have taken away.
+    Half of the way keeps what the images of the training styles alone would have taken away.
     """
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    bank = embed_bank(model, pictures, concepts, recipe.seed)
+    bank = embed_bank(model, images, concepts, recipe.seed)
     texts = Texts(concepts, recipe.seed + 1, recipe.text_strays, rare_first=True)
     draw = np.random.default_rng(recipe.seed + 1)
-    drawings = [np.flatnonzero(pictures.concept == index) for index in range(len(concepts))]
-    prototypes = Prototypes.of(bank, pictures.concept, len(concepts))
+    drawings = [np.flatnonzero(images.concept == index) for index in range(len(concepts))]
+    prototypes = Prototypes.of(bank, images.concept, len(concepts))
 
     model.requires_grad_(False)
     tower = [parameter for name, parameter in model.named_parameters() if not name.startswith(("visual.", "logit"))]
@@ -74,17 +72,17 @@ def refine_texts(
 
 
 @torch.inference_mode()
-def embed_bank(model: open_clip.CLIP, pictures: Pictures, concepts: list[Concept], seed: int) -> Tensor:
+def embed_bank(model: open_clip.CLIP, images: Images, concepts: list[Concept], seed: int) -> Tensor:
     """Unit vectors [VARIANTS, N, D] of all drawings, each varied anew."""
     model.eval()
     draw = torch.Generator().manual_seed(seed)
-    mirrors = torch.tensor([concept.mirrors for concept in concepts])[torch.from_numpy(pictures.concept)]
-    black = torch.from_numpy(np.isin(pictures.style, [STYLES.index(name) for name in MONOCHROME]))
+    mirrors = torch.tensor([concept.mirrors for concept in concepts])[torch.from_numpy(images.concept)]
+    black = torch.from_numpy(np.isin(images.style, [STYLES.index(name) for name in MONOCHROME]))
     variants = []
     for _ in range(VARIANTS):
         rows = []
-        for some in torch.arange(len(pictures.pixels)).split(256):
-            drawn = augment(torch.from_numpy(pictures.pixels[some]), mirrors[some], black[some], IMAGE_SIZE, draw)
+        for some in torch.arange(len(images.pixels)).split(256):
+            drawn = augment(torch.from_numpy(images.pixels[some]), mirrors[some], black[some], IMAGE_SIZE, draw)
             rows.append(functional.normalize(model.encode_image(drawn), dim=-1))
         variants.append(torch.cat(rows))
     return torch.stack(variants).clone()

@@ -19,7 +19,7 @@ MONOCHROME = ("fluent-emoji-high-contrast", "emojione-monotone")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Drawings with what they show.
 
     pixels: uint8 [N, SIZE, SIZE, 4] RGBA; concept, style: int64 [N].
@@ -30,7 +30,7 @@ class Pictures:
     style: np.ndarray
 
 
-def training_pictures(concepts: list[Concept], folders: dict[str, Path], cache: Path) -> Pictures:
+def training_images(concepts: list[Concept], folders: dict[str, Path], cache: Path) -> Images:
     """All drawings to train on; read from `cache` when it is there."""
     if not cache.exists():
         jobs = [
@@ -45,10 +45,10 @@ def training_pictures(concepts: list[Concept], folders: dict[str, Path], cache: 
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(cache, pixels=pixels, concept=concept, style=style)
     with np.load(cache) as arrays:
-        return Pictures(arrays["pixels"], arrays["concept"], arrays["style"])
+        return Images(arrays["pixels"], arrays["concept"], arrays["style"])
 
 
-def held_out_pictures(concepts: list[Concept], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def held_out_images(concepts: list[Concept], folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """The style that is never trained on: RGB on white, uint8 [M, 64, 64, 3], and concepts int64 [M]."""
     by_code = {concept.code: index for index, concept in enumerate(concepts)}
     entries = json.loads((folder / "emoji.json").read_text())
@@ -65,7 +65,7 @@ def held_out_pictures(concepts: list[Concept], folder: Path) -> tuple[np.ndarray
 
 
 def on_white(image: Image.Image) -> np.ndarray:
-    """An RGBA picture composited on white: uint8 [H, W, 3]."""
+    """An RGBA image composited on white: uint8 [H, W, 3]."""
     image = image.convert("RGBA")
     return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 

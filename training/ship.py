@@ -1,4 +1,4 @@
-"""`python -m training.ship`: the held-out pictures that go with the project, and the checkpoint's figures on them.
+"""`python -m training.ship`: the held-out images that go with the project, and the checkpoint's figures on them.
 
 The evaluation set is one contact sheet of tiles and a JSON file that says what each tile shows; the samples
 of the demonstration are single files. All are RGB on white, as the service drops an alpha channel.
@@ -15,7 +15,7 @@ from training import packages
 from training.concepts import Concept, read_concepts
 from training.evaluate import among_random_names, cosines, keyword_first_hit, top_k
 from training.measure import Loaded, keyword_table, percent
-from training.render import held_out_folder, held_out_pictures
+from training.render import held_out_folder, held_out_images
 from training.templates import HELD_OUT
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ ATTRIBUTION = (
     "(https://creativecommons.org/licenses/by/4.0/), from the package emoji-datasource-twitter 16.0.0; "
     "composited on white. Names and keywords: emojibase-data 17.0.0, copyright Miles Johnson, MIT."
 )
-# The demonstration's word for a picture → the name of what it shows.
+# The demonstration's word for an image → the name of what it shows.
 SAMPLES = {
     "dog": "dog face",
     "cat": "cat face",
@@ -44,14 +44,14 @@ SAMPLES = {
 
 
 def evaluation_set(concepts: list[Concept], pixels: np.ndarray, shown: np.ndarray, folder: Path) -> None:
-    """Write `COUNT` random held-out pictures, none of them a sample, as sheet.png and eval.json."""
+    """Write `COUNT` random held-out images, none of them a sample, as sheet.png and eval.json."""
     sampled = set(SAMPLES.values())
     usable = [i for i, index in enumerate(shown) if concepts[index].name not in sampled]
     chosen = np.sort(np.random.default_rng(SEED).choice(usable, COUNT, replace=False))
     tiles = pixels[chosen].reshape(-1, COLUMNS, TILE, TILE, 3).transpose(0, 2, 1, 3, 4)
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(tiles.reshape(-1, COLUMNS * TILE, 3)).save(folder / "sheet.png", optimize=True)
-    pictures = [
+    entries = [
         {
             "name": concepts[index].name,
             "shown": int(index),
@@ -67,27 +67,27 @@ def evaluation_set(concepts: list[Concept], pixels: np.ndarray, shown: np.ndarra
             "attribution": ATTRIBUTION,
             "sheet": "sheet.png",
             "tile": TILE,
-            "figures": figures_of(folder, [concept.name for concept in concepts], pictures, concepts),
+            "figures": figures_of(folder, [concept.name for concept in concepts], entries, concepts),
             "held_out_templates": HELD_OUT,
             "names": [concept.name for concept in concepts],
-            "pictures": pictures,
+            "pictures": entries,
         },
     )
 
 
-def figures_of(folder: Path, names: list[str], pictures: list[dict], concepts: list[Concept]) -> dict[str, float]:
-    """What the committed checkpoint gives on the pictures, read back from the sheet; percentages."""
+def figures_of(folder: Path, names: list[str], entries: list[dict], concepts: list[Concept]) -> dict[str, float]:
+    """What the committed checkpoint gives on these images, read back from the sheet; percentages."""
     model = Loaded(ROOT / "worker/checkpoints/emoji-mini")
     sheet = np.asarray(Image.open(folder / "sheet.png"))
     images = model.images(
         np.stack(
             [
                 sheet[p["row"] * TILE : (p["row"] + 1) * TILE, p["column"] * TILE : (p["column"] + 1) * TILE]
-                for p in pictures
+                for p in entries
             ]
         )
     )
-    shown = np.array([p["shown"] for p in pictures])
+    shown = np.array([p["shown"] for p in entries])
     bare = model.texts(names)
     keywords, fits = keyword_table(concepts, shown)
     held_out = [top_k(images, model.texts([t.replace("{}", name) for name in names]), shown) for t in HELD_OUT]
@@ -102,7 +102,7 @@ def figures_of(folder: Path, names: list[str], pictures: list[dict], concepts: l
 
 
 def samples(concepts: list[Concept], pixels: np.ndarray, shown: np.ndarray, folder: Path) -> None:
-    """Write the demonstration's pictures, one file each, with samples.json."""
+    """Write the demonstration's images, one file each, with samples.json."""
     folder.mkdir(parents=True, exist_ok=True)
     place = {concepts[index].name: i for i, index in enumerate(shown)}
     for word, name in SAMPLES.items():
@@ -130,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     folders = {p.folder: packages.fetch(p, options.work_dir) for p in (packages.WORDS, packages.HELD_OUT)}
     concepts = read_concepts(folders[packages.WORDS.folder])
-    pixels, shown = held_out_pictures(concepts, held_out_folder(folders))
+    pixels, shown = held_out_images(concepts, held_out_folder(folders))
     evaluation_set(concepts, pixels, shown, ROOT / "tests/data/emoji-eval")
     samples(concepts, pixels, shown, ROOT / "cli/samples")
     print((ROOT / "tests/data/emoji-eval/eval.json").read_text()[:800])

@@ -1,6 +1,6 @@
 """Sentences around a name: those of training, and those held out for measuring.
 
-The held-out sentences stand nowhere in training, and most of their words neither; some are words that
+The held-out sentences are not used in training, and neither are most of their words. Some are words that
 belong to other concepts ("one", "frame", "grandmother"), as in what people write.
 """
 

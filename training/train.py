@@ -16,7 +16,7 @@ from training.losses import Prototypes, total_loss
 from training.model import CONFIG, encode_images, encode_texts, export, new_model
 from training.recipe import Recipe
 from training.refine import embed_bank, refine_texts
-from training.render import Pictures
+from training.render import Images
 from training.texts import Texts
 
 
@@ -43,7 +43,7 @@ class Schedule:
         return min(1.0, (self.steps - step + 1) / (self.steps * recipe.cooling))
 
 
-def train(pictures: Pictures, concepts: list[Concept], recipe: Recipe, output: Path, interim: Path) -> None:
+def train(images: Images, concepts: list[Concept], recipe: Recipe, output: Path, interim: Path) -> None:
     """Train from random weights and export the model to `output`, to `interim` on the way.
 
     Both towers, both towers again from the average of the first round, then the text tower alone.
@@ -56,24 +56,22 @@ def train(pictures: Pictures, concepts: list[Concept], recipe: Recipe, output: P
     model.visual.to(memory_format=torch.channels_last)
     table = Prototypes(len(concepts), CONFIG["model_cfg"]["embed_dim"])
     first = Schedule(recipe, recipe.steps, recipe.minutes)
-    train_both(model, table, pictures, concepts, recipe, first, recipe.rate, interim)
-    train_again(model, pictures, concepts, recipe, interim)
-    export(refine_texts(model, pictures, concepts, recipe), vocabulary.known, output)
+    train_both(model, table, images, concepts, recipe, first, recipe.rate, interim)
+    train_again(model, images, concepts, recipe, interim)
+    export(refine_texts(model, images, concepts, recipe), vocabulary.known, output)
 
 
-def train_again(
-    model: open_clip.CLIP, pictures: Pictures, concepts: list[Concept], recipe: Recipe, interim: Path
-) -> None:
-    """The second round: other draws, a lower rate, and a table that stands where the pictures are."""
+def train_again(model: open_clip.CLIP, images: Images, concepts: list[Concept], recipe: Recipe, interim: Path) -> None:
+    """The second round: other draws, a lower rate, and a table that begins at the means of the images."""
     again = replace(recipe, seed=recipe.seed + 2)
-    table = Prototypes.of(embed_bank(model, pictures, concepts, again.seed), pictures.concept, len(concepts))
-    train_both(model, table, pictures, concepts, again, Schedule(again, again.again_steps), again.again_rate, interim)
+    table = Prototypes.of(embed_bank(model, images, concepts, again.seed), images.concept, len(concepts))
+    train_both(model, table, images, concepts, again, Schedule(again, again.again_steps), again.again_rate, interim)
 
 
 def train_both(
     model: open_clip.CLIP,
     prototypes: Prototypes,
-    pictures: Pictures,
+    images: Images,
     concepts: list[Concept],
     recipe: Recipe,
     schedule: Schedule,
@@ -87,7 +85,7 @@ def train_both(
     average = Average(model, recipe.average)
     model.train()
     began = time.monotonic()
-    for step, work in enumerate(prefetched(Batches(pictures, concepts, texts, recipe)), start=1):
+    for step, work in enumerate(prefetched(Batches(images, concepts, texts, recipe)), start=1):
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule.share(step)
         name, keyword = encode_texts(model, work.tokens, work.ends).split(len(work.concepts))

@@ -156,6 +156,7 @@ class Heartbeat:
             models=[model.info for model in self._executor.engine.models.values()],
             rate=self._rate,
             items=self._batcher.items,
+            batches=self._batcher.batches,
             busy=self._batcher.busy + self._batcher.busy_for(),
             work=sorted(self._executor.handlers),
         )

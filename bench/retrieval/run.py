@@ -14,7 +14,7 @@ What it takes to work at all: clip-anytorch imports ``pkg_resources``, which set
 package itself wants numpy 1, pyarrow 15 and open_clip 2. Nothing is fetched. There must be at least as many tars as
 ``--num-prepro-workers``: a worker without a tar ends the run. On a CPU the model computes in float32, not compiled
 (``use_jit`` is off by default); on CUDA under autocast to bfloat16, to float16 where the card has no bfloat16. Before
-the first picture the model is warmed up: two batches of the full size through both towers, texts too.
+the first image the model is warmed up: two batches of the full size through both towers, texts too.
 
 Two helper processes that keep statistics import the whole package, some twenty seconds of one core each, the second
 while the first batches are computed, and the call returns only after both: measure runs of minutes, or compare

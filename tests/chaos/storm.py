@@ -22,9 +22,9 @@ from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 from tests.chaos.weather import Weather
 from tests.chaos.work import IMAGES, Accepted, Books, Client, Fate
-from tests.door import FINAL
 from tests.faults import Faults
 from tests.harness import Api, Stack, stack, wait_for
+from tests.jobs_api import FINAL
 
 EXACT = 1e-5  # how far a vector may be off, as a part of its length
 CLIENTS = 4

@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.pictures import base64_image, picture
+from tests.images import base64_image, noise_image
 
-IMAGES = [picture(seed) for seed in range(6)]
+IMAGES = [noise_image(seed) for seed in range(6)]
 TOO_LONG = "word " * 200
 ANSWER = 40.0  # seconds after which an API that lives has said something
 

@@ -9,8 +9,8 @@ import pytest
 
 from clip_queue.shared.job import State
 from clip_queue.shared.workers import workers
-from tests.door import ended, look, post, submit, submit_texts, succeeded
 from tests.harness import wait_for
+from tests.jobs_api import ended, look, post, submit, submit_texts, succeeded
 from tests.team import Team
 from tests.wire import embed_texts, refused, vectors
 

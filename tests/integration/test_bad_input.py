@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.harness import Api, Stack
-from tests.pictures import base64_image, encoded, picture
+from tests.images import base64_image, encoded, noise_image
 from tests.reference import Reference
 from tests.wire import embed_images, embed_texts, refused, same, vectors
 
@@ -23,7 +23,7 @@ FUZZ = 500  # requests
 SEED = 20_261
 SECRET = "k3y-that-nobody-may-read"
 
-JPEG = picture(7, size=(640, 480), format="JPEG")
+JPEG = noise_image(7, size=(640, 480), format="JPEG")
 TRUNCATED = JPEG[: len(JPEG) // 2]
 
 
@@ -32,7 +32,7 @@ def test_a_truncated_jpeg_beside_good_ones_is_named_and_the_worker_goes_on(
     served: tuple[Stack, Api], http: httpx.Client, reference: Reference, at: int
 ) -> None:
     pids = served[0].workers()
-    good = [picture(seed) for seed in range(3)]
+    good = [noise_image(seed) for seed in range(3)]
     answer = refused(embed_images(http, [*good[:at], TRUNCATED, *good[at:]]), 400)
     assert answer["index"] == at
     assert answer["message"].startswith("Could not load input image. Cause: Data is not image")
@@ -47,7 +47,7 @@ def test_a_truncated_jpeg_is_not_filled_up_with_grey(http: httpx.Client) -> None
 
 
 def broken_images() -> dict[str, bytes]:
-    image = Image.open(io.BytesIO(picture(1)))
+    image = Image.open(io.BytesIO(noise_image(1)))
     files = {f: encoded(image, f) for f in ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG")}
     out = {f"half a {name}": data[: len(data) // 2] for name, data in files.items()}
     out |= {f"the first 12 bytes of a {name}": data[:12] for name, data in files.items()}
@@ -111,7 +111,7 @@ _VALUES: list[Callable[[random.Random], Any]] = [
     lambda r: base64_image(spoilt(r, r.choice(list(FILES.values())))),
     lambda r: "https://" + r.choice(["", "a", "::", "[", "a..b", "x.invalid/\0", "1.2.3", "é.invalid", "a.b:99999"]),
 ]
-FILES = {f: picture(2, size=(48, 40), format=f) for f in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")}
+FILES = {f: noise_image(2, size=(48, 40), format=f) for f in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")}
 BODIES: list[tuple[str, dict[str, Any]]] = [
     ("embed_image", {"image": [base64_image(FILES["PNG"]), base64_image(FILES["JPEG"])]}),
     ("embed_text", {"text": ["a cat", "a dog"]}),
@@ -183,7 +183,7 @@ def test_nothing_that_a_client_sends_makes_a_5xx(
         seen[response.status_code] = seen.get(response.status_code, 0) + 1
     assert {200, 400, 422} <= seen.keys(), f"the fuzz reaches too little: {seen}"
     assert stack.workers() == pids, "the worker died on the way"
-    same(vectors(embed_images(http, [picture()])), reference.images([picture()]))
+    same(vectors(embed_images(http, [noise_image()])), reference.images([noise_image()]))
     for service in stack.services:
         assert "Traceback" not in service.log.read_text(errors="replace"), service.tail()
 

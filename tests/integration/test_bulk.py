@@ -47,7 +47,7 @@ def test_every_source_is_embedded_and_only_its_bad_rows_fail(
     if names := [name for name, _, _ in source.good if name]:
         assert [row["image_path"] for row in found] == names
     assert all(row["error"] is None for row in found)
-    images = [picture for _, picture, _ in source.good if picture]
+    images = [image for _, image, _ in source.good if image]
     assert (output / "img_emb").exists() == bool(images)
     if images:
         np.testing.assert_allclose(matrix(output, "img_emb"), unit(reference.images(images)), atol=2e-6)

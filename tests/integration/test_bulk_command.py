@@ -20,8 +20,8 @@ import pytest
 from tests import datasets
 from tests.bulk_command import Embed, manifest, running
 from tests.harness import wait_for
+from tests.images import noise_image
 from tests.outputs import checksums, matrix, strays, table
-from tests.pictures import picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -38,7 +38,7 @@ GONE = 45.0  # seconds that its processes may take to end with a command that wa
 def source(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
     """Rows of images and captions; the last five are bad, for three reasons."""
     folder = tmp_path_factory.mktemp("bulk command")
-    images = {f"{i} é.jpg": picture(i, format="JPEG") for i in range(10)}
+    images = {f"{i} é.jpg": noise_image(i, format="JPEG") for i in range(10)}
     bad = {"cut.jpg": images["0 é.jpg"][:500], "words.jpg": b"no image", "none.jpg": b""}
     for name, data in (images | bad).items():
         (folder / name).write_bytes(data)

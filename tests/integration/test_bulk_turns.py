@@ -12,8 +12,8 @@ import pytest
 
 from clip_queue.bulk.run.embed import embed
 from clip_queue.shared.settings import Settings
-from tests.door import ended, look, post, submit_texts
 from tests.harness import wait_for
+from tests.jobs_api import ended, look, post, submit_texts
 from tests.team import Team
 from tests.wire import embed_texts, vectors
 

@@ -17,15 +17,15 @@ import trustme
 
 from tests.bulk_command import Embed
 from tests.harness import Service, Stack, stack
+from tests.images import noise_image
 from tests.outputs import matrix, strays, table
-from tests.pictures import picture
 from tests.wire import Vectors
 
 from .tls_site import LIMIT, NOT_ALLOWED, PRIVATE, TOO_LARGE, UNREACHABLE, Handler, Site, answer, redirect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-IMAGES = [picture(seed, format="JPEG") for seed in range(18)]
+IMAGES = [noise_image(seed, format="JPEG") for seed in range(18)]
 SECRET = "hunter2"
 READERS = 40  # images that the worker would read at once
 AT_ONCE = 24  # and URLs that it may fetch at once

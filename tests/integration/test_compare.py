@@ -8,11 +8,11 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.pictures import base64_image, picture
+from tests.images import base64_image, noise_image
 from tests.reference import Reference
 from tests.wire import COMPARE_KEYS, cosines, ok, refused
 
-IMAGES = [picture(seed) for seed in range(20, 24)]
+IMAGES = [noise_image(seed) for seed in range(20, 24)]
 WORDS = ["red heart", "a cat", "pizza", "東京"]
 SENT = {"image": [base64_image(p) for p in IMAGES], "text": WORDS}
 

@@ -10,12 +10,12 @@ import httpx
 import numpy as np
 
 from tests.harness import Api, Stack
-from tests.pictures import base64_image, picture
+from tests.images import base64_image, noise_image
 from tests.reference import Reference
 from tests.wire import cosines, same, vectors
 
 CLIENTS = 64
-TRUNCATED = picture(99, size=(400, 300), format="JPEG")[:4000]
+TRUNCATED = noise_image(99, size=(400, 300), format="JPEG")[:4000]
 
 Answers = list[httpx.Response]
 
@@ -36,20 +36,20 @@ def embed(http: httpx.AsyncClient, image: bytes) -> Awaitable[httpx.Response]:
 
 
 def test_64_clients_each_get_their_own_vector(served: tuple[Stack, Api], reference: Reference) -> None:
-    pictures = [picture(seed) for seed in range(CLIENTS)]
+    files = [noise_image(seed) for seed in range(CLIENTS)]
     words = [f"word number {i}" for i in range(CLIENTS)]
 
     async def ask(http: httpx.AsyncClient, i: int) -> httpx.Response:
         match i % 3:
             case 0:
-                return await embed(http, pictures[i])
+                return await embed(http, files[i])
             case 1:
                 return await http.post("/clip/embed_text", json={"text": words[i]})
-        body: dict[str, Any] = {"subject": base64_image(pictures[i]), "prompt": words[i - 2 : i]}
+        body: dict[str, Any] = {"subject": base64_image(files[i]), "prompt": words[i - 2 : i]}
         return await http.post("/clip/compare", json=body)
 
     answers = at_once(served[1], ask)
-    images, texts = reference.images(pictures), reference.texts(words)
+    images, texts = reference.images(files), reference.texts(words)
     for i, answer in enumerate(answers):
         match i % 3:
             case 0:
@@ -64,8 +64,8 @@ def test_64_clients_each_get_their_own_vector(served: tuple[Stack, Api], referen
 def test_a_truncated_jpeg_among_concurrent_requests_harms_none_of_them(
     served: tuple[Stack, Api], reference: Reference
 ) -> None:
-    pictures = [picture(seed) for seed in range(CLIENTS)]
-    answers = at_once(served[1], lambda http, i: embed(http, TRUNCATED if i % 4 == 0 else pictures[i]))
+    files = [noise_image(seed) for seed in range(CLIENTS)]
+    answers = at_once(served[1], lambda http, i: embed(http, TRUNCATED if i % 4 == 0 else files[i]))
     assert [a.status_code for a in answers] == [400 if i % 4 == 0 else 200 for i in range(CLIENTS)]
     good = [i for i in range(CLIENTS) if i % 4]
-    same(np.concatenate([vectors(answers[i]) for i in good]), reference.images([pictures[i] for i in good]))
+    same(np.concatenate([vectors(answers[i]) for i in good]), reference.images([files[i] for i in good]))

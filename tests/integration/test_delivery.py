@@ -16,8 +16,8 @@ from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.lane import Lane
 from clip_queue.worker.inference.clip_model import ClipModel
-from tests.door import ended, look, submit_texts, succeeded
 from tests.harness import stack, wait_for
+from tests.jobs_api import ended, look, submit_texts, succeeded
 from tests.team import START, Team
 from tests.wire import embed_texts, same, vectors
 

@@ -11,11 +11,11 @@ import pytest
 
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference.clip_model import ClipModel
-from tests.pictures import picture
+from tests.images import noise_image
 from tests.reference import Reference
 from tests.wire import EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors
 
-IMAGES = [picture(seed, size=(40 + 16 * seed, 96)) for seed in range(8)]
+IMAGES = [noise_image(seed, size=(40 + 16 * seed, 96)) for seed in range(8)]
 TEXTS = ["red heart", "a cat", "", "Größe 東京 🙂", "a longer text, of some more words than the others have", "x" * 9]
 
 B64 = base64.b64encode(IMAGES[0]).decode()
@@ -55,7 +55,7 @@ def test_images_come_back_in_order_as_raw_features_of_open_clip(http: httpx.Clie
 
 def test_images_of_equal_width_are_still_as_many_embeddings(http: httpx.Client) -> None:
     # The original answers one embedding for N images of equal width.
-    assert vectors(embed_images(http, [picture(s, size=(64, 64)) for s in range(3)])).shape == (3, 128)
+    assert vectors(embed_images(http, [noise_image(s, size=(64, 64)) for s in range(3)])).shape == (3, 128)
 
 
 def test_the_same_image_twice_gets_the_same_vector_twice(http: httpx.Client) -> None:

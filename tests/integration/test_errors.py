@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from clip_queue.shared.settings import Settings
-from tests.pictures import base64_image, picture
+from tests.images import base64_image, noise_image
 from tests.wire import embed_images, embed_texts, ok, refused
 
 CAUSE = "Could not load input image. Cause: "
-GOOD = base64_image(picture())
+GOOD = base64_image(noise_image())
 MOST_TEXTS = Settings.model_fields["max_texts"].default
 
 
@@ -26,7 +26,7 @@ def image(http: httpx.Client, value: object) -> dict[str, Any]:
 
 
 def test_more_than_eight_images_are_refused_by_the_limit(http: httpx.Client) -> None:
-    message = refused(embed_images(http, [picture()] * 9), 400)["message"]
+    message = refused(embed_images(http, [noise_image()] * 9), 400)["message"]
     assert message == "Field 'image' holds 9 items; at most 8 fit in a request."
 
 
@@ -162,7 +162,7 @@ def test_what_is_no_image_is_refused(http: httpx.Client, data: bytes) -> None:
 
 def test_a_local_path_is_never_read(http: httpx.Client, tmp_path: Path) -> None:
     file = tmp_path / "image.png"
-    file.write_bytes(picture())
+    file.write_bytes(noise_image())
     for path in (str(file), f"file://{file}"):
         for sent in (path, *({"type": kind, "value": path} for kind in ("base64", "file", "url"))):
             assert image(http, sent)["message"].startswith(CAUSE)
@@ -260,10 +260,10 @@ def test_a_body_nested_deeper_than_the_parser_goes_is_422(http: httpx.Client) ->
 
 
 def test_an_error_is_an_object_of_message_and_index_and_nothing_else(http: httpx.Client) -> None:
-    response = embed_images(http, [picture(), encoded_half()])
+    response = embed_images(http, [noise_image(), encoded_half()])
     assert json.loads(response.content).keys() == {"message", "index"}
     assert response.headers["content-type"] == "application/json"
 
 
 def encoded_half() -> bytes:
-    return picture()[: len(picture()) // 2]
+    return noise_image()[: len(noise_image()) // 2]

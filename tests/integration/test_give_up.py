@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.door import ended, submit_texts
+from tests.jobs_api import ended, submit_texts
 from tests.team import Team
 from tests.wire import embed_texts, refused, vectors
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.checkpoints import tiny_checkpoint
 from tests.harness import Api, Service, Stack, stack, wait_for
-from tests.pictures import picture
+from tests.images import noise_image
 from tests.reference import Reference
 from tests.wire import embed_images, embed_texts, ok, refused, same, vectors
 
@@ -74,8 +74,8 @@ def http(breakable: Breakable) -> Iterator[httpx.Client]:
 
 def test_a_checkpoint_in_a_local_folder_is_served_under_its_own_name(breakable: Breakable, http: httpx.Client) -> None:
     reference = Reference(breakable.checkpoint)
-    answer = embed_images(http, [picture(), picture(1)], clip_version_id="tiny")
-    same(vectors(answer), reference.images([picture(), picture(1)]))
+    answer = embed_images(http, [noise_image(), noise_image(1)], clip_version_id="tiny")
+    same(vectors(answer), reference.images([noise_image(), noise_image(1)]))
     assert answer.headers["x-clip-queue-model"] == "tiny"
     assert "x-clip-queue-notice" not in answer.headers
     same(vectors(embed_texts(http, ["a cat"], clip_version_id="tiny")), reference.texts(["a cat"]))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.door import ended, look, moment, post, submit, submit_texts, succeeded
+from tests.jobs_api import ended, look, moment, post, submit, submit_texts, succeeded
 from tests.team import Team
 from tests.wire import ok, refused
 

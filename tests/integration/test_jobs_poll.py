@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.door import ended, look, moment, submit, submit_texts, succeeded
 from tests.harness import wait_for
+from tests.jobs_api import ended, look, moment, submit, submit_texts, succeeded
 from tests.team import Team
 from tests.wire import EMBED_KEYS, embed_texts, ok, refused, same, vectors
 

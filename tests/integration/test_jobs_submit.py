@@ -10,16 +10,16 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.door import ended, look, moment, submit, submit_texts, succeeded
-from tests.pictures import base64_image, picture
+from tests.images import base64_image, noise_image
+from tests.jobs_api import ended, look, moment, submit, submit_texts, succeeded
 from tests.team import Team
 from tests.wire import COMPARE_KEYS, EMBED_KEYS, embed_images, embed_texts, ok, refused, same, vectors
 
 pytestmark = pytest.mark.timeout(400)
 
 SAME = 1e-6  # of a vector's length
-PICTURES = [picture(seed) for seed in range(3)]
-IMAGES = [base64_image(data) for data in PICTURES]
+ENCODED = [noise_image(seed) for seed in range(3)]
+IMAGES = [base64_image(data) for data in ENCODED]
 BROKEN = {"type": "base64", "value": "bm8gcGljdHVyZQ=="}
 
 
@@ -51,7 +51,7 @@ def test_both_doors_give_the_same_vectors(solo: Team) -> None:
     job = submit_texts(solo.http, *texts)
     same(succeeded(solo.http, job), vectors(embed_texts(solo.http, texts)), SAME)
     job = submit(solo.http, task="embed_image", image=IMAGES)["id"]
-    same(succeeded(solo.http, job), vectors(embed_images(solo.http, PICTURES)), SAME)
+    same(succeeded(solo.http, job), vectors(embed_images(solo.http, ENCODED)), SAME)
 
 
 @pytest.mark.parametrize("prompt", [["heart", "pizza"], {"h": "heart", "p": "pizza"}, "heart"])

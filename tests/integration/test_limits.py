@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from tests.harness import Api, Stack
-from tests.pictures import bomb, picture
+from tests.images import bomb, noise_image
 from tests.wire import embed_images, embed_texts, refused, same, vectors
 
 CAUSE = "Could not load input image. Cause: "
-IMAGE = picture(3)
+IMAGE = noise_image(3)
 BODY = 256 * 1024
 
 
@@ -163,7 +163,7 @@ def test_a_177_megapixel_png_is_refused_from_its_header_in_no_time_and_no_memory
     worker = next(psutil.Process(pid) for pid in stack.workers())
     large = bomb()
     assert len(large) < 1_000_000
-    vectors(embed_images(http, [picture(), picture(1)]))  # its threads are warm
+    vectors(embed_images(http, [noise_image(), noise_image(1)]))  # its threads are warm
     before = worker.memory_info().rss
     grown, messages = 0, set()
     cpu = sum(worker.cpu_times()[:2])
@@ -173,11 +173,11 @@ def test_a_177_megapixel_png_is_refused_from_its_header_in_no_time_and_no_memory
     assert messages == {CAUSE + "Image is over the limit of 50000000 pixels."}
     assert grown < 64 * 2**20, "its pixels are 531 MB"
     assert sum(worker.cpu_times()[:2]) - cpu < 1.0, "decoding it takes seconds"
-    assert vectors(embed_images(http, [picture()])).shape[0] == 1
+    assert vectors(embed_images(http, [noise_image()])).shape[0] == 1
 
 
 def test_an_image_over_the_pixel_limit_but_within_twice_of_it_is_refused_too(http: httpx.Client) -> None:
-    message = refused(embed_images(http, [picture(), bomb(8000, 7000)]), 400)
+    message = refused(embed_images(http, [noise_image(), bomb(8000, 7000)]), 400)
     assert message == {"message": CAUSE + "Image of 8000 × 7000 pixels is over the limit of 50000000.", "index": 1}
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from clip_queue.shared.settings import Settings
 from tests.harness import ROOT, Api, Stack
-from tests.pictures import base64_image, encoded
+from tests.images import base64_image, encoded
 from tests.wire import Vectors, embed_images, embed_texts, ok, vectors
 from training.evaluate import among_random_names, keyword_first_hit, top_k
 

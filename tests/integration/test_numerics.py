@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.pictures import encoded, picture
+from tests.images import encoded, noise_image
 from tests.reference import Reference
 from tests.wire import embed_images, same, vectors
 
@@ -18,7 +18,7 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
-RGB = opened(picture(5, size=(120, 72)))
+RGB = opened(noise_image(5, size=(120, 72)))
 GREY = RGB.convert("L")
 DEEP = np.asarray(GREY).astype(np.uint16) * 256 + 77  # 16 bits, the low ones not zero
 VEIL = Image.linear_gradient("L").resize(RGB.size)  # alpha from 0 to 255

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tests.harness import ROOT, Api, Stack
-from tests.pictures import picture
+from tests.images import noise_image
 from tests.wire import Vectors, cosines, embed_images, embed_texts, same, vectors
 
 pytestmark = [pytest.mark.sdk, pytest.mark.timeout(240)]
 
 KEY, WRONG = "sdk-key-41", "sdk-wrong-key-17"
-A, B = picture(50, size=(96, 64)), picture(51, size=(64, 96))
+A, B = noise_image(50, size=(96, 64)), noise_image(51, size=(64, 96))
 WORDS = ["a cat", "red heart"]
 FORMS = ["", ", async"]
 

@@ -27,7 +27,7 @@ from clip_queue.bulk.search.index import Hit
 from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import Source
-from tests.pictures import bomb, picture
+from tests.images import bomb, noise_image
 
 SOURCE = Source("/images", "folder", images=True, texts=False)
 STEP = TILE + GAP
@@ -92,7 +92,7 @@ def test_whatever_an_image_is_the_sheet_is_made() -> None:
 
 
 def test_images_are_loaded_from_the_source_with_the_limits() -> None:
-    images = {"good": picture(size=(900, 300)), "bomb": bomb(), "text": b"hello"}
+    images = {"good": noise_image(size=(900, 300)), "bomb": bomb(), "text": b"hello"}
 
     def find(source: Source, image_path: str, settings: Settings) -> bytes:
         assert source is SOURCE

@@ -23,10 +23,10 @@ from clip_queue.sources.storage import StoreAway
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.decode import decode
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
-from tests.pictures import picture
+from tests.images import noise_image
 
 INFO = ModelInfo("m", "none", "f", 1, 8, (4, 4), "fp32")
-IMAGE = picture(1, (8, 8))
+IMAGE = noise_image(1, (8, 8))
 IMAGES = Source("", "folder", images=True, texts=False)
 TEXTS = Source("", "text", images=False, texts=True)
 

@@ -22,7 +22,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 from tests.checkpoints import tiny_checkpoint
-from tests.pictures import picture
+from tests.images import noise_image
 from tests.unit.bulk.outputs_by_hand import MODEL, make_output
 
 # The query
@@ -61,7 +61,7 @@ def test_each_name_finds_its_image(samples: Output, clip: ClipModel, settings: S
 def test_a_query_is_prepared_as_the_vectors_were_whatever_is_set_here(settings: Settings) -> None:
     there = settings.model_copy(update={"precision": "bf16", "resize": "fast", "jpeg_draft": 2.0})
     clip = ClipModel(CATALOGUE["emoji-mini"], there)
-    jpeg = picture(7, size=(640, 480), format="JPEG")
+    jpeg = noise_image(7, size=(640, 480), format="JPEG")
     limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": clip.draft}
     expected = clip.embed_images([decode(jpeg, clip.preprocess, **limits)]).result()[0]
     found = queries.embed_query(clip.info, None, jpeg, None, settings)
@@ -91,7 +91,7 @@ def test_exactly_one_query(samples: Output, settings: Settings) -> None:
     with pytest.raises(BadInput, match="exactly one"):
         search(samples.url, settings=settings)
     with pytest.raises(BadInput, match="exactly one"):
-        search(samples.url, "dog", image=picture(), settings=settings)
+        search(samples.url, "dog", image=noise_image(), settings=settings)
 
 
 def test_the_limits_are_the_doors(samples: Output, settings: Settings) -> None:

@@ -11,74 +11,9 @@ import numpy as np
 import pytest
 
 from clip_queue.shared.lane import Lane
-from clip_queue.worker.inference.batcher import Batcher, Forward
+from clip_queue.worker.inference.batcher import Batcher
 from tests.harness import wait_for
-
-WAIT = 10.0  # seconds; only a bug lets them pass
-
-
-class Ready:
-    """A result for which nobody has to wait."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows
-
-    def result(self) -> np.ndarray:
-        return self._rows
-
-
-class Model:
-    """Doubles its payloads. With ``gated``, each pass waits until the test releases the gate."""
-
-    def __init__(self, *, gated: bool = False) -> None:
-        self.passes: list[list[Any]] = []
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Semaphore(0)
-        self.gated = gated
-        self.poison: Callable[[list[Any]], Exception | None] = lambda payloads: None
-
-    def __call__(self, payloads: Sequence[Any]) -> Ready:
-        self.passes.append(list(payloads))
-        self.entered.release()
-        if self.gated:
-            assert self.gate.acquire(timeout=WAIT)
-        if error := self.poison(list(payloads)):
-            raise error
-        return Ready(np.array([[2 * p] for p in payloads], dtype=np.float32))
-
-
-class Entry:
-    """An item that keeps the calls of the batcher."""
-
-    def __init__(self, payload: Any, forward: Forward, lane: Lane = Lane.INTERACTIVE) -> None:
-        self.payload, self.forward, self.lane, self.size = payload, forward, lane, 1
-        self.dropped = False
-        self.starts = 0
-        self.told: list[Any] = []
-        self.over = threading.Event()
-
-    def started(self) -> None:
-        self.starts += 1
-
-    def drop(self) -> None:
-        self._tell("dropped")
-
-    def resolve(self, features: np.ndarray) -> None:
-        self._tell(float(features[0]))
-
-    def fail(self, error: Exception) -> None:
-        self._tell(error)
-
-    def _tell(self, what: Any) -> None:
-        self.told.append(what)
-        self.over.set()
-
-    def wait(self) -> Any:
-        """What the item was told, exactly once."""
-        assert self.over.wait(WAIT)
-        assert len(self.told) == 1
-        return self.told[0]
-
+from tests.unit.worker.batcher_items import WAIT, Entry, Model, Ready
 
 Make = Callable[..., Batcher]
 
@@ -178,7 +113,7 @@ def test_when_all_waiting_items_are_dropped_there_is_no_pass(batcher: Make) -> N
     assert model.passes == [[-1]]
 
 
-def test_one_failing_item_is_found_by_halving_and_fails_alone(batcher: Make) -> None:
+def test_one_failing_item_is_found_by_halving_and_fails_alone(batcher: Make, caplog: pytest.LogCaptureFixture) -> None:
     model, one = Model(gated=True), batcher(limit=8)
     poisoned = ValueError("five")
     model.poison = lambda payloads: poisoned if 5 in payloads else None
@@ -188,6 +123,7 @@ def test_one_failing_item_is_found_by_halving_and_fails_alone(batcher: Make) -> 
     model.gate.release(1)
     assert [e.wait() for e in entries] == [0, 2, 4, 6, 8, poisoned, 12, 14]
     assert len(model.passes) <= 2 + 2 * 3, "as many passes as halving takes, not one an item"
+    assert [record.getMessage() for record in caplog.records] == ["the model failed on an item"]
     assert one.alive()
 
 
@@ -263,7 +199,7 @@ def test_lack_of_device_memory_does_not_end_the_process(batcher: Make) -> None:
     assert [e.wait() for e in entries] == [0, 2, 4, 6]
 
 
-def test_an_error_of_the_thread_itself_is_fatal() -> None:
+def test_an_error_of_the_thread_itself_is_fatal(caplog: pytest.LogCaptureFixture) -> None:
     ends: list[BaseException] = []
     one = Batcher(dict.fromkeys(Lane, 4), capacity=4, fatal=ends.append)
     one.start()
@@ -276,6 +212,7 @@ def test_an_error_of_the_thread_itself_is_fatal() -> None:
     one.put(Hopeless(1, Model()))
     wait_for(lambda: not one.alive(), WAIT)
     assert [type(e) for e in ends] == [SystemExit]
+    assert "the batcher's thread died" in caplog.text
 
 
 def test_the_watchdog_sees_how_long_a_pass_takes_and_when_there_is_none(batcher: Make) -> None:

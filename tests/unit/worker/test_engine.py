@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 
@@ -183,10 +184,11 @@ def test_without_a_cache_a_text_is_computed_again() -> None:
     engine.stop()
 
 
-def test_an_error_of_the_tokenizer_fails_the_text(engine: InferenceEngine) -> None:
+def test_an_error_of_the_tokenizer_fails_the_text(engine: InferenceEngine, caplog: pytest.LogCaptureFixture) -> None:
     error = embed(engine, "choke").wait()
     assert isinstance(error, ClipError)
     assert error.message == "The text could not be tokenised (LookupError)."
+    assert "a text could not be tokenised" in caplog.text
 
 
 def test_a_text_that_is_dropped_is_not_cached(engine: InferenceEngine) -> None:
@@ -198,10 +200,12 @@ def test_a_text_that_is_dropped_is_not_cached(engine: InferenceEngine) -> None:
 # Models and settings
 
 
-def test_a_model_that_only_knows_emoji_comes_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_models_are_logged_with_their_notices(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     engine = InferenceEngine(Settings(device="cpu"), load_model=LOAD)
     engine.start()
     engine.stop()
+    assert "serving emoji-mini (none, fp32, cpu)" in caplog.text
     assert "emoji-mini knows emoji pictures by their names and nothing of photographs" in caplog.text
 
 

@@ -165,6 +165,7 @@ def test_an_execution_past_its_deadline_drops_its_items_and_expires() -> None:
     assert completion.state is State.EXPIRED
     assert completion.result.error is not None
     assert completion.result.error["code"] == "late"
+    assert completion.result.error["message"] == "The job's deadline passed before it was done."
 
 
 def test_an_item_leaves_the_engine_once_with_its_row_or_with_nothing() -> None:

@@ -4,123 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
-import fakeredis
 import pytest
 
 from clip_queue.shared import ops
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
+from clip_queue.shared.job import State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import Op, Store
 from clip_queue.worker.executor.executor import FEED_INTERVAL, JobExecutor
-from clip_queue.worker.inference.engine import InferenceEngine
 from tests.harness import wait_for
-from tests.unit.worker.models import LOAD, MODEL, Model
-
-WORKER = "w"
-
-
-class Losing(Store):
-    """A store that loses the reply of the next operation if :attr:`losing`, or is not reachable while :attr:`away`."""
-
-    losing = away = False
-
-    def execute(self, op: Op[Any]) -> Any:
-        if self.away:
-            raise Unavailable("away")
-        out = super().execute(op)
-        if self.losing:
-            self.losing = False
-            raise Unavailable("lost")
-        return out
-
-
-@dataclass
-class Parts:
-    """An executor with its store and its model."""
-
-    store: Losing
-    model: Model
-    executor: JobExecutor
-
-    def accept(self, *texts: str, lane: Lane = Lane.INTERACTIVE, kind: Kind = Kind.EMBED_TEXT, to: str = MODEL) -> str:
-        job = Job(kind, to, len(texts), lane, ttl=60_000)
-        self.store.execute(ops.accept([ops.Submission(job, Inputs([*texts]), 1000)]))
-        return job.id
-
-    def look(self, job_id: str) -> Job:
-        return self.store.execute(ops.view(job_id)).job
-
-    def deliver(self, *job_ids: str, lane: Lane = Lane.INTERACTIVE) -> None:
-        self.executor.deliver(MODEL, lane, list(job_ids))
-
-    def in_thread(self, *job_ids: str, lane: Lane = Lane.INTERACTIVE) -> threading.Thread:
-        thread = threading.Thread(target=self.deliver, args=job_ids, kwargs={"lane": lane}, daemon=True)
-        thread.start()
-        return thread
-
-    def release(self) -> None:
-        self.executor.engine.release(Lane.INTERACTIVE)
-
-    def held(self) -> list[str]:
-        return sorted(job_id for job_id, _, _ in self.executor.leases.progress())
-
-
-@pytest.fixture
-def parts() -> Iterator[Parts]:
-    store, settings = Losing(fakeredis.FakeRedis()), Settings(device="cpu")
-    engine = InferenceEngine(settings, load_model=LOAD)
-    executor = JobExecutor(engine, store, settings, WORKER)
-    engine.start()
-    it = Parts(store, engine.models[MODEL], executor)  # type: ignore[arg-type]
-    yield it
-    it.model.gate.set()
-    executor.stop()
-    engine.stop()
-
-
-@dataclass
-class Handler:
-    """A handler that works until it is abandoned or :attr:`finish` is set."""
-
-    job: Job
-    done: int = 0
-    failed: int = 0
-    stopped: threading.Event = field(default_factory=threading.Event)
-    finish: threading.Event = field(default_factory=threading.Event)
-
-    def abandon(self) -> None:
-        self.stopped.set()
-
-    def run(self) -> ops.Completion | None:
-        wait_for(lambda: self.stopped.is_set() or self.finish.is_set(), 10)
-        if self.stopped.is_set():
-            return None
-        return ops.Completion(self.job.id, State.SUCCEEDED, JobResult(), 7, 1)
-
-
-@pytest.fixture
-def handlers(parts: Parts) -> list[Handler]:
-    """The handlers of jobs of the kind ``embed_shard``, in the order in which they begin."""
-    begun: list[Handler] = []
-
-    def factory(job: Job, inputs: Inputs, engine: InferenceEngine) -> Handler:
-        assert engine is parts.executor.engine
-        assert inputs.items == ["where"]
-        begun.append(Handler(job))
-        return begun[-1]
-
-    parts.executor.handlers = {Kind.EMBED_SHARD: factory}
-    return begun
-
-
-def shard(parts: Parts) -> str:
-    return parts.accept("where", lane=Lane.BULK, kind=Kind.EMBED_SHARD)
+from tests.unit.worker.executor_parts import WORKER, Parts
+from tests.unit.worker.models import MODEL
 
 
 def test_jobs_whose_claim_was_not_answered_are_given_back(parts: Parts) -> None:
@@ -295,7 +190,7 @@ def test_a_job_that_its_worker_claims_again_has_a_new_lease(parts: Parts) -> Non
     assert parts.look(job).state is State.SUCCEEDED
 
 
-def test_completed_jobs_wait_for_a_store_that_cannot_be_reached(parts: Parts) -> None:
+def test_completed_jobs_wait_for_a_store_that_cannot_be_reached(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     parts.model.gate.clear()
     job = parts.accept("a")
     thread = parts.in_thread(job)
@@ -304,111 +199,10 @@ def test_completed_jobs_wait_for_a_store_that_cannot_be_reached(parts: Parts) ->
     parts.model.gate.set()
     thread.join(1.5)
     assert thread.is_alive(), "results are not computed twice"
+    assert "completed jobs wait for the store: away" in caplog.text
     parts.store.away = False
     thread.join(5)
     assert parts.look(job).state is State.SUCCEEDED
-
-
-# Handlers
-
-
-def test_a_handler_does_its_job_and_completes_it(parts: Parts, handlers: list[Handler]) -> None:
-    job = shard(parts)
-    thread = parts.in_thread(job, lane=Lane.BULK)
-    wait_for(lambda: handlers, 5)
-    handlers[0].done = 3
-    assert parts.executor.leases.progress() == [(job, 3, 0)]
-    handlers[0].finish.set()
-    thread.join(5)
-    ended = parts.look(job)
-    assert (ended.state, ended.done, ended.failed, parts.held()) == (State.SUCCEEDED, 7, 1, [])
-
-
-def test_a_worker_that_drains_abandons_its_handlers_and_gives_their_jobs_back(
-    parts: Parts, handlers: list[Handler]
-) -> None:
-    job, waiting = shard(parts), shard(parts)
-    thread = parts.in_thread(job, lane=Lane.BULK)
-    wait_for(lambda: handlers, 5)
-    parts.executor.draining.set()
-    parts.executor.abandon_handlers()
-    thread.join(5)
-    assert (parts.executor.leases.to_release(), len(handlers)) == ([job], 1)
-    assert parts.look(waiting).state is State.QUEUED
-
-
-def test_draining_leaves_requests_time_to_finish(parts: Parts) -> None:
-    parts.model.gate.clear()
-    job = parts.accept("a")
-    thread = parts.in_thread(job)
-    wait_for(lambda: parts.model.batches, 5)
-    parts.executor.draining.set()
-    parts.executor.abandon_handlers()
-    parts.model.gate.set()
-    thread.join(5)
-    assert parts.look(job).state is State.SUCCEEDED
-
-
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_job_without_a_handler_or_inputs_fails_and_says_what_to_install(
-    parts: Parts, handlers: list[Handler], gone: bool
-) -> None:
-    job = shard(parts)
-    if gone:
-        parts.store.client.delete(f"cq:in:{job}")
-    else:
-        parts.executor.handlers = {}
-    parts.deliver(job, lane=Lane.BULK)
-    error = parts.look(job).error
-    assert error is not None
-    assert error["message"] == "This worker cannot do embed_shard: pip install 'clip-queue[serve]' there."
-    assert not handlers
-
-
-def test_a_handler_on_its_last_attempt_runs_alone(parts: Parts, handlers: list[Handler]) -> None:
-    jobs = [shard(parts) for _ in range(2)]
-    for job in jobs:
-        parts.store.client.hset(f"cq:job:{job}", "attempts", 2)
-    threads = [parts.in_thread(job, lane=Lane.BULK) for job in jobs]
-    wait_for(lambda: handlers, 5)
-    handlers[0].finish.set()
-    wait_for(lambda: len(handlers) == 2, 5)
-    assert sum(parts.look(job).state is State.RUNNING for job in jobs) == 1
-    handlers[1].finish.set()
-    for thread in threads:
-        thread.join(5)
-    assert {parts.look(job).state for job in jobs} == {State.SUCCEEDED}
-
-
-def test_a_handler_that_begins_while_the_worker_drains_is_abandoned_at_once(
-    parts: Parts, handlers: list[Handler]
-) -> None:
-    job = shard(parts)
-    factory = parts.executor.handlers[Kind.EMBED_SHARD]
-
-    def drains_meanwhile(*given: Any) -> Any:
-        parts.executor.draining.set()
-        return factory(*given)
-
-    parts.executor.handlers = {Kind.EMBED_SHARD: drains_meanwhile}
-    parts.deliver(job, lane=Lane.BULK)
-    assert handlers[0].stopped.is_set()
-    assert parts.executor.leases.to_release() == [job]
-
-
-def test_a_shard_that_was_revoked_before_its_turn_is_not_begun(parts: Parts, handlers: list[Handler]) -> None:
-    job = shard(parts)
-    factory = parts.executor.handlers[Kind.EMBED_SHARD]
-
-    def revoked_meanwhile(*given: Any) -> Any:
-        parts.executor.leases.revoke([job])
-        handler = factory(*given)
-        handler.run = lambda: pytest.fail("it must not run")  # type: ignore[method-assign]
-        return handler
-
-    parts.executor.handlers = {Kind.EMBED_SHARD: revoked_meanwhile}
-    parts.deliver(job, lane=Lane.BULK)
-    assert (parts.held(), parts.executor.leases.to_release()) == ([], [])
 
 
 def test_a_job_that_cannot_be_completed_while_the_worker_drains_is_given_back(parts: Parts) -> None:

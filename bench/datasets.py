@@ -1,4 +1,4 @@
-"""The pictures that bulk is measured on, made once: the same JPEGs as folder, tars and parquet."""
+"""The datasets of the bulk benchmarks: the same JPEGs as a folder, as tars and as parquet. Each is made once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZES = {"256": (256, 256), "640": (640, 480)}
 
 
 def folder(size: str) -> Path:
-    """2,000 JPEGs of a size, named by number."""
+    """A folder of 2,000 JPEGs of a size (a key of :data:`SIZES`)."""
     root = ROOT / f"jpeg-{size}"
     if not root.exists():
         make = partial(photo, size=SIZES[size])
@@ -34,7 +34,7 @@ def folder(size: str) -> Path:
 
 
 def tars(size: str, times: int = 1) -> str:
-    """The same in four tars, as a brace expression; ``times``: each under so many names."""
+    """The same JPEGs in four tars, as a brace expression. ``times``: the number of names of each tar."""
     root = ROOT / f"tars-{size}"
     if not root.exists():
         with _aside(root) as aside:
@@ -47,7 +47,7 @@ def tars(size: str, times: int = 1) -> str:
 
 
 def parquet(size: str, times: int = 1) -> str:
-    """The same in a folder of one parquet, 100 rows a row group; ``times``: under so many names."""
+    """The same JPEGs in a folder of one parquet file, 100 rows a row group. ``times``: the number of its names."""
     root = ROOT / f"parquet-{size}"
     if not root.exists():
         with _aside(root) as aside:
@@ -58,7 +58,7 @@ def parquet(size: str, times: int = 1) -> str:
 
 
 def links(count: int, size: str = "256") -> str:
-    """A folder of ``count`` names for the JPEGs of a size, round and round."""
+    """A folder of ``count`` hard links to the JPEGs of a size, which repeat."""
     root = ROOT / f"links-{size}-{count}"
     if not root.exists():
         with _aside(root) as aside:
@@ -69,7 +69,7 @@ def links(count: int, size: str = "256") -> str:
 
 
 def _again(root: Path, times: int) -> Path:
-    """A folder's files, each under ``times`` names: as many rows, no more bytes."""
+    """A folder with ``times`` hard links to each file of a folder: more rows without more bytes."""
     more = ROOT / f"{root.name}-{times}"
     if not more.exists():
         with _aside(more) as aside:
@@ -82,7 +82,7 @@ def _again(root: Path, times: int) -> Path:
 
 @contextmanager
 def _aside(root: Path) -> Iterator[Path]:
-    """A folder that becomes ``root`` once it is full."""
+    """A folder to write to, which is renamed to ``root`` at the end of the block."""
     aside = root.with_name(f"{root.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The job door as its clients use it."""
+"""Requests to the jobs API, as its clients send them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
+
+from clip_queue.shared.vectors import Matrix
 
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
 
@@ -18,7 +19,7 @@ def post(http: httpx.Client, headers: dict[str, str] | None = None, **body: obje
 
 
 def submit(http: httpx.Client, headers: dict[str, str] | None = None, **body: object) -> dict[str, Any]:
-    """Submit what must be accepted; the job's document."""
+    """Submit a job that must be accepted; returns its document."""
     response = post(http, headers, **body)
     assert response.status_code == 202, f"{response.status_code}: {response.text[:300]}"
     document: dict[str, Any] = response.json()
@@ -27,11 +28,12 @@ def submit(http: httpx.Client, headers: dict[str, str] | None = None, **body: ob
 
 
 def submit_texts(http: httpx.Client, *texts: str, **more: object) -> str:
-    """Submit texts to embed; the job's id."""
+    """Submit texts to embed; returns the job's id."""
     return str(submit(http, task="embed_text", text=list(texts), **more)["id"])
 
 
 def look(http: httpx.Client, job_id: str, wait: float = 0) -> dict[str, Any]:
+    """The job's document. ``wait``: longest wait of the server for the job's end, seconds."""
     response = http.get(f"/jobs/{job_id}", params={"wait": wait} if wait else None)
     assert response.status_code == 200, f"{response.status_code}: {response.text[:300]}"
     document: dict[str, Any] = response.json()
@@ -39,7 +41,7 @@ def look(http: httpx.Client, job_id: str, wait: float = 0) -> dict[str, Any]:
 
 
 def ended(http: httpx.Client, job_id: str, timeout: float = 60) -> dict[str, Any]:
-    """The job's document once it has ended."""
+    """Wait until a job has ended; returns its document."""
     until = time.monotonic() + timeout
     while True:
         document = look(http, job_id, wait=2)
@@ -48,14 +50,14 @@ def ended(http: httpx.Client, job_id: str, timeout: float = 60) -> dict[str, Any
         assert time.monotonic() < until, f"not ended within {timeout:g} s: {document}"
 
 
-def succeeded(http: httpx.Client, job_id: str, timeout: float = 60) -> NDArray[np.float32]:
-    """The vectors of a job that must succeed."""
+def succeeded(http: httpx.Client, job_id: str, timeout: float = 60) -> Matrix:
+    """Wait until a job has succeeded; returns its vectors (n, dimension)."""
     document = ended(http, job_id, timeout)
     assert document["state"] == "succeeded", document
     return np.array(document["result"]["embeddings"], dtype=np.float32)
 
 
 def moment(text: str) -> float:
-    """A time of a document, as seconds since the epoch."""
+    """A time in a document, in seconds since the epoch."""
     assert text.endswith("Z")
     return datetime.fromisoformat(text).timestamp()
