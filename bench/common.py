@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import itertools
 import statistics
@@ -18,6 +19,8 @@ from rich.table import Table
 
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
+from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.stack.embedded import EmbeddedStack
 from clip_queue.worker.inference.clip_model import ClipModel
 
@@ -83,6 +86,12 @@ def served(model: str, **settings: object) -> Iterator[EmbeddedStack]:
     update = {"models": [model], "max_queued_items": 100_000, **settings}
     with EmbeddedStack(Settings().model_copy(update=update)) as stack:
         yield stack
+
+
+def worker_of(stack: EmbeddedStack) -> WorkerInfo:
+    """What the service's worker reports; at most a second old."""
+    with contextlib.closing(Store.connect(stack.settings)) as store:
+        return store.execute(workers())[0]
 
 
 def bare(model: str, settings: Settings | None = None) -> ClipModel:

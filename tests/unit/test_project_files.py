@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import tomllib
 from functools import lru_cache
@@ -166,3 +167,8 @@ def test_names_are_told_from_none() -> None:
     assert exists("clip_queue.api.app")
     assert not exists("clip_queue.shared.setting")
     assert not exists("clip_queue.shared.settings.Setting")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
+def test_every_benchmark_finds_what_it_imports(name: str) -> None:
+    importlib.import_module(f"bench.{name}")
