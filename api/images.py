@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
-from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.fetch import ImageUrl
 
 # Any subtype, as Roboflow Inference accepts it; here also with parameters, capitals and `svg+xml`.
@@ -45,24 +44,6 @@ def parse_image(value: object, max_bytes: int, field: str = "image") -> bytes | 
     if not isinstance(payload, str):
         raise BadInput(f"{field}.value must be a string.")
     return ImageUrl(payload.strip()) if kind == "url" else _from_base64(payload, max_bytes)
-
-
-def parse_images(values: Sequence[object], max_bytes: int, field: str) -> list[bytes | ImageUrl]:
-    """The images of a request, in order.
-
-    Raises:
-        BadInput, BadImage: for the first value that is no image. ``index`` is set if there are several values.
-    """
-    several = len(values) > 1
-    parsed: list[bytes | ImageUrl] = []
-    for index, value in enumerate(values):
-        try:
-            image = parse_image(value, max_bytes, f"{field}[{index}]" if several else field)
-        except ClipError as error:
-            error.index = index if several else None
-            raise
-        parsed.append(replace(image, index=index) if several and isinstance(image, ImageUrl) else image)
-    return parsed
 
 
 def _bare(text: str, max_bytes: int) -> bytes | ImageUrl:

@@ -78,19 +78,20 @@ async def submit(
     if lane is Lane.INTERACTIVE and not client.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
 
-    inputs = await client.fetch(sent.items(Limits.of_job(client.settings)))
+    fetched = await client.fetch(sent.items(Limits.of_job(client.settings)))
     job = Job(
         kind=sent.kind,
         model=model,
-        total=len(inputs.items),
+        total=len(fetched.inputs.items),
         lane=lane,
         owner=owner,
         on_error=sent.on_error,
+        refused=fetched.refused,
         ttl=int(client.settings.result_ttl * 1000),
     )
     submission = ops.Submission(
         job,
-        inputs,
+        fetched.inputs,
         client.settings.max_queued_items,
         deadline_in=sent.deadline_s or 0.0,
         listed=True,
@@ -107,7 +108,7 @@ async def submit(
 def _digest(sent: JobRequest) -> str:
     """What a repeated submission is recognised by, beside its Idempotency-Key."""
     try:
-        content = orjson.dumps(sent.model_dump(), option=orjson.OPT_SORT_KEYS)
+        content = orjson.dumps(sent.model_dump(warnings=False), option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:
         raise BadInput("The body is nested too deeply.") from None
     return hashlib.sha256(content).hexdigest()

@@ -147,11 +147,14 @@ class Fetcher:
         limit = self._settings.fetch_max_redirects
         raise BadImage.because(f"URL redirects more than {limit} times (setting fetch_max_redirects).")
 
-    async def resolve(self, items: Sequence[bytes | str | ImageUrl], timeout: float) -> list[bytes | str]:
+    async def resolve(
+        self, items: Sequence[bytes | str | ImageUrl | ClipError], timeout: float, *, skip: bool = False
+    ) -> list[bytes | str | ClipError]:
         """``items`` in order, each URL replaced by its image. All are fetched at the same time.
 
         Args:
             timeout: longest wait for all of them, seconds.
+            skip: replace a URL that cannot be fetched by its error, and raise nothing.
 
         Raises:
             BadImage: for the first image by order that cannot be fetched, with its index. The others are cancelled.
@@ -159,30 +162,35 @@ class Fetcher:
         """
         if not any(isinstance(item, ImageUrl) for item in items):
             return [item for item in items if not isinstance(item, ImageUrl)]
+        until = asyncio.get_running_loop().time() + timeout
         fetches = {
             i: asyncio.create_task(self.get(item.url)) for i, item in enumerate(items) if isinstance(item, ImageUrl)
         }
+        resolved: list[bytes | str | ClipError] = []
         try:
-            async with asyncio.timeout(timeout):
-                # Awaited in order, so the first error by order comes first.
-                return [
-                    await self._fetched(fetches[place], item) if isinstance(item, ImageUrl) else item
-                    for place, item in enumerate(items)
-                ]
-        except TimeoutError:
-            raise Late(f"The images could not be fetched within {timeout:g} s.") from None
+            for place, item in enumerate(items):  # awaited in order, so the first error by order comes first
+                if not isinstance(item, ImageUrl):
+                    resolved.append(item)
+                    continue
+                try:
+                    async with asyncio.timeout_at(until):
+                        resolved.append(await fetches[place])
+                except TimeoutError:
+                    late = Late(f"The images could not be fetched within {timeout:g} s.", index=item.index)
+                    if not skip:
+                        late.index = None  # all were waited for
+                        raise late from None
+                    resolved.append(late)
+                except ClipError as error:
+                    error.index = item.index
+                    if not skip:
+                        raise
+                    resolved.append(error)
+            return resolved
         finally:
             for task in fetches.values():
                 task.cancel()
             await asyncio.gather(*fetches.values(), return_exceptions=True)
-
-    @staticmethod
-    async def _fetched(task: asyncio.Task[bytes], item: ImageUrl) -> bytes:
-        try:
-            return await task
-        except ClipError as error:
-            error.index = item.index
-            raise
 
     async def aclose(self) -> None:
         """Close the connections and end the threads."""

@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from clip_queue.api.images import parse_image, parse_images
+from clip_queue.api.images import parse_image
+from clip_queue.api.items import parse_images
 from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.fetch import ImageUrl
 
