@@ -142,6 +142,7 @@ async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[ClipRequest,
     sent: ClipRequest
     sent, owner = await body.read(request, client.settings, adapter)
     model = client.registry.resolve(sent.clip_version_id)  # before any image is fetched
+    request.state.items = sent.count
     items = sent.items(Limits.of_request(client.settings))
     fetched = await client.fetch(items)
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.fetch import ImageUrl
 
-# Any subtype, as Roboflow Inference accepts it; here also with parameters, capitals and `svg+xml`.
-_DATA_URI = re.compile(r"data:image/[^;,]*(;[^;,]*)*;base64", re.IGNORECASE)
+# Of any type, with parameters and in capitals: browsers name an image `application/octet-stream`, or not at all.
+_DATA_URI = re.compile(r"data:[^;,]*(;[^;,]*)*;base64", re.IGNORECASE)
 _LONGEST_DATA_URI = 512  # characters before the comma
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _SPACE = b" \t\r\n\f\v"
@@ -74,7 +74,7 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
 
 
 def _without_prefix(text: str) -> str:
-    """The text after a data-URI prefix of an image, or all of it."""
+    """The text after a data-URI prefix, or all of it."""
     head = text[:_LONGEST_DATA_URI]
     comma = head.find(",")
     return text[comma + 1 :] if comma > 0 and _DATA_URI.fullmatch(head[:comma].strip()) else text

@@ -80,6 +80,11 @@ class ClipRequest(BaseModel, ABC):
     def skip(self) -> bool:
         return self.on_error is OnError.SKIP
 
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many images, texts or prompts it holds."""
+
     @abstractmethod
     def items(self, limits: Limits) -> RequestItems:
         """The items of the request, within ``limits``. Nothing is fetched here. Raises :class:`BadInput`."""
@@ -107,8 +112,12 @@ class EmbedImage(ClipRequest):
     kind = Kind.EMBED_IMAGE
     image: Images
 
+    @property
+    def count(self) -> int:
+        return len(several(self.image))
+
     def items(self, limits: Limits) -> RequestItems:
-        values = self.image if isinstance(self.image, list) else [self.image]
+        values = several(self.image)
         check_count("image", values, limits.items)
         return RequestItems(parse_images(values, limits.image_bytes, "image", skip=self.skip), skip=self.skip)
 
@@ -125,8 +134,12 @@ class EmbedText(ClipRequest):
             return value
         return value if isinstance(value, str) else check(value)
 
+    @property
+    def count(self) -> int:
+        return len(several(self.text))
+
     def items(self, limits: Limits) -> RequestItems:
-        values = self.text if isinstance(self.text, list) else [self.text]
+        values = several(self.text)
         check_count("text", values, limits.texts)
         return RequestItems(parse_texts(values, limits.text_chars, "text", skip=self.skip), skip=self.skip)
 
@@ -137,6 +150,10 @@ class Compare(ClipRequest):
     subject_type: Type = "image"
     prompt: Prompt
     prompt_type: Type = "text"
+
+    @property
+    def count(self) -> int:
+        return len(self._prompts()[1])
 
     def items(self, limits: Limits) -> RequestItems:
         names, values = self._prompts()
@@ -170,6 +187,11 @@ def parse(kind: Type, values: list[object], limits: Limits, field: str) -> list[
     return parse_images(values, limits.image_bytes, field)
 
 
+def several(value: Any) -> list[Any]:
+    """A list as it is, one value as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
 def check_count(field: str, values: Sized, limit: int) -> None:
     if not values:
         raise BadInput(f"Field '{field}' is empty: give at least one.")
@@ -186,7 +208,7 @@ class JobOptions(BaseModel):
 
     priority: Priority = Field(Lane.BACKGROUND, description="`interactive` only if the server's settings allow it.")
     deadline_s: float | None = Field(
-        None, gt=0, le=30 * 86400, description="Seconds until the job expires if it has not ended."
+        None, gt=0, le=30 * 86400, allow_inf_nan=False, description="Seconds until the job expires if it has not ended."
     )
 
 

@@ -35,6 +35,11 @@ LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and a port to its addresses as text. Raises OSError if it has none."""
 
 UNREACHABLE = "Data pointed by URL could not be decoded into image."
+NO_HOST = "Its host name cannot be resolved."
+REFUSED = "The connection was refused."
+TIMEOUT = "There was no answer in time."
+TLS = "The TLS connection failed: its certificate is not trusted or not its host's, or it does not speak TLS."
+BROKEN = "The connection failed, or what came is not HTTP."
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FAILURES = (
@@ -44,8 +49,28 @@ _FAILURES = (
     httpcore.UnsupportedProtocol,
     httpcore.ConnectionNotAvailable,
     OSError,  # TimeoutError, ssl.SSLError and the resolver's errors among them
-    UnicodeError,  # a host name that the resolver cannot encode
+    UnicodeError,  # a host name that TLS cannot encode
 )
+
+
+def reason(error: BaseException | None) -> str:
+    """Why a URL was not fetched, by the kind of the error or of one that caused it. Its text may quote the URL."""
+    while error is not None:
+        match error:
+            case HostUnknown():
+                return NO_HOST
+            case httpcore.TimeoutException() | TimeoutError():
+                return TIMEOUT
+            case ssl.SSLError():
+                return TLS
+            case ConnectionRefusedError():
+                return REFUSED
+        error = error.__cause__ or error.__context__
+    return BROKEN
+
+
+class HostUnknown(httpcore.ConnectError):
+    """The name of a URL's host has no address."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -80,7 +105,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         if not all(self._policy.allows(address) for address in addresses):
             raise BadImage.because(NOT_ALLOWED)
         share = None if timeout is None else timeout / max(1, len(addresses))
-        failure: Exception = httpcore.ConnectError("the name has no address")
+        failure: Exception = HostUnknown()
         for address in addresses:
             try:
                 return await self._inner.connect_tcp(str(address), port, share, local_address, socket_options)
@@ -92,7 +117,12 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         try:
             return [ip_address(host)]
         except ValueError:
-            return [ip_address(text) for text in dict.fromkeys(await self._look_up(host, port))]
+            pass
+        try:
+            found = await self._look_up(host, port)
+        except (OSError, UnicodeError):  # UnicodeError: the resolver cannot encode the name
+            raise HostUnknown from None
+        return [ip_address(text) for text in dict.fromkeys(found)]
 
 
 class _Watch:
@@ -142,8 +172,9 @@ class Fetcher:
                             return found
                         target = self._policy.check(found)
             except _FAILURES as error:
-                log.info("fetching from %s failed: %s", target.host, type(error).__name__)
-                raise BadImage.because(UNREACHABLE) from None  # the error's own text may quote the URL
+                why = reason(error)
+                log.info("fetching from %s failed: %s", target.raw_host.decode("ascii", "replace"), why)
+                raise BadImage.because(f"{UNREACHABLE} {why}") from None
         limit = self._settings.fetch_max_redirects
         raise BadImage.because(f"URL redirects more than {limit} times (setting fetch_max_redirects).")
 
@@ -231,8 +262,8 @@ class Fetcher:
                 except (httpx.InvalidURL, ValueError):
                     raise BadImage.because(INVALID) from None
             if not 200 <= response.status < 300:
-                log.info("fetching from %s failed: status %d", url.host, response.status)
-                raise BadImage.because(UNREACHABLE)
+                log.info("fetching from %s: status %d", url.raw_host.decode("ascii", "replace"), response.status)
+                raise BadImage.because(f"{UNREACHABLE} Its server answered with status {response.status}.")
             if found.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
                 # A small body may decompress to a huge one. Image formats are compressed anyway.
                 raise BadImage.because("URL answered with a compressed body (Content-Encoding), though asked not to.")

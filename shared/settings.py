@@ -67,6 +67,16 @@ class Settings(BaseSettings):
         [], description="Accepted API keys, comma-separated. None: open to anyone who can connect."
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
+    max_keyless_bytes: int = Field(
+        2**20,
+        ge=1024,
+        description="Most bytes of a body that are read where keys are set, and neither query, header nor the body's "
+        "first 64 KiB have one (`api_key`).",
+    )
+    cors_origins: CommaList = Field(
+        [],
+        description="Origins whose pages may call the API from a browser (`https://app.example.org`; `*`: all).",
+    )
     max_items: int = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
     max_texts: int = Field(256, ge=1, description="Most texts in an embed_text request.")
     max_job_items: int = Field(1024, ge=1, description="Most images, texts or prompts in a job (`POST /jobs`).")
@@ -118,7 +128,13 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
 
     @field_validator(
-        "models", "fetch_allow_hosts", "fetch_deny_hosts", "fetch_allow_networks", "api_keys", mode="before"
+        "models",
+        "fetch_allow_hosts",
+        "fetch_deny_hosts",
+        "fetch_allow_networks",
+        "api_keys",
+        "cors_origins",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

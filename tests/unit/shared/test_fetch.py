@@ -95,7 +95,7 @@ async def test_what_is_no_image_is_refused_with_its_reason(site: Site, fetcher: 
     refusals = {
         site.put("/large", bytes(LIMIT + 1)): CAUSE + "Image is larger than 2048 bytes (setting max_image_bytes).",
         site.put("/empty", b""): CAUSE + "Data is not image.",
-        site.put("/missing", b"no", "404 Not Found"): UNREACHABLE,
+        site.put("/missing", b"no", "404 Not Found"): UNREACHABLE + " Its server answered with status 404.",
         site.put("/packed", b"no", Content_Encoding="gzip"): (
             CAUSE + "URL answered with a compressed body (Content-Encoding), though asked not to."
         ),
@@ -106,8 +106,9 @@ async def test_what_is_no_image_is_refused_with_its_reason(site: Site, fetcher: 
         site.put("/inside", b"", "302 Found", Location="http://10.0.0.1/"): (
             CAUSE + "URL points to a network destination that is not allowed."
         ),
-        site.url("/never answered"): UNREACHABLE,
-        f"http://nowhere.test:{site.port}/": UNREACHABLE,
+        site.url("/never answered"): UNREACHABLE + " There was no answer in time.",
+        f"http://nowhere.test:{site.port}/": UNREACHABLE + " Its host name cannot be resolved.",
+        "https://xn--a.com/": CAUSE + "Provided image URL is invalid.",
         "https://user@images.test/": CAUSE + "URLs with a user name or password are not accepted.",
     }
     for url, message in refusals.items():
@@ -124,12 +125,13 @@ async def test_a_closed_connection_is_no_error_of_the_url(site: Site, fetcher: F
     url = site.put("/image", Connection="keep-alive")
     assert await fetcher.get(url) == b"image"
     site.responses["/cut"] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n"
-    assert await refusal(fetcher, site.url("/cut")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/cut")) == UNREACHABLE + " There was no answer in time."
     assert await fetcher.get(url) == b"image"
 
 
 async def test_a_port_that_nobody_listens_on(fetcher: Fetcher, unused_tcp_port: int) -> None:
-    assert await refusal(fetcher, f"http://{HOST}:{unused_tcp_port}/") == UNREACHABLE
+    refused = await refusal(fetcher, f"http://{HOST}:{unused_tcp_port}/")
+    assert refused == UNREACHABLE + " The connection was refused."
 
 
 async def test_the_system_resolves_names_by_default() -> None:
