@@ -58,6 +58,7 @@ COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No accepted API key came with the request."},
     404: {"model": ErrorResponse, "description": "The server does not know the model."},
     413: {"model": ErrorResponse, "description": "The body is larger than the limit."},
+    415: {"model": ErrorResponse, "description": "The body is compressed in a way other than gzip."},
     429: {"model": ErrorResponse, "description": "The queue is full; try again after `Retry-After` seconds."},
     503: {"model": ErrorResponse, "description": "No live worker serves the model, or the store cannot be reached."},
     504: {"model": ErrorResponse, "description": "The result did not arrive in time."},

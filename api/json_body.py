@@ -41,8 +41,8 @@ def loads(raw: bytes) -> Any:
             raise _too_deep() from None
         except ValueError:
             raise NotJson("The body is not valid JSON.") from None
-    level = [value]
-    for _ in range(MAX_DEPTH):
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
         level = [v for c in level for v in (c.values() if isinstance(c, dict) else c) if isinstance(v, dict | list)]
         if not level:
             return value

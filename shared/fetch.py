@@ -262,7 +262,7 @@ class Fetcher:
                 except (httpx.InvalidURL, ValueError):
                     raise BadImage.because(INVALID) from None
             if not 200 <= response.status < 300:
-                log.info("fetching from %s: status %d", url.raw_host.decode("ascii", "replace"), response.status)
+                log.info("fetching from %s failed: status %d", url.raw_host.decode("ascii", "replace"), response.status)
                 raise BadImage.because(f"{UNREACHABLE} Its server answered with status {response.status}.")
             if found.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
                 # A small body may decompress to a huge one. Image formats are compressed anyway.

@@ -64,7 +64,7 @@ async def test_a_slow_resolver_is_under_the_limit(make: Make) -> None:
         async def __call__(self, host: str, port: int) -> Sequence[str]:
             return await asyncio.Future()
 
-    assert await refusal(make(look_up=Slow({}), fetch_timeout=0.2), "https://slow.test/") == f"{UNREACHABLE} {TIMEOUT}"
+    assert await refusal(make(resolve=Slow({}), fetch_timeout=0.2), "https://slow.test/") == f"{UNREACHABLE} {TIMEOUT}"
 
 
 async def test_an_endless_body_is_cut_at_the_limit(site: Site, make: Make) -> None:
