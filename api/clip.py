@@ -142,8 +142,8 @@ async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[ClipRequest,
     client = JobClient.of(request)
     sent: ClipRequest
     sent, owner = await body.read(request, client.settings, adapter)
-    model = client.registry.resolve(sent.clip_version_id)  # before any image is fetched
     request.state.items = sent.count
+    model = client.registry.resolve(sent.clip_version_id)  # before any image is fetched
     items = sent.items(Limits.of_request(client.settings))
     fetched = await client.fetch(items)
 

@@ -13,11 +13,12 @@ from clip_queue.shared.errors import BadInput
 
 MAX_DEPTH = 200
 MAX_VALUES = 200_000  # values in one body; each costs at least two bytes
+TOO_DEEP = "The body is nested too deeply."
 _CHUNK = 1 << 20
 
 
 class NotJson(ValueError):
-    """The text is not JSON, or holds more than :data:`MAX_VALUES` values."""
+    """The text is not JSON, holds more than :data:`MAX_VALUES` values, or is nested deeper than a parser goes."""
 
 
 def loads(raw: bytes) -> Any:
@@ -27,7 +28,7 @@ def loads(raw: bytes) -> Any:
     numbers of any size, halves of surrogate pairs.
 
     Raises:
-        NotJson: it is not JSON, or has too many values.
+        NotJson: it is not JSON, has too many values, or cannot be parsed for its depth.
         BadInput: it is nested too deeply.
     """
     if len(raw) > MAX_VALUES and _values(raw) > MAX_VALUES:
@@ -38,7 +39,7 @@ def loads(raw: bytes) -> Any:
         try:
             value = json.loads(raw, parse_int=_integer)
         except RecursionError:
-            raise _too_deep() from None
+            raise NotJson(TOO_DEEP) from None
         except ValueError:
             raise NotJson("The body is not valid JSON.") from None
     level: list[Any] = [[value]]
@@ -46,11 +47,7 @@ def loads(raw: bytes) -> Any:
         level = [v for c in level for v in (c.values() if isinstance(c, dict) else c) if isinstance(v, dict | list)]
         if not level:
             return value
-    raise _too_deep()
-
-
-def _too_deep() -> BadInput:
-    return BadInput("The body is nested too deeply.")
+    raise BadInput(TOO_DEEP)
 
 
 def _integer(digits: str) -> int | float:
