@@ -24,6 +24,8 @@ import httpcore
 import httpx
 
 from clip_queue.shared.errors import BadImage, ClipError, Late
+from clip_queue.shared.fetch_budget import FetchBudget
+from clip_queue.shared.fetch_failure import HostUnknown, reason
 from clip_queue.shared.fetch_policy import INVALID, NOT_ALLOWED, Address, Policy
 from clip_queue.shared.settings import Settings
 
@@ -35,11 +37,6 @@ LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and a port to its addresses as text. Raises OSError if it has none."""
 
 UNREACHABLE = "Data pointed by URL could not be decoded into image."
-NO_HOST = "Its host name cannot be resolved."
-REFUSED = "The connection was refused."
-TIMEOUT = "There was no answer in time."
-TLS = "The TLS connection failed: its certificate is not trusted or not its host's, or it does not speak TLS."
-BROKEN = "The connection failed, or what came is not HTTP."
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _FAILURES = (
@@ -51,26 +48,6 @@ _FAILURES = (
     OSError,  # TimeoutError, ssl.SSLError and the resolver's errors among them
     UnicodeError,  # a host name that TLS cannot encode
 )
-
-
-def reason(error: BaseException | None) -> str:
-    """Why a URL was not fetched, by the kind of the error or of one that caused it. Its text may quote the URL."""
-    while error is not None:
-        match error:
-            case HostUnknown():
-                return NO_HOST
-            case httpcore.TimeoutException() | TimeoutError():
-                return TIMEOUT
-            case ssl.SSLError():
-                return TLS
-            case ConnectionRefusedError():
-                return REFUSED
-        error = error.__cause__ or error.__context__
-    return BROKEN
-
-
-class HostUnknown(httpcore.ConnectError):
-    """The name of a URL's host has no address."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -148,6 +125,7 @@ class Fetcher:
     ) -> None:
         self._settings = settings
         self._policy = Policy(settings)
+        self._budget = FetchBudget(settings)
         self._slots = asyncio.Semaphore(settings.fetch_concurrency)
         # Host names are resolved in threads of their own: a slow name server must not stop other work of the process.
         self._threads = ThreadPoolExecutor(min(32, settings.fetch_concurrency), thread_name_prefix="fetch-resolve")
@@ -189,10 +167,18 @@ class Fetcher:
 
         Raises:
             BadImage: for the first image by order that cannot be fetched, with its index. The others are cancelled.
+            Unavailable: this process fetches more than ``fetch_max_total_bytes``.
             Late: ``timeout`` passed.
         """
         if not any(isinstance(item, ImageUrl) for item in items):
             return [item for item in items if not isinstance(item, ImageUrl)]
+        with self._budget.request():
+            return await self._resolve(items, timeout, skip)
+
+    async def _resolve(
+        self, items: Sequence[bytes | str | ImageUrl | ClipError], timeout: float, skip: bool
+    ) -> list[bytes | str | ClipError]:
+        """:meth:`resolve`, where there is a URL."""
         until = asyncio.get_running_loop().time() + timeout
         fetches = {
             i: asyncio.create_task(self.get(item.url)) for i, item in enumerate(items) if isinstance(item, ImageUrl)
@@ -275,6 +261,7 @@ class Fetcher:
         body = bytearray()
         if announced <= limit:
             async for chunk in response.aiter_stream():
+                self._budget.spend(len(chunk))
                 body += chunk
                 if len(body) > limit:
                     break

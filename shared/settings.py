@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     # Fetching images by URL
     fetch_timeout: float = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
     fetch_max_redirects: int = Field(3, ge=0, description="Redirects followed; each is checked like the first URL.")
+    fetch_max_request_bytes: int = Field(256 * 2**20, ge=1024, description="Most bytes fetched for one request or job.")
+    fetch_max_total_bytes: int = Field(
+        512 * 2**20, ge=1024, description="Most bytes of requests that an API process is fetching for; then 503."
+    )
     fetch_concurrency: int = Field(32, ge=1, description="URLs fetched at once by an API process.")
     fetch_allow_http: bool = Field(False, description="Also accept plain `http://` URLs.")
     fetch_allow_ip_hosts: bool = Field(False, description="Also accept URLs whose host is an IP address.")

@@ -10,7 +10,8 @@ import pytest
 import trustme
 
 from clip_queue.shared.errors import BadImage
-from clip_queue.shared.fetch import BROKEN, NO_HOST, REFUSED, TLS, Fetcher, GuardedBackend
+from clip_queue.shared.fetch import Fetcher, GuardedBackend
+from clip_queue.shared.fetch_failure import BROKEN, NO_HOST, REFUSED, TLS
 from clip_queue.shared.fetch_policy import Policy
 from clip_queue.shared.settings import Settings
 

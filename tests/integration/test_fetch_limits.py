@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from clip_queue.shared.errors import BadImage
-from clip_queue.shared.fetch import BROKEN, TIMEOUT
+from clip_queue.shared.fetch_failure import BROKEN, TIMEOUT
 
 from .tls_site import (
     CAUSE,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from clip_queue.shared.errors import BadImage, ClipError, Late
+from clip_queue.shared.errors import BadImage, ClipError, Late, Unavailable
 from clip_queue.shared.fetch import Fetcher, ImageUrl
 from clip_queue.shared.settings import Settings
 
@@ -139,6 +139,45 @@ async def test_the_system_resolves_names_by_default() -> None:
     assert await refusal(fetcher, "http://localhost:1/") == (
         CAUSE + "URL points to a network destination that is not allowed."
     )
+    await fetcher.aclose()
+
+
+# Bytes of one request, and of all
+
+
+def bounded(**limits: int) -> Fetcher:
+    chosen = {"fetch_allow_http": True, "fetch_allow_networks": ["127.0.0.0/8"], **limits}
+    return Fetcher(Settings.model_validate(chosen), look_up=look_up)
+
+
+async def test_the_bytes_of_one_request_are_bounded(site: Site) -> None:
+    fetcher = bounded(fetch_max_request_bytes=2500)
+    asked = [ImageUrl(site.put(f"/{n}", bytes(1000)), n) for n in range(3)]
+    assert len(await fetcher.resolve(asked[:2], 5)) == 2
+    assert len(await fetcher.resolve(asked[:2], 5)) == 2, "each request has its own"
+    message = CAUSE + "The images of the request's URLs are together larger than 2500 bytes"
+    with pytest.raises(BadImage) as caught:
+        await fetcher.resolve(asked, 5)
+    assert caught.value.message == message + " (setting fetch_max_request_bytes)."
+    found = await fetcher.resolve(asked, 5, skip=True)
+    (refused,) = [item for item in found if isinstance(item, ClipError)]
+    assert refused.message.startswith(message)
+    await fetcher.aclose()
+
+
+async def test_the_bytes_of_all_requests_are_bounded_while_they_fetch(site: Site) -> None:
+    fetcher = bounded(fetch_max_total_bytes=2500)
+    one, two = ImageUrl(site.put("/1", bytes(2000)), 0), ImageUrl(site.put("/2", bytes(2000)), 1)
+    slow = asyncio.create_task(fetcher.resolve([one, ImageUrl(site.url("/never"), 1)], 5))
+    while "/never" not in site.paths or "/1" not in site.paths:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable, match="setting fetch_max_total_bytes") as caught:
+        await fetcher.resolve([two], 5)
+    assert caught.value.retry_after == 2
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+    assert await fetcher.resolve([two], 5) == [bytes(2000)], "what was given up counts no more"
     await fetcher.aclose()
 
 
