@@ -67,6 +67,16 @@ class Settings(BaseSettings):
         [], description="Accepted API keys, comma-separated. None: open to anyone who can connect."
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
+    max_keyless_bytes: int = Field(
+        2**20,
+        ge=1024,
+        description="Most bytes of a body that are read where keys are set, and neither query, header nor the body's "
+        "first 64 KiB have one (`api_key`).",
+    )
+    cors_origins: CommaList = Field(
+        [],
+        description="Origins whose pages may call the API from a browser (`https://app.example.org`; `*`: all).",
+    )
     max_items: int = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
     max_texts: int = Field(256, ge=1, description="Most texts in an embed_text request.")
     max_job_items: int = Field(1024, ge=1, description="Most images, texts or prompts in a job (`POST /jobs`).")
@@ -77,6 +87,10 @@ class Settings(BaseSettings):
     # Fetching images by URL
     fetch_timeout: float = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
     fetch_max_redirects: int = Field(3, ge=0, description="Redirects followed; each is checked like the first URL.")
+    fetch_max_request_bytes: int = Field(256 * 2**20, ge=1024, description="Most bytes fetched for one request or job.")
+    fetch_max_total_bytes: int = Field(
+        512 * 2**20, ge=1024, description="Most bytes of requests that an API process is fetching for; then 503."
+    )
     fetch_concurrency: int = Field(32, ge=1, description="URLs fetched at once by an API process.")
     fetch_allow_http: bool = Field(False, description="Also accept plain `http://` URLs.")
     fetch_allow_ip_hosts: bool = Field(False, description="Also accept URLs whose host is an IP address.")
@@ -118,7 +132,13 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
 
     @field_validator(
-        "models", "fetch_allow_hosts", "fetch_deny_hosts", "fetch_allow_networks", "api_keys", mode="before"
+        "models",
+        "fetch_allow_hosts",
+        "fetch_deny_hosts",
+        "fetch_allow_networks",
+        "api_keys",
+        "cors_origins",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
