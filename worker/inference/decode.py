@@ -93,6 +93,8 @@ def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Im
             return upright(_eight_bits(image, header if isinstance(header, Tiff) else None), turn)
         except BadImage:
             raise
+        except MemoryError as error:
+            raise BadImage.because("Decoding it takes too much memory.") from error
         except Exception as error:
             raise BadImage.because(TRUNCATED) from error
 
