@@ -11,13 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_queue.shared.errors import BadImage
+from clip_queue.worker.inference import closed_formats
 from clip_queue.worker.inference.image_limits import ImageFile, Limits, check_density, check_pixels, examine
 from clip_queue.worker.inference.jpeg import Jpeg
 from clip_queue.worker.inference.orientation import orientation, upright
 from clip_queue.worker.inference.tiff import Tiff
 
 # Formats that are images people have; Pillow's others (EPS runs Ghostscript, PSD, FITS, …) stay closed.
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "MPO"]
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000"]  # an MPO is opened as JPEG
+
+try:
+    from pi_heif import register_heif_opener
+except ImportError:  # then HEIC is one of the formats that stay closed
+    pass
+else:
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    FORMATS.append("HEIF")
 
 TRUNCATED = "Data is not image: it is truncated or broken."
 
@@ -77,7 +86,7 @@ def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Im
     except Image.DecompressionBombError as error:  # Pillow's own guard, at twice the limit
         raise BadImage.because(f"Image is over the limit of {limits.pixels} pixels.") from error
     except Exception as error:
-        raise BadImage.because(_why_closed(header)) from error
+        raise BadImage.because(_why_closed(data, header)) from error
     with image:
         width, height = image.size
         check_pixels(width, height, limits.pixels)
@@ -89,7 +98,9 @@ def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Im
         try:
             if draft:
                 image.draft(None, (draft, draft))
-            turn = getattr(header, "orientation", None) or orientation(image.info.get("exif"), _xmp(image))
+            turn = getattr(header, "orientation", None)
+            if turn is None:  # HEIF says it outside of EXIF, and the codec has turned the image
+                turn = 1 if image.format == "HEIF" else orientation(image.info.get("exif"), _xmp(image))
             return upright(_eight_bits(image, header if isinstance(header, Tiff) else None), turn)
         except BadImage:
             raise
@@ -104,12 +115,14 @@ def _xmp(image: Image.Image) -> bytes | None:
     return xmp if isinstance(xmp, bytes) else None
 
 
-def _why_closed(header: object) -> str:
+def _why_closed(data: bytes, header: object) -> str:
     if isinstance(header, Jpeg) and header.bits not in (0, 8):
         return f"JPEG of {header.bits} bits a sample is not supported."
     if isinstance(header, Tiff) and header.whole:
         return f"TIFF of this form is not supported ({header.form})."
-    return "Data is not image."
+    name = closed_formats.name_of(data)
+    # A file of a format that is decoded here, and yet cannot be, is broken.
+    return f"{name} is not supported." if name and not (name == "HEIC" and "HEIF" in FORMATS) else "Data is not image."
 
 
 def _eight_bits(image: Image.Image, tiff: Tiff | None) -> Image.Image:
