@@ -15,7 +15,6 @@ from pathlib import Path
 
 from PIL import Image
 
-import clip_queue
 from clip_queue.shared.errors import BadImage
 from clip_queue.worker.inference.decode_helper import REPLY, REQUEST
 from clip_queue.worker.inference.image_limits import Limits
@@ -124,6 +123,6 @@ class _Helper:
 def _environment() -> dict[str, str]:
     """Without the settings, some of which are secrets."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("CLIP_QUEUE_")}
-    root = str(Path(clip_queue.__file__).parent.parent)
+    root = str(Path(__file__).parents[3])  # where the package is found, by whatever path it was here
     path = os.pathsep.join(filter(None, (root, own.get("PYTHONPATH"))))
     return own | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
