@@ -48,6 +48,16 @@ class Settings(BaseSettings):
         "0: as `batch_size` on CUDA, 8 on a CPU.",
     )
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
+    decode_processes: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Helper processes of a worker that decode the images whose cost is not known to be small, "
+        "each started when it is first needed.",
+    )
+    decode_timeout: float = Field(
+        10.0, gt=0, description="Longest decoding of an image in a helper process, seconds; the image is refused then."
+    )
     jpeg_draft: float = Field(
         0.0,
         ge=0,
@@ -83,6 +93,12 @@ class Settings(BaseSettings):
     max_text_chars: int = Field(2_000, ge=1, description="Longest text, characters, before it is tokenised.")
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest encoded image, bytes.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Largest image, pixels, read from its header.")
+    max_image_work: int = Field(
+        1_000_000_000,
+        ge=1,
+        description="Most work that decoding an image may be, in pixels × passes (scans of a progressive JPEG), read "
+        "from its header.",
+    )
 
     # Fetching images by URL
     fetch_timeout: float = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
