@@ -91,9 +91,11 @@ def test_an_image_by_url_has_the_vector_of_its_bytes(limited: httpx.Client, site
 
 
 def test_a_url_that_answers_404_or_nobody_answers_is_refused(limited: httpx.Client, site: str) -> None:
-    unreachable = {"message": CAUSE + "Data pointed by URL could not be decoded into image."}
-    assert fetched(limited, f"{site}/nothing") == unreachable  # though its body is an image
-    assert fetched(limited, "http://127.0.0.1:1/image") == unreachable
+    unreachable = CAUSE + "Data pointed by URL could not be decoded into image. "
+    missing = fetched(limited, f"{site}/nothing")  # though its body is an image
+    assert missing == {"message": unreachable + "Its server answered with status 404."}
+    shut = fetched(limited, "http://127.0.0.1:1/image")
+    assert shut == {"message": unreachable + "The connection was refused."}
 
 
 def test_a_url_whose_body_is_no_image_is_refused(limited: httpx.Client, site: str) -> None:
