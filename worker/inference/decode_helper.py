@@ -19,6 +19,7 @@ from clip_queue.worker.inference.decode import to_rgb
 from clip_queue.worker.inference.image_limits import Limits, examine
 
 REQUEST = struct.Struct("!QQQQId")  # bytes that follow; limits of bytes, pixels and work; draft; seconds
+READY = b"\x01"  # what the process writes first
 REPLY = struct.Struct("!IIQ")  # width and height, or 0 and 0; bytes that follow
 
 
@@ -27,6 +28,8 @@ def main() -> None:
     os.dup2(2, 1)  # what a codec prints is no reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the worker
     _bound(int(sys.argv[1]))
+    replies.write(READY)
+    replies.flush()
     requests = sys.stdin.buffer
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         size, most_bytes, most_pixels, most_work, draft, seconds = REQUEST.unpack(head)

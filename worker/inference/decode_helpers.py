@@ -11,27 +11,41 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from clip_queue.shared.errors import BadImage, ClipError
-from clip_queue.worker.inference.decode_helper import REPLY, REQUEST
+from clip_queue.worker.inference.decode_helper import READY, REPLY, REQUEST
 from clip_queue.worker.inference.image_limits import Limits
 
 COMMAND = (sys.executable, "-m", "clip_queue.worker.inference.decode_helper")
 BASE_MEMORY = 512 << 20  # bytes of a helper, and so many for each pixel that an image may have
+START_TIMEOUT = 60.0  # seconds that a process may take to start on a loaded machine
 PIXEL_MEMORY = 24  # JPEG 2000 takes 18, the most of all
 
 
 class DecodeHelpers:
-    """At most ``count`` processes, each started when it is first needed. Its methods are for many threads."""
+    """At most ``count`` processes, each started when it is first needed. Its methods are for many threads.
 
-    def __init__(self, count: int, limits: Limits, timeout: float) -> None:
+    ``timeout``: longest decoding of an image, seconds. ``memory``: bytes that a process may take, by default what the
+    largest image within ``limits`` needs. ``command`` starts a process.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        limits: Limits,
+        timeout: float,
+        *,
+        memory: int | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         self._limits = limits
         self._timeout = timeout
         self._closed = False
-        self._helpers = [_Helper(BASE_MEMORY + PIXEL_MEMORY * limits.pixels) for _ in range(count)]
+        self._helpers = [_Helper(command, memory or BASE_MEMORY + PIXEL_MEMORY * limits.pixels) for _ in range(count)]
         self._idle: queue.LifoQueue[_Helper] = queue.LifoQueue()
         for helper in self._helpers:
             self._idle.put(helper)
@@ -65,7 +79,8 @@ class DecodeHelpers:
 class _Helper:
     """One process, started anew when it has ended. For one thread at a time, but for :meth:`end`."""
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, command: Sequence[str], memory: int) -> None:
+        self._command = command
         self._memory = memory
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,25 +93,15 @@ class _Helper:
             raise ClipError(reason) from error
         assert process.stdin is not None
         assert process.stdout is not None
-        late = threading.Event()
-
-        def expire() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(timeout, expire)
-        timer.daemon = True
-        timer.start()
-        try:
-            process.stdin.write(head)
-            process.stdin.write(data)
-            process.stdin.flush()
-            width, height, size = REPLY.unpack(process.stdout.read(REPLY.size).ljust(REPLY.size, b"\xff"))
-            body = process.stdout.read(min(size, self._memory))
-        except OSError:
-            width, height, size, body = 0, 0, 1, b""
-        finally:
-            timer.cancel()
+        with _killed_after(timeout, process) as late:
+            try:
+                process.stdin.write(head)
+                process.stdin.write(data)
+                process.stdin.flush()
+                width, height, size = REPLY.unpack(process.stdout.read(REPLY.size).ljust(REPLY.size, b"\xff"))
+                body = process.stdout.read(min(size, self._memory))
+            except OSError:
+                width, height, size, body = 0, 0, 1, b""
         if late.is_set() or len(body) != size or (width and size != 3 * width * height):
             self.end()
             if late.is_set():
@@ -119,13 +124,35 @@ class _Helper:
             self.end()
         if self._process is None:
             self._process = subprocess.Popen(
-                (*COMMAND, str(self._memory)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+                (*self._command, str(self._memory)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
             )
+            assert self._process.stdout is not None
+            with _killed_after(START_TIMEOUT, self._process):  # its start is no image's time
+                self._process.stdout.read(len(READY))
         return self._process
 
 
-def _environment() -> dict[str, str]:
-    """Without the settings, some of which are secrets."""
+@contextlib.contextmanager
+def _killed_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+    """Kill ``process`` if the block takes longer; the event says that it was."""
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.name = "decode-timeout"
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
+def environment() -> dict[str, str]:
+    """The environment of a helper: without the settings, some of which are secrets."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("CLIP_QUEUE_")}
     root = str(Path(__file__).parents[3])  # where the package is found, by whatever path it was here
     path = os.pathsep.join(filter(None, (root, own.get("PYTHONPATH"))))

@@ -43,7 +43,9 @@ class InferenceEngine:
     leaves.
     """
 
-    def __init__(self, settings: Settings, load_model: LoadModel = ClipModel) -> None:
+    def __init__(
+        self, settings: Settings, load_model: LoadModel = ClipModel, helpers: DecodeHelpers | None = None
+    ) -> None:
         """Load the models of ``settings``. Raises what open_clip raises if one cannot be loaded."""
         self.settings = settings
         self.device = pick_device(settings.device)
@@ -60,7 +62,7 @@ class InferenceEngine:
         )
         self.decoders = PriorityThreadPool(settings.decode_threads or cores(), fatal=die)
         self.limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_work)
-        self.helpers = DecodeHelpers(settings.decode_processes, self.limits, settings.decode_timeout)
+        self.helpers = helpers or DecodeHelpers(settings.decode_processes, self.limits, settings.decode_timeout)
         # Threads that wait for a helper, apart from those above: what is slow to decode holds up its like alone.
         self._askers = PriorityThreadPool(settings.decode_processes, fatal=die, name="decode-helper")
         self._places = {lane: threading.BoundedSemaphore(self.capacity) for lane in Lane}

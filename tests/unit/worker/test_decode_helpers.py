@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from clip_queue.shared.errors import BadImage
-from clip_queue.worker.inference import decode_helpers
 from clip_queue.worker.inference.decode import decode
-from clip_queue.worker.inference.decode_helpers import DecodeHelpers
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers, environment
 from clip_queue.worker.inference.image_limits import Limits
 from tests.images import noise_image
 
@@ -41,12 +40,11 @@ decode_helper.main()
 
 
 @pytest.fixture
-def helpers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(decode_helpers, "COMMAND", (sys.executable, "-c", STUCK))
+def helpers() -> Iterator[Any]:
     made: list[DecodeHelpers] = []
 
-    def make(count: int = 1, timeout: float = 20.0) -> DecodeHelpers:
-        made.append(DecodeHelpers(count, LIMITS, timeout))
+    def make(count: int = 1, timeout: float = 20.0, memory: int | None = None) -> DecodeHelpers:
+        made.append(DecodeHelpers(count, LIMITS, timeout, memory=memory, command=(sys.executable, "-c", STUCK)))
         return made[-1]
 
     yield make
@@ -125,7 +123,7 @@ def test_helpers_end_with_what_owns_them(helpers: Any) -> None:
 def test_helpers_end_with_their_parent_however_it_ends() -> None:
     script = """
 import os, sys
-from clip_queue.worker.inference.decode_helpers import DecodeHelpers
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers, environment
 from clip_queue.worker.inference.image_limits import Limits
 pool = DecodeHelpers(1, Limits(1 << 26, 10_000_000), 5.0)
 pool.to_rgb(sys.stdin.buffer.read())
@@ -142,16 +140,14 @@ os._exit(9)
 
 def test_a_helper_has_no_secrets_and_no_torch(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIP_QUEUE_API_KEYS", "secret")
-    assert "CLIP_QUEUE_API_KEYS" not in decode_helpers._environment()
+    assert "CLIP_QUEUE_API_KEYS" not in environment()
     code = "import sys, clip_queue.worker.inference.decode_helper; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux")
-def test_a_helpers_memory_is_bounded(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_helpers, "BASE_MEMORY", 0)
-    monkeypatch.setattr(decode_helpers, "PIXEL_MEMORY", 8)
-    pool = helpers()
+def test_a_helpers_memory_is_bounded(helpers: Any) -> None:
+    pool = helpers(memory=8 * LIMITS.pixels)
     data = b"P6 3000 3000 255\n" + bytes(27_000_000)
     with pytest.raises(BadImage, match=r"memory|ended"):
         pool.to_rgb(data)

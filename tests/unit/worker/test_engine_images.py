@@ -15,8 +15,9 @@ import pytest
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference import decode_helpers
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers
 from clip_queue.worker.inference.engine import InferenceEngine
+from clip_queue.worker.inference.image_limits import Limits
 from tests.images import noise_image
 from tests.unit.worker.test_decode_helpers import STUCK
 
@@ -55,10 +56,10 @@ MODEL: Any = SimpleNamespace(
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[InferenceEngine]:
-    monkeypatch.setattr(decode_helpers, "COMMAND", (sys.executable, "-c", STUCK))
+def engine() -> Iterator[InferenceEngine]:
     settings = Settings(device="cpu", decode_threads=1, decode_processes=1, decode_timeout=TIMEOUT)
-    engine = InferenceEngine(settings, load_model=lambda spec, settings: MODEL)
+    helpers = DecodeHelpers(1, Limits(1 << 24, 50_000_000), TIMEOUT, command=(sys.executable, "-c", STUCK))
+    engine = InferenceEngine(settings, load_model=lambda spec, settings: MODEL, helpers=helpers)
     engine.start()
     yield engine
     engine.stop()
