@@ -34,10 +34,10 @@ class Shown:
         self.http = http
         self.facts: dict[str, Any] = json.loads((FOLDER / "eval.json").read_text())
         self.names: list[str] = self.facts["names"]
-        self.images: list[dict[str, Any]] = self.facts["pictures"]
-        self.shown = np.array([p["shown"] for p in self.images])
+        self.drawings: list[dict[str, Any]] = self.facts["pictures"]
+        self.shown = np.array([p["shown"] for p in self.drawings])
         sheet, tile = Image.open(FOLDER / self.facts["sheet"]).convert("RGB"), self.facts["tile"]
-        corners = [(p["column"] * tile, p["row"] * tile) for p in self.images]
+        corners = [(p["column"] * tile, p["row"] * tile) for p in self.drawings]
         self.files = files = [encoded(sheet.crop((x, y, x + tile, y + tile))) for x, y in corners]
         self.images = np.concatenate([vectors(embed_images(http, files[i : i + 8])) for i in range(0, len(files), 8)])
         self.bare = self.texts(self.names)
@@ -67,8 +67,8 @@ def test_images_find_their_names_among_ten(shown: Shown) -> None:
 
 
 def test_keywords_find_an_image_that_has_them(shown: Shown) -> None:
-    keywords = sorted({word for p in shown.images for word in p["keywords"]})
-    fits = np.array([[word in p["keywords"] for p in shown.images] for word in keywords])
+    keywords = sorted({word for p in shown.drawings for word in p["keywords"]})
+    fits = np.array([[word in p["keywords"] for p in shown.drawings] for word in keywords])
     shown.at_least("keyword_first_hit", keyword_first_hit(shown.texts(keywords), shown.images, fits))
 
 
@@ -80,8 +80,8 @@ def test_a_sentence_never_trained_on_keeps_the_meaning_of_the_names_in_it(shown:
 
 def test_a_comparison_ranks_the_right_word_first(shown: Shown) -> None:
     draw, hits = np.random.default_rng(0), 0
-    for image, file in list(zip(shown.images, shown.files, strict=True))[::20]:
-        others = draw.choice([name for name in shown.names if name != image["name"]], 7, replace=False)
-        body = {"subject": base64_image(file), "prompt": [image["name"], *others]}
+    for drawing, file in list(zip(shown.drawings, shown.files, strict=True))[::20]:
+        others = draw.choice([name for name in shown.names if name != drawing["name"]], 7, replace=False)
+        body = {"subject": base64_image(file), "prompt": [drawing["name"], *others]}
         hits += int(np.argmax(ok(shown.http.post("/clip/compare", json=body))["similarity"]) == 0)
     assert hits >= 14, f"{hits} of 20 images are nearest to their own name among eight"
