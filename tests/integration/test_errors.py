@@ -160,10 +160,17 @@ def test_an_empty_payload_is_refused(http: httpx.Client, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"no image", b"%!PS-Adobe-3.0 EPSF-3.0", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
+    ("data", "cause"),
+    [
+        (b"no image", "Data is not image."),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "EPS is not supported."),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not supported."),
+    ],
 )
-def test_what_is_no_image_is_refused(http: httpx.Client, data: bytes) -> None:
-    assert image(http, base64_image(data)) == {"message": CAUSE + "Data is not image."}
+def test_what_is_no_image_is_refused_and_a_format_that_stays_closed_is_named(
+    http: httpx.Client, data: bytes, cause: str
+) -> None:
+    assert image(http, base64_image(data)) == {"message": CAUSE + cause}
 
 
 def test_a_local_path_is_never_read(http: httpx.Client, tmp_path: Path) -> None:
