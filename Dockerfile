@@ -19,7 +19,7 @@ EXPOSE 9001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-m", "clip_queue.cli.health", "api"]
 # No access log: an API key may stand in a query string.
-CMD ["uvicorn", "clip_queue.api.app:app", "--host", "0.0.0.0", "--port", "9001", "--no-access-log", "--no-server-header", \
+CMD ["uvicorn", "clip_queue.api.app:app", "--http", "clip_queue.api.http_protocol:HttpProtocol", "--host", "0.0.0.0", "--port", "9001", "--no-access-log", "--no-server-header", \
      "--timeout-graceful-shutdown", "20"]
 
 FROM base AS worker

@@ -6,11 +6,15 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from clip_queue.api import clip, compat, error_responses, health, jobs, openapi
+from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
+from clip_queue.api.request_log import RequestLog
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.version import __version__
 
@@ -48,10 +52,26 @@ def create_app(
 
     app = FastAPI(title="clip-queue", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     error_responses.install(app)
+    app.add_middleware(Head)
+    app.add_middleware(RequestLog)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     for module in (clip, jobs, health, compat):
         app.include_router(module.router)
     openapi.complete(app)
     return app
+
+
+def cors(origins: list[str]) -> dict[str, Any]:
+    """What a page of one of ``origins`` may send and read. It sends no cookies: keys are all that is checked."""
+    shown = ["X-Clip-Queue-Model", "X-Clip-Queue-Fingerprint", "X-Clip-Queue-Notice", "Server-Timing"]
+    return {
+        "allow_origins": origins,
+        "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
+        "allow_headers": ["*"],
+        "expose_headers": [*shown, "Location", "Retry-After", "X-Request-Id"],
+        "max_age": 3600,
+    }
 
 
 def _without_keys(record: logging.LogRecord) -> bool:

@@ -2,65 +2,121 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import zlib
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from clip_queue.api.keys import authenticate
-from clip_queue.shared.errors import TooLarge
+from clip_queue.api import json_body
+from clip_queue.api.keys import accepts, authenticate, key_of
+from clip_queue.shared.errors import BadInput, TooLarge, Unauthorized, UnsupportedEncoding
 from clip_queue.shared.settings import Settings
 
 T = TypeVar("T")
+
+LARGE = 256 * 1024  # bytes from which a body is read as JSON in a thread
+HEAD = 64 * 1024  # bytes of a large body in which its key must be
+_KEY = re.compile(rb'"api_key"\s*:\s*"([^"\\]*)"')
 
 
 async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) -> tuple[T, str]:
     """The body as ``adapter``'s type, and the owner that the request's key stands for.
 
+    A key in the query or the header is checked before anything is read.
+
     Raises:
-        TooLarge: the body is larger than ``max_body_bytes``. This is checked first, while the body is read.
-        Unauthorized: no accepted key came with the request. The key may be in the body.
+        TooLarge: the body is larger than ``max_body_bytes``, as it is sent or as it is decompressed.
+        UnsupportedEncoding: it is compressed in a way other than gzip.
+        Unauthorized: no accepted key came with the request. The key may be in the body (:func:`_read_bytes`).
+        BadInput: it is nested too deeply.
         RequestValidationError: the body is not what ``adapter`` describes.
     """
-    raw = await read_bytes(request, settings.max_body_bytes)
-    problem: str | None = None
+    keyless = bool(settings.api_keys) and not key_of(request)
+    if not keyless:
+        authenticate(request, settings)
+    raw = await _read_bytes(request, settings, keyless)
+    problem: ValueError | BadInput | None = None
     data: Any = None
     try:
-        data = orjson.loads(raw)
+        data = await asyncio.to_thread(json_body.loads, raw) if len(raw) > LARGE else json_body.loads(raw)
         if not isinstance(data, dict):
-            problem = "The body must be a JSON object."
-    except orjson.JSONDecodeError:
-        problem = "The body is not valid JSON."
+            problem = ValueError("The body must be a JSON object.")
+    except (json_body.NotJson, BadInput) as error:
+        problem = error
     owner = authenticate(request, settings, data.get("api_key") if isinstance(data, dict) else None)
+    if isinstance(problem, BadInput):
+        raise problem
     if problem:
-        raise RequestValidationError([{"loc": ("body",), "msg": problem, "type": "json_invalid"}])
+        raise RequestValidationError([{"loc": ("body",), "msg": str(problem), "type": "json_invalid"}])
     try:
         return adapter.validate_python(data), owner
     except ValidationError as error:
         raise invalid(error) from None
 
 
-async def read_bytes(request: Request, limit: int) -> bytes:
-    """The whole body. Raises :class:`TooLarge`, before anything is read if the announced length is over ``limit``."""
+async def _read_bytes(request: Request, settings: Settings, keyless: bool) -> bytes:
+    """The whole body, decompressed. An announced length over the limit is refused before anything is read.
+
+    Args:
+        keyless: neither query nor header has a key, and there must be one. Then more than ``max_keyless_bytes`` are
+            read only if an accepted key is in the first 64 KiB, where the clients of Roboflow Inference put it.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip"):
+        raise UnsupportedEncoding("Content-Encoding may be gzip or identity.", accept="gzip, identity")
+    limit = settings.max_body_bytes
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
+        body += chunk
+        if len(body) > limit:
             raise _too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):
+            found = _KEY.search(body, 0, HEAD)
+            if found and accepts(settings, found[1].decode("utf-8", "replace")):
+                keyless = False
+            elif len(body) > settings.max_keyless_bytes:
+                raise _unauthorized(settings)
+    if not encoding.endswith("gzip"):
+        return bytes(body)
+    longest = min(limit, settings.max_keyless_bytes) if keyless else limit
+    raw = await asyncio.to_thread(_gunzip, body, longest)
+    if len(raw) > longest:
+        raise _unauthorized(settings) if keyless else _too_large(limit)
+    return raw
+
+
+def _gunzip(body: bytes | bytearray, limit: int) -> bytes:
+    """A gzip stream's content; no more than ``limit`` bytes and one."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        out = stream.decompress(body, limit + 1)
+    except zlib.error:
+        out = b""
+    if len(out) <= limit and (not stream.eof or stream.unused_data):
+        raise BadInput("The body is not one whole gzip stream, as its Content-Encoding says.")
+    return out
 
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The request body is larger than {limit} bytes (setting max_body_bytes).")
 
 
+def _unauthorized(settings: Settings) -> Unauthorized:
+    return Unauthorized(
+        f"Unauthorized api_key: a body of more than {settings.max_keyless_bytes} bytes (setting max_keyless_bytes) "
+        f"has its key in its first {HEAD} bytes, or the query or the Authorization header has it."
+    )
+
+
 def invalid(error: ValidationError) -> RequestValidationError:
     """The error of a 422 response, with its locations relative to the request."""
-    return RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_input=False)])
+    return RequestValidationError(
+        [{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_input=False, include_url=False)]
+    )

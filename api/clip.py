@@ -23,12 +23,16 @@ router = APIRouter(prefix="/clip", tags=["CLIP"])
 
 
 class EmbedResponse(BaseModel):
-    """``embeddings`` has a row for each item, in order: the features as the model computes them, not normalised."""
+    """``embeddings`` has a row for each item, in order: the features as the model computes them, not normalised.
+
+    With `"on_error": "skip"` the row of a bad item is null, and ``errors`` has its index and the reason.
+    """
 
     inference_id: str | None = None
     frame_id: str | None = None
     time: float
-    embeddings: list[list[float]]
+    embeddings: list[list[float] | None]
+    errors: list[dict[str, Any]] | None = None
 
 
 class CompareResponse(BaseModel):
@@ -54,6 +58,7 @@ COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No accepted API key came with the request."},
     404: {"model": ErrorResponse, "description": "The server does not know the model."},
     413: {"model": ErrorResponse, "description": "The body is larger than the limit."},
+    415: {"model": ErrorResponse, "description": "The body is compressed in a way other than gzip."},
     429: {"model": ErrorResponse, "description": "The queue is full; try again after `Retry-After` seconds."},
     503: {"model": ErrorResponse, "description": "No live worker serves the model, or the store cannot be reached."},
     504: {"model": ErrorResponse, "description": "The result did not arrive in time."},
@@ -76,7 +81,7 @@ _HEART = {"type": "base64", "value": HEART}
 async def embed_image(request: Request) -> Response:
     """Embed one image, or several in one request."""
     began = time.monotonic()
-    return embeddings(await ask(request, _EMBED_IMAGE), began)
+    return await embed(request, _EMBED_IMAGE, began)
 
 
 @router.post(
@@ -88,7 +93,7 @@ async def embed_image(request: Request) -> Response:
 async def embed_text(request: Request) -> Response:
     """Embed one text, or several in one request."""
     began = time.monotonic()
-    return embeddings(await ask(request, _EMBED_TEXT), began)
+    return await embed(request, _EMBED_TEXT, began)
 
 
 @router.post(
@@ -112,7 +117,7 @@ async def embed_text(request: Request) -> Response:
 async def compare(request: Request) -> Response:
     """Compare an image or a text with several images or texts: the cosines of their features."""
     began = time.monotonic()
-    result, headers = await ask(request, _COMPARE)
+    _, result, headers = await ask(request, _COMPARE)
     return respond(
         {
             "inference_id": None,
@@ -125,21 +130,29 @@ async def compare(request: Request) -> Response:
     )
 
 
-async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[JobResult, dict[str, str]]:
-    """The result of a request, and the headers of its response."""
+async def embed(request: Request, adapter: TypeAdapter[Any], began: float) -> Response:
+    """The response of both embedding routes."""
+    sent, result, headers = await ask(request, adapter)
+    content = {"inference_id": None, "frame_id": None, "time": time.monotonic() - began}
+    return respond({**content, **embeddings(result, skip=sent.skip)}, headers)
+
+
+async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[ClipRequest, JobResult, dict[str, str]]:
+    """A request, its result, and the headers of its response."""
     client = JobClient.of(request)
     sent: ClipRequest
     sent, owner = await body.read(request, client.settings, adapter)
+    request.state.items = sent.count
     model = client.registry.resolve(sent.clip_version_id)  # before any image is fetched
     items = sent.items(Limits.of_request(client.settings))
-    inputs = await client.fetch(items)
+    fetched = await client.fetch(items)
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    result = await client.call(sent.kind, model, inputs, owner, disconnected)
-    return result, about(model, result)
+    result = await client.call(sent.kind, model, fetched, owner, disconnected, on_error=sent.on_error)
+    return sent, result, about(model, result)
 
 
 def about(model: str, result: JobResult) -> dict[str, str]:
@@ -164,15 +177,15 @@ def similarity(result: JobResult) -> list[float] | dict[str, float]:
     return dict(zip(result.names, values, strict=True)) if result.names else values
 
 
-def embeddings(answer: tuple[JobResult, dict[str, str]], began: float) -> Response:
-    result, headers = answer
-    content = {
-        "inference_id": None,
-        "frame_id": None,
-        "time": time.monotonic() - began,
-        "embeddings": matrix(result),
-    }
-    return respond(content, headers)
+def embeddings(result: JobResult, *, skip: bool) -> dict[str, Any]:
+    """The rows of a result. With ``skip``, the row of a failed item is null, and ``errors`` has the reasons."""
+    rows = matrix(result)
+    if not skip:
+        return {"embeddings": rows}
+    failed = {error["index"] for error in result.errors}
+    good = iter(rows)
+    places = range(len(rows) + len(failed))
+    return {"embeddings": [None if i in failed else next(good) for i in places], "errors": result.errors}
 
 
 def respond(content: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from clip_queue.api.clip import respond
+from clip_queue.api.items import FetchedItems
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.requests import HEART
 from clip_queue.shared.errors import ClipError
@@ -66,9 +67,9 @@ class Readiness:
         return None
 
     async def _probe(self, model: str) -> None:
-        inputs = Inputs([IMAGE, f"ready {secrets.token_hex(4)}"])
+        items = FetchedItems(Inputs([IMAGE, f"ready {secrets.token_hex(4)}"]))
         model = self._client.registry.resolve(model)
-        await self._client.call(Kind.COMPARE, model, inputs, owner="probe", timeout=self._probe_timeout)
+        await self._client.call(Kind.COMPARE, model, items, owner="probe", timeout=self._probe_timeout)
 
 
 @router.get("/healthz")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
-from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.fetch import ImageUrl
 
-# Any subtype, as Roboflow Inference accepts it; here also with parameters, capitals and `svg+xml`.
-_DATA_URI = re.compile(r"data:image/[^;,]*(;[^;,]*)*;base64", re.IGNORECASE)
+# Of any type, with parameters and in capitals: browsers name an image `application/octet-stream`, or not at all.
+_DATA_URI = re.compile(r"data:[^;,]*(;[^;,]*)*;base64", re.IGNORECASE)
 _LONGEST_DATA_URI = 512  # characters before the comma
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _SPACE = b" \t\r\n\f\v"
@@ -47,24 +46,6 @@ def parse_image(value: object, max_bytes: int, field: str = "image") -> bytes | 
     return ImageUrl(payload.strip()) if kind == "url" else _from_base64(payload, max_bytes)
 
 
-def parse_images(values: Sequence[object], max_bytes: int, field: str) -> list[bytes | ImageUrl]:
-    """The images of a request, in order.
-
-    Raises:
-        BadInput, BadImage: for the first value that is no image. ``index`` is set if there are several values.
-    """
-    several = len(values) > 1
-    parsed: list[bytes | ImageUrl] = []
-    for index, value in enumerate(values):
-        try:
-            image = parse_image(value, max_bytes, f"{field}[{index}]" if several else field)
-        except ClipError as error:
-            error.index = index if several else None
-            raise
-        parsed.append(replace(image, index=index) if several and isinstance(image, ImageUrl) else image)
-    return parsed
-
-
 def _bare(text: str, max_bytes: int) -> bytes | ImageUrl:
     """A string without a type: a URL if it begins with http, else base64. The name of a file is malformed base64."""
     start = text[:64].lstrip()[:4].lower()
@@ -93,7 +74,7 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
 
 
 def _without_prefix(text: str) -> str:
-    """The text after a data-URI prefix of an image, or all of it."""
+    """The text after a data-URI prefix, or all of it."""
     head = text[:_LONGEST_DATA_URI]
     comma = head.find(",")
     return text[comma + 1 :] if comma > 0 and _DATA_URI.fullmatch(head[:comma].strip()) else text

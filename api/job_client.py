@@ -11,16 +11,17 @@ from contextlib import asynccontextmanager
 
 from fastapi import Request
 
+from clip_queue.api.items import FetchedItems, RequestItems
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reconciler import Reconciler
+from clip_queue.api.refused import complete_result
 from clip_queue.api.registry import Registry
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
-from clip_queue.api.requests import RequestItems
 from clip_queue.shared import ops
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable
 from clip_queue.shared.fetch import Fetcher
-from clip_queue.shared.job import FINAL, Inputs, Job, JobResult, Kind, State
+from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
@@ -84,35 +85,43 @@ class JobClient:
         await self.fetcher.aclose()
         await self.store.close()
 
-    async def fetch(self, items: RequestItems) -> Inputs:
+    async def fetch(self, asked: RequestItems) -> FetchedItems:
         """A request's items, each URL replaced by its image.
 
         Raises:
-            BadImage: one of them cannot be fetched.
-            Late: they could not be fetched within ``request_timeout``.
+            BadImage: one of them cannot be fetched, and the request does not skip it.
+            Late: they could not be fetched within ``request_timeout``; the same.
         """
-        return Inputs(await self.fetcher.resolve(items.items, self.settings.request_timeout), items.names)
+        items = await self.fetcher.resolve(asked.items, self.settings.request_timeout, skip=asked.skip)
+        return FetchedItems.of(items, asked.names)
 
     async def submit(self, submission: ops.Submission) -> ops.Accepted:
-        """Put a job in the queue.
+        """Put a job in the queue. One none of whose items is good has failed already.
 
         Raises:
             Unavailable, QueueFull, KeyReused: the job was refused (:meth:`CoalescingPublisher.submit`).
         """
+        job = submission.job
         try:
+            if job.refused and not submission.inputs.items:
+                accepted = await self.store.execute(ops.accept_failed(submission, ClipError.from_wire(job.refused[0])))
+                if isinstance(accepted, ClipError):
+                    raise accepted
+                return accepted
             return await self.publisher.submit(submission)
         except QueueFull as error:
-            error.retry_after = self.registry.retry_after(submission.job.model, submission.job.total)
+            error.retry_after = self.registry.retry_after(job.model, job.total)
             raise
 
     async def call(
         self,
         kind: Kind,
         model: str,
-        inputs: Inputs,
+        items: FetchedItems,
         owner: str,
         disconnected: Callable[[], Awaitable[None]] | None = None,
         timeout: float | None = None,
+        on_error: OnError = OnError.FAIL,
     ) -> JobResult:
         """A synchronous request: submit, wait, return the result.
 
@@ -124,17 +133,20 @@ class JobClient:
         Raises:
             ClipError: the error that the job was refused with, or ended with; :class:`Late` after the deadline.
         """
+        items.raise_if_none()
         timeout = timeout or self.settings.request_timeout
         job = Job(
             kind=kind,
             model=model,
-            total=len(inputs.items),
+            total=len(items.inputs.items),
             lane=Lane.INTERACTIVE,
             owner=owner,
+            on_error=on_error,
+            refused=items.refused,
             reply=self.replies.address,
             ttl=int(self.settings.sync_ttl * 1000),
         )
-        submission = ops.Submission(job, inputs, self.settings.max_queued_items, deadline_in=timeout)
+        submission = ops.Submission(job, items.inputs, self.settings.max_queued_items, deadline_in=timeout)
         with self.replies.expect(job.id) as reply:
             began = time.monotonic()
             await self.submit(submission)
@@ -173,6 +185,7 @@ class JobClient:
             else:
                 result = await self._poll(job, late, timeout)
             if result is not None:
+                result = complete_result(job, result)
                 if result.error:
                     raise ClipError.from_wire(result.error)
                 if result.timings.get("forward"):  # not from a cache

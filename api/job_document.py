@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from clip_queue.api.clip import matrix, similarity
+from clip_queue.api.clip import embeddings, matrix, similarity
+from clip_queue.api.refused import complete_job, complete_result
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
 from clip_queue.shared.lane import Lane
@@ -71,7 +72,7 @@ class JobPage(BaseModel):
 
 def document(view: View, result: JobResult | None = None) -> dict[str, Any]:
     """A job's document (:class:`JobDocument`) as values that orjson can write."""
-    job = view.job
+    job = complete_job(view.job, result.names if result else None)
     out: dict[str, Any] = {
         "id": job.id,
         "task": job.kind,
@@ -96,24 +97,18 @@ def document(view: View, result: JobResult | None = None) -> dict[str, Any]:
     if view.position is not None:
         out["queue"] = {"position": view.position, "age_s": (view.now - job.created) / 1000}
     if result and job.state is State.SUCCEEDED:
-        out["result"] = result_document(job, result)
+        out["result"] = result_document(view.job, result)
     return out
 
 
 def result_document(job: Job, result: JobResult) -> dict[str, Any]:
-    """The response of the synchronous route. With ``skip``, the row of a failed item is null, and ``errors`` has the
-    reason."""
+    """The response of the synchronous route."""
     out: dict[str, Any] = {"inference_id": None, "frame_id": None, "time": (job.finished - job.created) / 1000}
     if job.kind in BULK:
         return {**out, "rows": job.done, "failed": job.failed}
     if job.kind is Kind.COMPARE:
         return {**out, "similarity": similarity(result), "parent_id": None}
-    if job.on_error is OnError.FAIL:
-        return {**out, "embeddings": matrix(result)}
-    failed = {error["index"] for error in result.errors}
-    rows = iter(matrix(result))
-    embeddings = [None if i in failed else next(rows) for i in range(job.total)]
-    return {**out, "embeddings": embeddings, "errors": result.errors}
+    return {**out, **embeddings(complete_result(job, result), skip=job.on_error is OnError.SKIP)}
 
 
 def array(job: Job, result: JobResult) -> NDArray[np.float32]:
@@ -126,9 +121,10 @@ def array(job: Job, result: JobResult) -> NDArray[np.float32]:
         raise BadInput("The vectors of a bulk run are in its output folder.")
     if job.kind is Kind.COMPARE:
         return np.asarray(result.similarity, dtype=np.float32)
-    failed = [error["index"] for error in result.errors]
-    out = np.full((job.total, result.dimension), np.nan, dtype=np.float32)
-    out[np.setdiff1d(np.arange(job.total), failed)] = matrix(result)
+    failed = [error["index"] for error in complete_result(job, result).errors]
+    total = complete_job(job).total
+    out = np.full((total, result.dimension), np.nan, dtype=np.float32)
+    out[np.setdiff1d(np.arange(total), failed)] = matrix(result)
     return out
 
 

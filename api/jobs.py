@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import json
 import time
 from typing import Annotated, Any
 
@@ -68,6 +69,7 @@ async def submit(
     """Submit a job, then poll for its result. Each accepted job ends with a result or with an error."""
     client = JobClient.of(request)
     sent, owner = await body.read(request, client.settings, _JOB)
+    request.state.items = sent.count
     lane = _lane(sent, client.settings)
     digest = _digest(sent)
     if idempotency_key:
@@ -78,19 +80,20 @@ async def submit(
     if lane is Lane.INTERACTIVE and not client.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
 
-    inputs = await client.fetch(sent.items(Limits.of_job(client.settings)))
+    fetched = await client.fetch(sent.items(Limits.of_job(client.settings)))
     job = Job(
         kind=sent.kind,
         model=model,
-        total=len(inputs.items),
+        total=len(fetched.inputs.items),
         lane=lane,
         owner=owner,
         on_error=sent.on_error,
+        refused=fetched.refused,
         ttl=int(client.settings.result_ttl * 1000),
     )
     submission = ops.Submission(
         job,
-        inputs,
+        fetched.inputs,
         client.settings.max_queued_items,
         deadline_in=sent.deadline_s or 0.0,
         listed=True,
@@ -106,10 +109,11 @@ async def submit(
 
 def _digest(sent: JobRequest) -> str:
     """What a repeated submission is recognised by, beside its Idempotency-Key."""
+    values = sent.model_dump(warnings=False)
     try:
-        content = orjson.dumps(sent.model_dump(), option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        raise BadInput("The body is nested too deeply.") from None
+        content = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:  # halves of surrogate pairs, huge numbers
+        content = json.dumps(values, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()
 
 

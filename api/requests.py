@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from clip_queue.api.images import parse_images
+from clip_queue.api.items import Item, RequestItems, check_unicode, parse_images, parse_texts
+from clip_queue.api.refused import with_name
 from clip_queue.shared import comparison
-from clip_queue.shared.errors import BadInput, check_text_length
-from clip_queue.shared.fetch import ImageUrl
+from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.job import Kind, OnError
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
@@ -60,6 +70,20 @@ class ClipRequest(BaseModel, ABC):
     clip_version_id: StrictStr | None = Field(
         None, max_length=200, description="A model that is served. The default is the server's first model."
     )
+    on_error: OnError = Field(
+        OnError.FAIL,
+        description="`fail`: one bad item fails the request; `skip`: the response has the good items, null in the "
+        "place of a bad one, and `errors`. A comparison fails as a whole.",
+    )
+
+    @property
+    def skip(self) -> bool:
+        return self.on_error is OnError.SKIP
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many images, texts or prompts it holds."""
 
     @abstractmethod
     def items(self, limits: Limits) -> RequestItems:
@@ -84,35 +108,40 @@ class Limits:
         return cls(settings.max_job_items, settings.max_job_items, settings.max_text_chars, settings.max_image_bytes)
 
 
-Item = bytes | str | ImageUrl  # an encoded image, a text, or the URL of an image
-
-
-@dataclass(frozen=True)
-class RequestItems:
-    """The items of a request, in the order of its job. ``names`` are the names of a comparison's prompts, if any."""
-
-    items: Sequence[Item]
-    names: list[str] | None = None
-
-
 class EmbedImage(ClipRequest):
     kind = Kind.EMBED_IMAGE
     image: Images
 
+    @property
+    def count(self) -> int:
+        return len(several(self.image))
+
     def items(self, limits: Limits) -> RequestItems:
-        values = self.image if isinstance(self.image, list) else [self.image]
+        values = several(self.image)
         check_count("image", values, limits.items)
-        return RequestItems(parse_images(values, limits.image_bytes, "image"))
+        return RequestItems(parse_images(values, limits.image_bytes, "image", skip=self.skip), skip=self.skip)
 
 
 class EmbedText(ClipRequest):
     kind = Kind.EMBED_TEXT
-    text: StrictStr | list[StrictStr]
+    text: StrictStr | Annotated[list[StrictStr], Field(fail_fast=True)]
+
+    @field_validator("text", mode="wrap")
+    @classmethod
+    def _of_strings(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """What :meth:`items` can judge text by text. Anything else is judged here, a list as far as its first error."""
+        if isinstance(value, list) and (info.data.get("on_error") is OnError.SKIP or set(map(type, value)) <= {str}):
+            return value
+        return value if isinstance(value, str) else check(value)
+
+    @property
+    def count(self) -> int:
+        return len(several(self.text))
 
     def items(self, limits: Limits) -> RequestItems:
-        values: list[object] = list(self.text) if isinstance(self.text, list) else [self.text]
+        values = several(self.text)
         check_count("text", values, limits.texts)
-        return RequestItems(parse_texts(values, limits.text_chars, "text"))
+        return RequestItems(parse_texts(values, limits.text_chars, "text", skip=self.skip), skip=self.skip)
 
 
 class Compare(ClipRequest):
@@ -122,55 +151,52 @@ class Compare(ClipRequest):
     prompt: Prompt
     prompt_type: Type = "text"
 
+    @property
+    def count(self) -> int:
+        return len(self._prompts()[1])
+
     def items(self, limits: Limits) -> RequestItems:
         names, values = self._prompts()
         check_count("prompt", values, limits.items)
         if isinstance(self.subject, list):
             raise BadInput("Field 'subject' must be one image or text, not a list.")
+        for name in names or ():
+            check_unicode(name, with_name("The name of a prompt", name))
         (subject,) = parse(self.subject_type, [self.subject], limits, "subject")
-        return RequestItems(comparison.join(subject, parse(self.prompt_type, values, limits, "prompt")), names)
+        try:
+            prompts = parse(self.prompt_type, values, limits, "prompt")
+        except ClipError as error:
+            if names:
+                error.message = with_name(error.message, names[error.index or 0])
+            raise
+        return RequestItems(comparison.join(subject, prompts), names)
 
     def _prompts(self) -> tuple[list[str] | None, list[object]]:
         prompt = self.prompt
         if isinstance(prompt, list):
             return None, prompt
-        if isinstance(prompt, dict) and not {"type", "value"} <= prompt.keys():
+        if isinstance(prompt, dict) and (self.prompt_type == "text" or not {"type", "value"} <= prompt.keys()):
             return list(prompt), list(prompt.values())
         return None, [prompt]
 
 
-def parse(kind: Type, values: list[object], limits: Limits, field: str) -> Sequence[Item]:
+def parse(kind: Type, values: list[object], limits: Limits, field: str) -> list[Item | ClipError]:
     """``values`` as images or texts. Raises :class:`BadInput`, whose message names the field."""
     if kind == "text":
         return parse_texts(values, limits.text_chars, field)
     return parse_images(values, limits.image_bytes, field)
 
 
-def check_count(field: str, values: list[object], limit: int) -> None:
+def several(value: Any) -> list[Any]:
+    """A list as it is, one value as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def check_count(field: str, values: Sized, limit: int) -> None:
     if not values:
         raise BadInput(f"Field '{field}' is empty: give at least one.")
     if len(values) > limit:
         raise BadInput(f"Field '{field}' holds {len(values)} items; at most {limit} fit in a request.")
-
-
-def parse_texts(values: list[object], max_chars: int, field: str) -> list[str]:
-    """``values`` as texts. Raises :class:`BadInput`, whose message names the field."""
-    out: list[str] = []
-    for place, value in enumerate(values):
-        index = place if len(values) > 1 else None
-        if not isinstance(value, str):
-            raise BadInput(f"Field '{field}' must hold text here; it holds {json_type(value)}.", index=index)
-        check_text_length(value, max_chars, index=index)
-        out.append(value)
-    return out
-
-
-def json_type(value: object) -> str:
-    """The JSON type of a value, for an error message."""
-    if value is None:
-        return "null"
-    kinds = {dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number", str: "text"}
-    return kinds.get(type(value), "something else")
 
 
 # The settings decide which lanes a job may ask for, so api.jobs checks the value.
@@ -180,12 +206,9 @@ Priority = Annotated[Any, WithJsonSchema({"type": "string", "enum": [Lane.INTERA
 class JobOptions(BaseModel):
     """The fields of a job that the synchronous request of its kind does not have."""
 
-    on_error: OnError = Field(
-        OnError.FAIL, description="`fail`: one bad item fails the job; `skip`: the result has the good items."
-    )
     priority: Priority = Field(Lane.BACKGROUND, description="`interactive` only if the server's settings allow it.")
     deadline_s: float | None = Field(
-        None, gt=0, le=30 * 86400, description="Seconds until the job expires if it has not ended."
+        None, gt=0, le=30 * 86400, allow_inf_nan=False, description="Seconds until the job expires if it has not ended."
     )
 
 

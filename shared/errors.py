@@ -91,6 +91,16 @@ class TooLarge(ClipError):
     code, status = "too_large", 413
 
 
+class UnsupportedEncoding(ClipError):
+    """The request body is compressed in a way that is not read here. ``accept`` lists those that are."""
+
+    code, status = "unsupported_encoding", 415
+
+    def __init__(self, message: str, *, accept: str = "", index: int | None = None) -> None:
+        super().__init__(message, index=index)
+        self.accept = accept
+
+
 class KeyReused(ClipError):
     """An idempotency key was used before, with another body."""
 

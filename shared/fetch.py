@@ -24,6 +24,8 @@ import httpcore
 import httpx
 
 from clip_queue.shared.errors import BadImage, ClipError, Late
+from clip_queue.shared.fetch_budget import FetchBudget
+from clip_queue.shared.fetch_failure import HostUnknown, reason
 from clip_queue.shared.fetch_policy import INVALID, NOT_ALLOWED, Address, Policy
 from clip_queue.shared.settings import Settings
 
@@ -44,7 +46,7 @@ _FAILURES = (
     httpcore.UnsupportedProtocol,
     httpcore.ConnectionNotAvailable,
     OSError,  # TimeoutError, ssl.SSLError and the resolver's errors among them
-    UnicodeError,  # a host name that the resolver cannot encode
+    UnicodeError,  # a host name that TLS cannot encode
 )
 
 
@@ -80,7 +82,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         if not all(self._policy.allows(address) for address in addresses):
             raise BadImage.because(NOT_ALLOWED)
         share = None if timeout is None else timeout / max(1, len(addresses))
-        failure: Exception = httpcore.ConnectError("the name has no address")
+        failure: Exception = HostUnknown()
         for address in addresses:
             try:
                 return await self._inner.connect_tcp(str(address), port, share, local_address, socket_options)
@@ -92,7 +94,12 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         try:
             return [ip_address(host)]
         except ValueError:
-            return [ip_address(text) for text in dict.fromkeys(await self._look_up(host, port))]
+            pass
+        try:
+            found = await self._look_up(host, port)
+        except (OSError, UnicodeError):  # UnicodeError: the resolver cannot encode the name
+            raise HostUnknown from None
+        return [ip_address(text) for text in dict.fromkeys(found)]
 
 
 class _Watch:
@@ -118,6 +125,7 @@ class Fetcher:
     ) -> None:
         self._settings = settings
         self._policy = Policy(settings)
+        self._budget = FetchBudget(settings)
         self._slots = asyncio.Semaphore(settings.fetch_concurrency)
         # Host names are resolved in threads of their own: a slow name server must not stop other work of the process.
         self._threads = ThreadPoolExecutor(min(32, settings.fetch_concurrency), thread_name_prefix="fetch-resolve")
@@ -142,47 +150,64 @@ class Fetcher:
                             return found
                         target = self._policy.check(found)
             except _FAILURES as error:
-                log.info("fetching from %s failed: %s", target.host, type(error).__name__)
-                raise BadImage.because(UNREACHABLE) from None  # the error's own text may quote the URL
+                why = reason(error)
+                log.info("fetching from %s failed: %s", target.raw_host.decode("ascii", "replace"), why)
+                raise BadImage.because(f"{UNREACHABLE} {why}") from None
         limit = self._settings.fetch_max_redirects
         raise BadImage.because(f"URL redirects more than {limit} times (setting fetch_max_redirects).")
 
-    async def resolve(self, items: Sequence[bytes | str | ImageUrl], timeout: float) -> list[bytes | str]:
+    async def resolve(
+        self, items: Sequence[bytes | str | ImageUrl | ClipError], timeout: float, *, skip: bool = False
+    ) -> list[bytes | str | ClipError]:
         """``items`` in order, each URL replaced by its image. All are fetched at the same time.
 
         Args:
             timeout: longest wait for all of them, seconds.
+            skip: replace a URL that cannot be fetched by its error, and raise nothing.
 
         Raises:
             BadImage: for the first image by order that cannot be fetched, with its index. The others are cancelled.
+            Unavailable: this process fetches more than ``fetch_max_total_bytes``.
             Late: ``timeout`` passed.
         """
         if not any(isinstance(item, ImageUrl) for item in items):
             return [item for item in items if not isinstance(item, ImageUrl)]
+        with self._budget.request():
+            return await self._resolve(items, timeout, skip)
+
+    async def _resolve(
+        self, items: Sequence[bytes | str | ImageUrl | ClipError], timeout: float, skip: bool
+    ) -> list[bytes | str | ClipError]:
+        """:meth:`resolve`, where there is a URL."""
+        until = asyncio.get_running_loop().time() + timeout
         fetches = {
             i: asyncio.create_task(self.get(item.url)) for i, item in enumerate(items) if isinstance(item, ImageUrl)
         }
+        resolved: list[bytes | str | ClipError] = []
         try:
-            async with asyncio.timeout(timeout):
-                # Awaited in order, so the first error by order comes first.
-                return [
-                    await self._fetched(fetches[place], item) if isinstance(item, ImageUrl) else item
-                    for place, item in enumerate(items)
-                ]
-        except TimeoutError:
-            raise Late(f"The images could not be fetched within {timeout:g} s.") from None
+            for place, item in enumerate(items):  # awaited in order, so the first error by order comes first
+                if not isinstance(item, ImageUrl):
+                    resolved.append(item)
+                    continue
+                try:
+                    async with asyncio.timeout_at(until):
+                        resolved.append(await fetches[place])
+                except TimeoutError:
+                    late = Late(f"The images could not be fetched within {timeout:g} s.", index=item.index)
+                    if not skip:
+                        late.index = None  # all were waited for
+                        raise late from None
+                    resolved.append(late)
+                except ClipError as error:
+                    error.index = item.index
+                    if not skip:
+                        raise
+                    resolved.append(error)
+            return resolved
         finally:
             for task in fetches.values():
                 task.cancel()
             await asyncio.gather(*fetches.values(), return_exceptions=True)
-
-    @staticmethod
-    async def _fetched(task: asyncio.Task[bytes], item: ImageUrl) -> bytes:
-        try:
-            return await task
-        except ClipError as error:
-            error.index = item.index
-            raise
 
     async def aclose(self) -> None:
         """Close the connections and end the threads."""
@@ -223,8 +248,8 @@ class Fetcher:
                 except (httpx.InvalidURL, ValueError):
                     raise BadImage.because(INVALID) from None
             if not 200 <= response.status < 300:
-                log.info("fetching from %s failed: status %d", url.host, response.status)
-                raise BadImage.because(UNREACHABLE)
+                log.info("fetching from %s failed: status %d", url.raw_host.decode("ascii", "replace"), response.status)
+                raise BadImage.because(f"{UNREACHABLE} Its server answered with status {response.status}.")
             if found.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
                 # A small body may decompress to a huge one. Image formats are compressed anyway.
                 raise BadImage.because("URL answered with a compressed body (Content-Encoding), though asked not to.")
@@ -236,6 +261,7 @@ class Fetcher:
         body = bytearray()
         if announced <= limit:
             async for chunk in response.aiter_stream():
+                self._budget.spend(len(chunk))
                 body += chunk
                 if len(body) > limit:
                     break

@@ -71,6 +71,7 @@ class Policy:
             raise BadImage.because("Only https:// URLs are accepted.")
         try:
             host, is_ip = _canonical(parsed.raw_host.decode("ascii"))
+            _ = parsed.host  # decodes IDNA, and refuses what is none: xn--a
         except ValueError:
             raise BadImage.because(INVALID) from None
         if parsed.userinfo:

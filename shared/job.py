@@ -98,6 +98,9 @@ class Job:
     error: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)  # seconds in each stage
     progress: dict[str, Any] | None = None  # of a bulk run: rows per second and more
+    # The errors of items that were refused before the job was submitted, by index. They are neither among the inputs
+    # nor in the counts: :mod:`clip_queue.api.refused` adds them where the job is shown.
+    refused: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -55,9 +55,9 @@ def accept(submissions: Sequence[Submission]) -> Op[list[Accepted | ClipError]]:
             int(s.listed),
         )
         idem = (s.idempotency, s.digest, job.ttl, pack_inputs(s.inputs))
-        return call(
-            "accept", *head, *idem, "kind", job.kind, "reply", job.reply, "ttl", job.ttl, "on_error", job.on_error
-        )
+        fields = ("kind", job.kind, "reply", job.reply, "ttl", job.ttl, "on_error", job.on_error)
+        refused = ("refused", json.dumps(job.refused)) if job.refused else ()
+        return call("accept", *head, *idem, *fields, *refused)
 
     def parse(replies: list[Any]) -> list[Accepted | ClipError]:
         return [_accepted(reply, s) for reply, s in zip(replies, submissions, strict=True)]
@@ -74,6 +74,13 @@ def _accepted(reply: list[Any], s: Submission) -> Accepted | ClipError:
     if status == b"reused":
         return _reused()
     return QueueFull(f"{int(value)} items of {s.job.model!r} are waiting (limit {s.limit}); try again later.")
+
+
+def accept_failed(submission: Submission, error: ClipError) -> Op[Accepted | ClipError]:
+    """Accept a job that has nothing to be done, and end it with an error. No worker hears of it."""
+    accepting = accept([submission])
+    failing = call("fail", submission.job.id, json.dumps(error.to_wire()))
+    return Op([*accepting.commands, failing], lambda replies: accepting.parse(replies[:1])[0])
 
 
 def find_idempotent(owner: str, idempotency: str, digest: str) -> Op[str | None]:

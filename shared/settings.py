@@ -48,6 +48,16 @@ class Settings(BaseSettings):
         "0: as `batch_size` on CUDA, 8 on a CPU.",
     )
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
+    decode_processes: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Helper processes of a worker that decode the images whose cost is not known to be small, "
+        "each started when it is first needed.",
+    )
+    decode_timeout: float = Field(
+        10.0, gt=0, description="Longest decoding of an image in a helper process, seconds; the image is refused then."
+    )
     jpeg_draft: float = Field(
         0.0,
         ge=0,
@@ -67,16 +77,36 @@ class Settings(BaseSettings):
         [], description="Accepted API keys, comma-separated. None: open to anyone who can connect."
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
+    max_keyless_bytes: int = Field(
+        2**20,
+        ge=1024,
+        description="Most bytes of a body that are read where keys are set, and neither query, header nor the body's "
+        "first 64 KiB have one (`api_key`).",
+    )
+    cors_origins: CommaList = Field(
+        [],
+        description="Origins whose pages may call the API from a browser (`https://app.example.org`; `*`: all).",
+    )
     max_items: int = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
     max_texts: int = Field(256, ge=1, description="Most texts in an embed_text request.")
     max_job_items: int = Field(1024, ge=1, description="Most images, texts or prompts in a job (`POST /jobs`).")
     max_text_chars: int = Field(2_000, ge=1, description="Longest text, characters, before it is tokenised.")
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest encoded image, bytes.")
     max_image_pixels: int = Field(50_000_000, ge=1, description="Largest image, pixels, read from its header.")
+    max_image_work: int = Field(
+        1_000_000_000,
+        ge=1,
+        description="Most work that decoding an image may be, in pixels × passes (scans of a progressive JPEG), read "
+        "from its header.",
+    )
 
     # Fetching images by URL
     fetch_timeout: float = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
     fetch_max_redirects: int = Field(3, ge=0, description="Redirects followed; each is checked like the first URL.")
+    fetch_max_request_bytes: int = Field(256 * 2**20, ge=1024, description="Most bytes fetched for one request or job.")
+    fetch_max_total_bytes: int = Field(
+        512 * 2**20, ge=1024, description="Most bytes of requests that an API process is fetching for; then 503."
+    )
     fetch_concurrency: int = Field(32, ge=1, description="URLs fetched at once by an API process.")
     fetch_allow_http: bool = Field(False, description="Also accept plain `http://` URLs.")
     fetch_allow_ip_hosts: bool = Field(False, description="Also accept URLs whose host is an IP address.")
@@ -118,7 +148,13 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
 
     @field_validator(
-        "models", "fetch_allow_hosts", "fetch_deny_hosts", "fetch_allow_networks", "api_keys", mode="before"
+        "models",
+        "fetch_allow_hosts",
+        "fetch_deny_hosts",
+        "fetch_allow_networks",
+        "api_keys",
+        "cors_origins",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

@@ -53,6 +53,7 @@ def record(fields: list[Any] | dict[Any, Any]) -> Job:
         error=json.loads(raw["error"]) if raw.get("error") else None,
         timings=json.loads(raw["timings"]) if raw.get("timings") else {},
         progress=json.loads(raw["progress"]) if raw.get("progress") else None,
+        refused=json.loads(raw["refused"]) if raw.get("refused") else [],
         **{n: int(raw.get(n, 0)) for n in numbers},
     )
 

@@ -57,7 +57,7 @@ FORMATS: dict[str, FormatSpec] = {
             words="folder of images",
             suffixes=(
                 *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
-                *(".tif", ".tiff", ".avif", ".ppm", ".jp2"),
+                *(".tif", ".tiff", ".avif", ".heic", ".heif", ".mpo", ".ppm", ".jp2"),
             ),
             rank=3,
         ),

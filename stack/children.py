@@ -50,6 +50,7 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
 def api(settings: Settings, host: str, port: int) -> Spec:
     """The API on ``host``:``port``. It has no access log, because a query string can contain a key."""
     uvicorn = [sys.executable, "-m", "uvicorn", "clip_queue.api.app:app", "--no-access-log", "--no-server-header"]
+    protocol = ["--http", "clip_queue.api.http_protocol:HttpProtocol"]
     address = ["--host", host, "--port", str(port)]
     options = ["--timeout-graceful-shutdown", f"{API_GRACE:.0f}", "--log-level", settings.log_level.lower()]
-    return Spec("api", [*uvicorn, *address, *options], API_GRACE + 5, rank=2, env=settings.env())
+    return Spec("api", [*uvicorn, *protocol, *address, *options], API_GRACE + 5, rank=2, env=settings.env())

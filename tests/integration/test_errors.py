@@ -97,11 +97,17 @@ def test_a_wrong_shape_is_refused_by_the_fields_name(
         assert problem["loc"][:2] == ["body", field]
 
 
-@pytest.mark.parametrize("content", [b"", b"no json", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"text": NaN}'])
+@pytest.mark.parametrize("content", [b"", b"no json", b"{", b"[]", b"null", b'"text"', b"\xff\xfe"])
 def test_a_body_that_is_no_json_object_is_422(http: httpx.Client, content: bytes) -> None:
     response = http.post("/clip/embed_text", content=content)
     assert response.status_code == 422
     assert [problem["loc"] for problem in response.json()["detail"]] == [["body"]]
+
+
+def test_nan_is_a_number_and_so_no_text(http: httpx.Client) -> None:
+    response = http.post("/clip/embed_text", content=b'{"text": NaN}')
+    assert response.status_code == 422
+    assert {tuple(problem["loc"][:2]) for problem in response.json()["detail"]} == {("body", "text")}
 
 
 def test_a_422_never_echoes_what_was_sent(http: httpx.Client) -> None:
@@ -154,10 +160,17 @@ def test_an_empty_payload_is_refused(http: httpx.Client, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"no image", b"%!PS-Adobe-3.0 EPSF-3.0", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
+    ("data", "cause"),
+    [
+        (b"no image", "Data is not image."),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "EPS is not supported."),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not supported."),
+    ],
 )
-def test_what_is_no_image_is_refused(http: httpx.Client, data: bytes) -> None:
-    assert image(http, base64_image(data)) == {"message": CAUSE + "Data is not image."}
+def test_what_is_no_image_is_refused_and_a_format_that_stays_closed_is_named(
+    http: httpx.Client, data: bytes, cause: str
+) -> None:
+    assert image(http, base64_image(data)) == {"message": CAUSE + cause}
 
 
 def test_a_local_path_is_never_read(http: httpx.Client, tmp_path: Path) -> None:

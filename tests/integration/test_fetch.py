@@ -11,6 +11,7 @@ import trustme
 
 from clip_queue.shared.errors import BadImage
 from clip_queue.shared.fetch import Fetcher, GuardedBackend
+from clip_queue.shared.fetch_failure import BROKEN, NO_HOST, REFUSED, TLS
 from clip_queue.shared.fetch_policy import Policy
 from clip_queue.shared.settings import Settings
 
@@ -45,9 +46,9 @@ async def test_a_kept_connection_that_its_server_has_closed_is_not_the_urls_faul
     assert [await fetcher.get(site.url(path)) for path in ("/a.png", "/b.png")] == [IMAGE] * 2
     assert site.paths() == ["/a.png", "/b.png", "/b.png"]
     assert site.connections == 2
-    assert await refusal(fetcher, site.url("/shut")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/shut")) == f"{UNREACHABLE} {BROKEN}"
     assert site.paths()[3:] == ["/shut"] * 2, "a new connection has the last word"
-    assert await refusal(fetcher, site.url("/shut")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/shut")) == f"{UNREACHABLE} {BROKEN}"
     assert site.paths()[5:] == ["/shut"]
 
 
@@ -59,12 +60,14 @@ async def test_hosts_are_compared_in_one_form(site: Site, make: Make) -> None:
 
 async def test_an_unknown_authority_is_refused(site: Site) -> None:
     fetcher = Fetcher(Settings(fetch_allow_networks=["127.0.0.0/8"]), look_up=Resolver({"images.test": ["127.0.0.1"]}))
-    assert await refusal(fetcher, site.url("/a.png")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/a.png")) == f"{UNREACHABLE} {TLS}"
     await fetcher.aclose()
 
 
 async def test_a_certificate_for_another_name_is_refused(site: Site, make: Make) -> None:
-    assert await refusal(make({"wrong.test": ["127.0.0.1"]}), site.url("/a.png", "wrong.test")) == UNREACHABLE
+    assert (
+        await refusal(make({"wrong.test": ["127.0.0.1"]}), site.url("/a.png", "wrong.test")) == f"{UNREACHABLE} {TLS}"
+    )
     assert site.heads == []
 
 
@@ -166,19 +169,19 @@ async def test_redirects_are_counted(site: Site, make: Make) -> None:
     assert site.paths() == ["/loop"] * 4
     assert "more than 0 times" in await refusal(make(fetch_max_redirects=0), site.url("/1"))
     assert await make(fetch_max_redirects=1).get(site.url("/1")) == IMAGE
-    assert await refusal(make(), site.url("/lost")) == UNREACHABLE
+    assert await refusal(make(), site.url("/lost")) == UNREACHABLE + " Its server answered with status 302."
 
 
 @pytest.mark.parametrize("status", ["304 Not Modified", "400 Bad", "401 No", "404 Not Found", "500 Oh", "503 Later"])
 async def test_a_bad_status_is_refused(site: Site, make: Make, status: str) -> None:
     site.routes["/bad"] = answer(b"" if status.startswith("304") else b"no", status)
-    assert await refusal(make(), site.url("/bad")) == UNREACHABLE
+    assert await refusal(make(), site.url("/bad")) == f"{UNREACHABLE} Its server answered with status {status[:3]}."
 
 
 async def test_what_cannot_be_reached_is_said_so(site: Site, make: Make, unused_tcp_port: int) -> None:
-    assert await refusal(make(), f"https://images.test:{unused_tcp_port}/") == UNREACHABLE
-    assert await refusal(make(), "https://unknown.test/") == UNREACHABLE
-    assert await refusal(make({"empty.test": []}), "https://empty.test/") == UNREACHABLE
+    assert await refusal(make(), f"https://images.test:{unused_tcp_port}/") == f"{UNREACHABLE} {REFUSED}"
+    assert await refusal(make(), "https://unknown.test/") == f"{UNREACHABLE} {NO_HOST}"
+    assert await refusal(make({"empty.test": []}), "https://empty.test/") == f"{UNREACHABLE} {NO_HOST}"
 
 
 async def test_the_systems_resolver_is_used_and_checked(site: Site, authority: trustme.CA) -> None:

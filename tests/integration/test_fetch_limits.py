@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from clip_queue.shared.errors import BadImage
+from clip_queue.shared.fetch_failure import BROKEN, TIMEOUT
 
 from .tls_site import (
     CAUSE,
@@ -53,7 +54,7 @@ async def test_one_time_limit_holds_for_everything(site: Site, make: Make, handl
     site.routes["/drip"] = handler
     begun = time.monotonic()
     fetcher = make(fetch_timeout=0.5, fetch_max_redirects=redirects)
-    assert await refusal(fetcher, site.url("/drip")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/drip")) == f"{UNREACHABLE} {TIMEOUT}"
     assert 0.4 < time.monotonic() - begun < 5
     assert await fetcher.get(site.url("/a.png")) == IMAGE  # and nothing is left behind
 
@@ -63,7 +64,7 @@ async def test_a_slow_resolver_is_under_the_limit(make: Make) -> None:
         async def __call__(self, host: str, port: int) -> Sequence[str]:
             return await asyncio.Future()
 
-    assert await refusal(make(look_up=Slow({}), fetch_timeout=0.2), "https://slow.test/") == UNREACHABLE
+    assert await refusal(make(resolve=Slow({}), fetch_timeout=0.2), "https://slow.test/") == f"{UNREACHABLE} {TIMEOUT}"
 
 
 async def test_an_endless_body_is_cut_at_the_limit(site: Site, make: Make) -> None:
@@ -101,10 +102,10 @@ async def test_the_announced_length_is_not_believed(site: Site, make: Make) -> N
     fetcher = make()
     assert TOO_LARGE in await refusal(fetcher, site.url("/huge"))  # at once: no body ever comes
     assert TOO_LARGE in await refusal(fetcher, site.url("/until"))
-    assert await refusal(fetcher, site.url("/short")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/short")) == f"{UNREACHABLE} {BROKEN}"
     assert await fetcher.get(site.url("/more")) == bytes(len(IMAGE))  # the rest belongs to no answer
     assert await fetcher.get(site.url("/a.png")) == IMAGE  # and is not taken for the next one
-    assert await refusal(fetcher, site.url("/minus")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/minus")) == f"{UNREACHABLE} {BROKEN}"
 
 
 async def test_compressed_bodies_are_refused_unread(site: Site, make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Decoding of images. The limits on bytes and pixels are checked before anything is decoded."""
+"""Encoded images to pixels: what metadata say is passed over, what a file may cost is bounded before it is decoded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,29 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from clip_queue.shared.errors import BadImage
+from clip_queue.worker.inference import closed_formats
+from clip_queue.worker.inference.image_limits import ImageFile, Limits, check_density, check_pixels, examine
+from clip_queue.worker.inference.jpeg import Jpeg
+from clip_queue.worker.inference.orientation import orientation, upright
+from clip_queue.worker.inference.tiff import Tiff
 
-# The formats of images that people have. Pillow's other formats are refused: EPS, for one, runs Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "MPO")
+# Formats that are images people have; Pillow's others (EPS runs Ghostscript, PSD, FITS, …) stay closed.
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000"]  # an MPO is opened as JPEG
 
-# Problems that matter are errors, not warnings. The filter is set for the process: catch_warnings() is not thread-safe.
+try:
+    from pi_heif import register_heif_opener
+except ImportError:  # then HEIC is one of the formats that stay closed
+    pass
+else:
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    FORMATS.append("HEIF")
+
+TRUNCATED = "Data is not image: it is truncated or broken."
+
+# What matters of an image raises. Once for the process: catch_warnings() is not for threads.
 warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
@@ -27,58 +42,107 @@ def decode(
     max_pixels: int,
     draft: int = 0,
 ) -> NDArray[np.uint8]:
-    """Decode an image and preprocess it. Returns pixels (height, width, 3), uint8, RGB.
+    """An encoded image as the model sees it: (height, width, 3), uint8, RGB. Its cost is bounded, its time is not.
 
-    The EXIF orientation is applied. Alpha is dropped, not blended. Grey, 16-bit, palette and CMYK images become 8-bit
-    RGB. Of an animation, the first frame is taken.
-
-    Args:
-        data: the encoded image.
-        preprocess: gets the upright image in the mode RGB.
-        max_bytes: largest encoded image, bytes.
-        max_pixels: largest image, pixels.
-        draft: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if each side keeps this many pixels; 0: never. It
-            changes the vectors a little.
+    ``draft``: see :func:`to_rgb`.
 
     Raises:
-        BadImage: the image is too large, too narrow or broken, or the data is no image.
+        BadImage: too large, not an image, of a form that is not supported, or broken.
     """
-    if not data:
-        raise BadImage.because("Empty image payload.")
-    if len(data) > max_bytes:
-        raise BadImage.because(f"Image of {len(data)} bytes is over the limit of {max_bytes}.")
+    limits = Limits(max_bytes, max_pixels)
+    return preprocessed(to_rgb(examine(data, limits), limits, draft), preprocess)
+
+
+def preprocessed(
+    image: Image.Image, preprocess: Callable[[Image.Image], Image.Image | NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """What a model's preprocessing makes of an RGB image. Whatever it raises is the image's fault."""
+    try:
+        return np.asarray(preprocess(image))
+    except Exception as error:
+        raise BadImage.because(TRUNCATED) from error
+
+
+def to_rgb(file: ImageFile, limits: Limits, draft: int = 0) -> Image.Image:
+    """The image upright, 8-bit RGB; of an animation the first frame. docs/images.md says what becomes of each form.
+
+    ``draft``: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as each side keeps that many pixels; 0: no.
+
+    Raises:
+        BadImage: as :func:`decode`.
+    """
+    header = file.header
+    if isinstance(header, Jpeg) and not header.ends:
+        one, other = (_to_rgb(tail, header, limits, draft) for tail in header.tails())
+        if not np.array_equal(np.asarray(one), np.asarray(other)):
+            raise BadImage.because(TRUNCATED)
+        return one
+    return _to_rgb(file.data, header, limits, draft)
+
+
+def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own guard, at twice the limit
-        raise BadImage.because(f"Image is over the limit of {max_pixels} pixels.") from error
+        raise BadImage.because(f"Image is over the limit of {limits.pixels} pixels.") from error
     except Exception as error:
-        raise BadImage.because("Data is not image.") from error
+        raise BadImage.because(_why_closed(data, header)) from error
     with image:
         width, height = image.size
-        if width * height > max_pixels:
-            raise BadImage.because(f"Image of {width} × {height} pixels is over the limit of {max_pixels}.")
+        check_pixels(width, height, limits.pixels)
+        # Thin strips resize to a huge other side: cropping them after the fact would need that memory.
+        if max(width, height) > 100 * min(width, height):
+            raise BadImage.because(f"Image of {width} × {height} pixels is too narrow: over 100 to 1.")
+        if image.format in ("AVIF", "HEIF"):
+            check_density(width, height, len(data))
         try:
-            # Resizing makes the other side of a narrow strip huge, and cropping comes only afterwards.
-            if max(width, height) > 100 * min(width, height):
-                raise BadImage.because(f"Image of {width} × {height} pixels is too narrow: over 100 to 1.")
             if draft:
                 image.draft(None, (draft, draft))
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(preprocess(_rgb(image)))
+            turn = getattr(header, "orientation", None)
+            if turn is None:  # HEIF says it outside of EXIF, and the codec has turned the image
+                turn = 1 if image.format == "HEIF" else orientation(image.info.get("exif"), _xmp(image))
+            return upright(_eight_bits(image, header if isinstance(header, Tiff) else None), turn)
         except BadImage:
             raise
+        except MemoryError as error:
+            raise BadImage.because("Decoding it takes too much memory.") from error
         except Exception as error:
-            raise BadImage.because("Data is not image: it is truncated or broken.") from error
+            raise BadImage.because(TRUNCATED) from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """The image in the mode RGB, 8 bits a channel."""
-    if image.mode == "RGB":
+def _xmp(image: Image.Image) -> bytes | None:
+    xmp = image.info.get("xmp")
+    return xmp if isinstance(xmp, bytes) else None
+
+
+def _why_closed(data: bytes, header: object) -> str:
+    if isinstance(header, Jpeg) and header.bits not in (0, 8):
+        return f"JPEG of {header.bits} bits a sample is not supported."
+    if isinstance(header, Tiff) and header.whole:
+        return f"TIFF of this form is not supported ({header.form})."
+    name = closed_formats.name_of(data)
+    # A file of a format that is decoded here, and yet cannot be, is broken.
+    return f"{name} is not supported." if name and not (name == "HEIC" and "HEIF" in FORMATS) else "Data is not image."
+
+
+def _eight_bits(image: Image.Image, tiff: Tiff | None) -> Image.Image:
+    """8-bit RGB by the range that the form declares. 8-bit forms become what open_clip makes of them."""
+    if tiff is not None and (reason := tiff.refusal):
+        raise BadImage.because(reason)
+    mode = image.mode
+    if mode == "RGB":
+        image.load()
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":  # Pillow would clip 16 bits to 8, not scale
-        high = np.asarray(image)
-        eight = (high.clip(0, 65535) >> 8).astype(np.uint8)
-        return Image.fromarray(eight).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
+    if mode.startswith("I;16") or mode == "I":  # Pillow would clip 16 bits to 8, not scale
+        bits = tiff.bits if tiff else 16
+        high = np.asarray(image).clip(0, (1 << bits) - 1) >> (bits - 8)
+        eight = high.astype(np.uint8)
+        return Image.fromarray(255 - eight if tiff and tiff.white_is_zero else eight).convert("RGB")
+    if mode in ("F", "LAB"):
+        what = "floating-point samples (they have no declared range)" if mode == "F" else "CIE L*a*b* colours"
+        raise BadImage.because(f"{image.format} of {what} is not supported.")
+    if mode == "La":  # grey multiplied by its alpha
+        return image.convert("LA").convert("RGB")
+    if mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

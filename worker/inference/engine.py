@@ -3,7 +3,7 @@
 ::
 
     item ─┬─ text ───► tokens ─┬─► batcher ─► forward pass ─► recipient
-          └─ image ──► pixels ─┘
+          └─ image ──► pixels ─┘   (in a thread, or in a helper process where the cost is not known to be small)
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.vectors import Pixels, Vector
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.clip_model import ClipModel, pick_device
-from clip_queue.worker.inference.decode import decode
+from clip_queue.worker.inference.decode import preprocessed, to_rgb
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers
 from clip_queue.worker.inference.fatal import die
+from clip_queue.worker.inference.image_limits import Limits, examine
 from clip_queue.worker.inference.item import BatchItem, Recipient
 from clip_queue.worker.inference.text_cache import TextCache
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
@@ -41,7 +43,9 @@ class InferenceEngine:
     leaves.
     """
 
-    def __init__(self, settings: Settings, load_model: LoadModel = ClipModel) -> None:
+    def __init__(
+        self, settings: Settings, load_model: LoadModel = ClipModel, helpers: DecodeHelpers | None = None
+    ) -> None:
         """Load the models of ``settings``. Raises what open_clip raises if one cannot be loaded."""
         self.settings = settings
         self.device = pick_device(settings.device)
@@ -57,6 +61,10 @@ class InferenceEngine:
             depth=1 if cuda else 0,
         )
         self.decoders = PriorityThreadPool(settings.decode_threads or cores(), fatal=die)
+        self.limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_work)
+        self.helpers = helpers or DecodeHelpers(settings.decode_processes, self.limits, settings.decode_timeout)
+        # Threads that wait for a helper, apart from those above: what is slow to decode holds up its like alone.
+        self._askers = PriorityThreadPool(settings.decode_processes, fatal=die, name="decode-helper")
         self._places = {lane: threading.BoundedSemaphore(self.capacity) for lane in Lane}
         self._cache = TextCache(settings.text_cache_size)
         Image.MAX_IMAGE_PIXELS = settings.max_image_pixels  # Pillow checks the limit too
@@ -69,10 +77,13 @@ class InferenceEngine:
                 log.warning(notice)
         self.batcher.start()
         self.decoders.start()
+        self._askers.start()
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the threads when all items have been decoded. Waits up to ``timeout`` seconds for each thread."""
         self.decoders.stop(timeout)
+        self._askers.stop(timeout)
+        self.helpers.close()
         self.batcher.stop(timeout)
 
     def acquire(self, lane: Lane, timeout: float) -> bool:
@@ -96,13 +107,9 @@ class InferenceEngine:
         Raises:
             BadImage: it is over a limit of the settings, or no image.
         """
-        return decode(
-            data,
-            model.preprocess,
-            max_bytes=self.settings.max_image_bytes,
-            max_pixels=self.settings.max_image_pixels,
-            draft=model.draft,
-        )
+        file = examine(data, self.limits)
+        image = to_rgb(file, self.limits, model.draft) if file.in_thread else self.helpers.to_rgb(data, model.draft)
+        return preprocessed(image, model.preprocess)
 
     def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient) -> None:
         began = time.monotonic()
@@ -131,12 +138,42 @@ class InferenceEngine:
     def _embed_image(self, model: ClipModel, lane: Lane, data: bytes, recipient: Recipient) -> None:
         """Decode an image and pass it to the batcher; in a decoding thread."""
         began = time.monotonic()
-        if recipient.gone:
-            recipient.drop()
-            self.release(lane)
+        if self._passed_over(lane, recipient):
             return
         try:
-            pixels = self.decode(model, data)
+            file = examine(data, self.limits)
+        except ClipError as error:
+            self.release(lane)
+            recipient.fail(error)
+            return
+        if file.in_thread:
+            self._decode(model, lane, lambda: to_rgb(file, self.limits, model.draft), recipient, began)
+            return
+
+        def ask() -> None:
+            if not self._passed_over(lane, recipient):
+                self._decode(model, lane, lambda: self.helpers.to_rgb(data, model.draft), recipient, began)
+
+        self._askers.submit(lane, ask)
+
+    def _passed_over(self, lane: Lane, recipient: Recipient) -> bool:
+        """Whether nobody waits for the image any more: it is not decoded then."""
+        if not recipient.gone:
+            return False
+        recipient.drop()
+        self.release(lane)
+        return True
+
+    def _decode(
+        self,
+        model: ClipModel,
+        lane: Lane,
+        load: Callable[[], Image.Image],
+        recipient: Recipient,
+        began: float,
+    ) -> None:
+        try:
+            pixels = preprocessed(load(), model.preprocess)
         except ClipError as error:
             self.release(lane)
             recipient.fail(error)

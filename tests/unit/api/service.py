@@ -17,7 +17,7 @@ from clip_queue.api.app import create_app
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reply_listener import ReplyListener
-from clip_queue.shared import ops
+from clip_queue.shared import comparison, ops
 from clip_queue.shared.broker import TASK
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.fetch import Fetcher
@@ -94,9 +94,10 @@ class Worker:
 def answer(job: Job, inputs: Inputs) -> JobResult:
     """Row i is (i, length of item i); the cosines of a comparison are 0.0, 0.1, 0.2 and so on."""
     bad = [i for i, item in enumerate(inputs.items) if item == BAD]
-    errors = [BadInput("refused by the worker", index=i).to_wire() for i in bad]
+    index = comparison.caller_index if job.kind is Kind.COMPARE else int
+    errors = [BadInput("refused by the worker", index=index(i)).to_wire() for i in bad]
     if errors and job.on_error is OnError.FAIL:
-        return JobResult(error=errors[0])
+        return JobResult(error=errors[0], names=inputs.names)
     timings = {"queue": 0.001, "forward": 0.002}
     if job.kind is Kind.COMPARE:
         cosines = [i / 10 for i in range(job.total - 1)]

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from clip_queue.api.items import FetchedItems
 from clip_queue.api.requests import HEART
 from clip_queue.shared.errors import BadImage
 from clip_queue.shared.fetch import Fetcher
@@ -149,7 +150,8 @@ async def test_a_caller_that_leaves_when_the_store_cannot_be_reached_cancels_not
         await until(lambda: service.broker.sent)
         service.server.connected = False
 
-    call = asyncio.create_task(service.client.call(Kind.EMBED_TEXT, MODEL, Inputs(["a"]), "open", disconnected))
+    items = FetchedItems(Inputs(["a"]))
+    call = asyncio.create_task(service.client.call(Kind.EMBED_TEXT, MODEL, items, "open", disconnected))
     await until(lambda: service.broker.sent and not service.server.connected)
     await asyncio.sleep(0.1)
     service.server.connected = True

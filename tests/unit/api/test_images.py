@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from clip_queue.api.images import parse_image, parse_images
+from clip_queue.api.images import parse_image
+from clip_queue.api.items import parse_images
 from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.fetch import ImageUrl
 
@@ -35,13 +36,15 @@ def test_the_type_is_case_insensitive(kind: str) -> None:
         "data:image/JPEG;base64,",
         "DATA:IMAGE/PNG;BASE64,",
         "data:image/svg+xml;base64,",
+        "data:application/octet-stream;base64,",
+        "data:;base64,",
         "data:image/vnd.microsoft.icon;base64,",
         "data:image/png;charset=utf-8;base64,",
         "data:image/png;name=a b.png;x=1;base64, ",
         "\n data:image/*;base64,",
     ],
 )
-def test_a_data_uri_of_any_image_subtype_is_read(prefix: str) -> None:
+def test_a_data_uri_of_any_type_is_read(prefix: str) -> None:
     assert parse_image(b64(prefix + TEXT), LIMIT) == JPEG
     assert parse_image(prefix + TEXT, LIMIT) == JPEG
 
@@ -85,7 +88,7 @@ def test_a_bare_string_that_begins_with_http_is_a_url(text: str) -> None:
         "not-an-image.",
         "A",
         "AAAAA",
-        "data:text/plain;base64,aGVsbG8=",
+        "data:text/plain,aGVsbG8=",
         "data:image/png,%89PNG",
         "/etc/passwd.png",
         "file:///etc/passwd",

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from clip_queue.api.items import FetchedItems
 from clip_queue.api.job_client import JobClient
 from clip_queue.shared import ops
 from clip_queue.shared.errors import Cancelled, Late, Unavailable
@@ -20,7 +21,7 @@ LOST = r"^The job store has lost the job; send it again\.$"
 def call(service: Service, timeout: float = 5.0) -> asyncio.Task[JobResult]:
     """A request whose job the worker does not take up by itself."""
     service.worker.running.clear()
-    work = service.client.call(Kind.EMBED_TEXT, MODEL, Inputs(["cat"]), "owner", timeout=timeout)
+    work = service.client.call(Kind.EMBED_TEXT, MODEL, FetchedItems(Inputs(["cat"])), "owner", timeout=timeout)
     return asyncio.create_task(work)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from clip_queue.api.items import RequestItems, json_type
 from clip_queue.api.requests import (
     ClipRequest,
     Compare,
@@ -15,8 +16,6 @@ from clip_queue.api.requests import (
     EmbedText,
     JobRequest,
     Limits,
-    RequestItems,
-    json_type,
 )
 from clip_queue.shared.errors import BadInput, ClipError, TextTooLong
 from clip_queue.shared.fetch import ImageUrl

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from clip_queue.shared.errors import BadImage, ClipError, Late
+from clip_queue.shared.errors import BadImage, ClipError, Late, Unavailable
 from clip_queue.shared.fetch import Fetcher, ImageUrl
 from clip_queue.shared.settings import Settings
 
@@ -95,7 +95,7 @@ async def test_what_is_no_image_is_refused_with_its_reason(site: Site, fetcher: 
     refusals = {
         site.put("/large", bytes(LIMIT + 1)): CAUSE + "Image is larger than 2048 bytes (setting max_image_bytes).",
         site.put("/empty", b""): CAUSE + "Data is not image.",
-        site.put("/missing", b"no", "404 Not Found"): UNREACHABLE,
+        site.put("/missing", b"no", "404 Not Found"): UNREACHABLE + " Its server answered with status 404.",
         site.put("/packed", b"no", Content_Encoding="gzip"): (
             CAUSE + "URL answered with a compressed body (Content-Encoding), though asked not to."
         ),
@@ -106,8 +106,9 @@ async def test_what_is_no_image_is_refused_with_its_reason(site: Site, fetcher: 
         site.put("/inside", b"", "302 Found", Location="http://10.0.0.1/"): (
             CAUSE + "URL points to a network destination that is not allowed."
         ),
-        site.url("/never answered"): UNREACHABLE,
-        f"http://nowhere.test:{site.port}/": UNREACHABLE,
+        site.url("/never answered"): UNREACHABLE + " There was no answer in time.",
+        f"http://nowhere.test:{site.port}/": UNREACHABLE + " Its host name cannot be resolved.",
+        "https://xn--a.com/": CAUSE + "Provided image URL is invalid.",
         "https://user@images.test/": CAUSE + "URLs with a user name or password are not accepted.",
     }
     for url, message in refusals.items():
@@ -124,12 +125,13 @@ async def test_a_closed_connection_is_no_error_of_the_url(site: Site, fetcher: F
     url = site.put("/image", Connection="keep-alive")
     assert await fetcher.get(url) == b"image"
     site.responses["/cut"] = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n"
-    assert await refusal(fetcher, site.url("/cut")) == UNREACHABLE
+    assert await refusal(fetcher, site.url("/cut")) == UNREACHABLE + " There was no answer in time."
     assert await fetcher.get(url) == b"image"
 
 
 async def test_a_port_that_nobody_listens_on(fetcher: Fetcher, unused_tcp_port: int) -> None:
-    assert await refusal(fetcher, f"http://{HOST}:{unused_tcp_port}/") == UNREACHABLE
+    refused = await refusal(fetcher, f"http://{HOST}:{unused_tcp_port}/")
+    assert refused == UNREACHABLE + " The connection was refused."
 
 
 async def test_the_system_resolves_names_by_default() -> None:
@@ -137,6 +139,45 @@ async def test_the_system_resolves_names_by_default() -> None:
     assert await refusal(fetcher, "http://localhost:1/") == (
         CAUSE + "URL points to a network destination that is not allowed."
     )
+    await fetcher.aclose()
+
+
+# Bytes of one request, and of all
+
+
+def bounded(**limits: int) -> Fetcher:
+    chosen = {"fetch_allow_http": True, "fetch_allow_networks": ["127.0.0.0/8"], **limits}
+    return Fetcher(Settings.model_validate(chosen), look_up=look_up)
+
+
+async def test_the_bytes_of_one_request_are_bounded(site: Site) -> None:
+    fetcher = bounded(fetch_max_request_bytes=2500)
+    asked = [ImageUrl(site.put(f"/{n}", bytes(1000)), n) for n in range(3)]
+    assert len(await fetcher.resolve(asked[:2], 5)) == 2
+    assert len(await fetcher.resolve(asked[:2], 5)) == 2, "each request has its own"
+    message = CAUSE + "The images of the request's URLs are together larger than 2500 bytes"
+    with pytest.raises(BadImage) as caught:
+        await fetcher.resolve(asked, 5)
+    assert caught.value.message == message + " (setting fetch_max_request_bytes)."
+    found = await fetcher.resolve(asked, 5, skip=True)
+    (refused,) = [item for item in found if isinstance(item, ClipError)]
+    assert refused.message.startswith(message)
+    await fetcher.aclose()
+
+
+async def test_the_bytes_of_all_requests_are_bounded_while_they_fetch(site: Site) -> None:
+    fetcher = bounded(fetch_max_total_bytes=2500)
+    one, two = ImageUrl(site.put("/1", bytes(2000)), 0), ImageUrl(site.put("/2", bytes(2000)), 1)
+    slow = asyncio.create_task(fetcher.resolve([one, ImageUrl(site.url("/never"), 1)], 5))
+    while "/never" not in site.paths or "/1" not in site.paths:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable, match="setting fetch_max_total_bytes") as caught:
+        await fetcher.resolve([two], 5)
+    assert caught.value.retry_after == 2
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+    assert await fetcher.resolve([two], 5) == [bytes(2000)], "what was given up counts no more"
     await fetcher.aclose()
 
 

@@ -23,9 +23,26 @@ def test_images_come_by_name_before_the_folders_beside_them(tmp_path: Path) -> N
 
 
 def test_suffixes_count_in_any_case_and_nothing_else_does(tmp_path: Path) -> None:
-    ends = ["jpg", "JPG", "Jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2", "jpe", "jfif"]
+    ends = [
+        "jpg",
+        "JPG",
+        "Jpeg",
+        "png",
+        "webp",
+        "gif",
+        "bmp",
+        "tif",
+        "tiff",
+        "avif",
+        "heic",
+        "mpo",
+        "ppm",
+        "jp2",
+        "jpe",
+        "jfif",
+    ]
     wanted = [f"{i:02}.{end}" for i, end in enumerate(ends)]
-    put(tmp_path, *wanted, "a.svg", "jpg", "a.jpg.part", "a.txt", "b.heic", "notes", "x.json")
+    put(tmp_path, *wanted, "a.svg", "jpg", "a.jpg.part", "a.txt", "b.cr2", "notes", "x.json")
     assert paths(tmp_path) == wanted
 
 

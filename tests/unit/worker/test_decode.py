@@ -90,7 +90,8 @@ def test_the_usual_formats_are_read(format: str) -> None:
 @pytest.mark.parametrize("format", ["EPS", "PDF", "TGA", "PCX", "ICO", "SGI", "XBM", "DDS", "MSP"])
 def test_other_formats_of_pillow_are_refused(format: str) -> None:
     mode = "1" if format in ("XBM", "MSP") else "RGB"
-    with pytest.raises(BadImage, match="Data is not image"):
+    named = format in ("EPS", "PDF", "ICO", "DDS")
+    with pytest.raises(BadImage, match=f"{format} is not supported" if named else "Data is not image"):
         decoded(encoded(Image.new(mode, (32, 32)), format))
 
 
@@ -163,7 +164,7 @@ def test_preprocessing_gets_an_upright_image_in_rgb() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "value", "expected"),
-    [("I;16", 40_000, 156), ("I", 40_000, 156), ("I", 70_000, 255), ("L", 7, 7), ("1", 1, 255), ("LA", (9, 0), 9)],
+    [("I;16", 40_000, 156), ("L", 7, 7), ("1", 1, 255), ("LA", (9, 0), 9)],
 )
 def test_grey_images_of_8_and_16_bits_become_rgb(mode: str, value: Any, expected: int) -> None:
     pixels = decoded(encoded(Image.new(mode, (2, 2), value), "TIFF"))

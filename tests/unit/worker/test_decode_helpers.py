@@ -1,0 +1,159 @@
+"""Helper processes: what overstays is ended, its neighbours are not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from clip_queue.shared.errors import BadImage
+from clip_queue.worker.inference.decode import decode
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers, environment
+from clip_queue.worker.inference.image_limits import Limits
+from tests.images import noise_image
+
+LIMITS = Limits(1 << 26, 10_000_000)
+GOOD = noise_image(3, format="TIFF")
+
+# A helper whose decoder never comes back, for images that say so, and holds the interpreter meanwhile.
+STUCK = """
+import re, sys
+from clip_queue.worker.inference import decode_helper
+decode = decode_helper._decode
+def stuck(data, limits, draft):
+    if data == b"hang":
+        re.match(r"(a|a)*b", "a" * 60)
+    if data == b"die":
+                os.abort()
+    return decode(data, limits, draft)
+decode_helper._decode = stuck
+decode_helper.main()
+"""
+
+
+@pytest.fixture
+def helpers() -> Iterator[Any]:
+    made: list[DecodeHelpers] = []
+
+    def make(count: int = 1, timeout: float = 20.0, memory: int | None = None) -> DecodeHelpers:
+        made.append(DecodeHelpers(count, LIMITS, timeout, memory=memory, command=(sys.executable, "-c", STUCK)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "decode_helper" in " ".join(p.cmdline())]
+
+
+def test_a_helper_gives_the_pixels_that_a_thread_gives(helpers: Any) -> None:
+    expected = decode(GOOD, np.asarray, max_bytes=LIMITS.bytes, max_pixels=LIMITS.pixels)
+    pool = helpers()
+    for _ in range(3):
+        np.testing.assert_array_equal(np.asarray(pool.to_rgb(GOOD)), expected)
+    assert len(children()) == 1
+
+
+def test_a_refusal_has_the_message_that_a_thread_gives(helpers: Any) -> None:
+    with pytest.raises(BadImage, match=r"^Could not load input image. Cause: Data is not image.$"):
+        helpers().to_rgb(b"<html>")
+
+
+def test_a_decode_that_overstays_is_ended_and_the_next_image_is_decoded(helpers: Any) -> None:
+    pool = helpers(timeout=1.5)
+    pool.to_rgb(GOOD)
+    before = children()
+    with pytest.raises(BadImage, match=r"Decoding took longer than 1.5 s \(setting decode_timeout\)"):
+        pool.to_rgb(b"hang")
+    assert not any(process.is_running() for process in before)
+    assert pool.to_rgb(GOOD).size == (96, 80)
+
+
+def test_what_hangs_holds_up_no_neighbour(helpers: Any) -> None:
+    pool = helpers(count=2, timeout=5)
+    pool.to_rgb(GOOD)
+    errors: list[BadImage] = []
+
+    def hang() -> None:
+        try:
+            pool.to_rgb(b"hang")
+        except BadImage as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    assert pool.to_rgb(GOOD).size == (96, 80)
+    assert time.monotonic() - began < 4
+    pool.close()
+    thread.join(10)
+    assert len(errors) == 1
+
+
+def test_a_helper_that_dies_fails_its_image_alone(helpers: Any) -> None:
+    pool = helpers()
+    with pytest.raises(BadImage, match="ended the process"):
+        pool.to_rgb(b"die")
+    assert pool.to_rgb(GOOD).size == (96, 80)
+    children()[0].kill()  # while it is idle: the next image must not pay for it
+    time.sleep(0.3)
+    assert pool.to_rgb(GOOD).size == (96, 80)
+
+
+def test_helpers_end_with_what_owns_them(helpers: Any) -> None:
+    pool = helpers()
+    pool.to_rgb(GOOD)
+    owned = children()
+    pool.close()
+    assert owned
+    assert not children()
+
+
+def test_helpers_end_with_their_parent_however_it_ends() -> None:
+    script = """
+import os, sys
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers, environment
+from clip_queue.worker.inference.image_limits import Limits
+pool = DecodeHelpers(1, Limits(1 << 26, 10_000_000), 5.0)
+pool.to_rgb(sys.stdin.buffer.read())
+print(pool._helpers[0]._process.pid, flush=True)
+os._exit(9)
+"""
+    run = subprocess.run([sys.executable, "-c", script], input=GOOD, capture_output=True, timeout=60)
+    pid = int(run.stdout)
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_helper_has_no_secrets_and_no_torch(helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIP_QUEUE_API_KEYS", "secret")
+    assert "CLIP_QUEUE_API_KEYS" not in environment()
+    code = "import sys, clip_queue.worker.inference.decode_helper; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux")
+def test_a_helpers_memory_is_bounded(helpers: Any) -> None:
+    pool = helpers(memory=8 * LIMITS.pixels)
+    data = b"P6 3000 3000 255\n" + bytes(27_000_000)
+    with pytest.raises(BadImage, match=r"memory|ended"):
+        pool.to_rgb(data)
+
+
+def test_pixels_of_a_large_image_come_whole(helpers: Any) -> None:
+    image = Image.effect_noise((2000, 1500), 90)
+    data = b"P5 2000 1500 255\n" + image.tobytes()
+    np.testing.assert_array_equal(np.asarray(helpers().to_rgb(data).getchannel("R")), np.asarray(image))
