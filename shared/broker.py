@@ -42,6 +42,8 @@ def celery_app(settings: Settings, *, publisher: bool = False) -> Celery:
         broker_use_ssl=url.tls or False,
         broker_transport_options={
             **_sentinel(url, settings),
+            # Otherwise a sender that has to connect anew would try for as long as it takes, 2 s, 4 s, … apart.
+            **({"max_retries": 0} if publisher else {}),
             "visibility_timeout": VISIBILITY_TIMEOUT,
             "queue_order_strategy": "priority",  # queues are read in the given order: interactive first
             "socket_connect_timeout": settings.redis_timeout,

@@ -46,7 +46,8 @@ def async_client(settings: Settings, *, max_connections: int, timeout: float | N
     if url.master_name is not None:
         login = sentinel_options(url, settings) | {"retry": AsyncRetry(NoBackoff(), 0)}
         sentinel = AsyncSentinel(url.hosts, sentinel_kwargs=login)
-        return redis.asyncio.Redis.from_pool(_BoundedSentinelPool(url.master_name, sentinel, **options))
+        pool: Any = _BoundedSentinelPool
+        return redis.asyncio.Redis.from_pool(pool(url.master_name, sentinel, **options))
     kind: type[Any] = redis.asyncio.Connection
     if url.path:
         kind = redis.asyncio.UnixDomainSocketConnection
