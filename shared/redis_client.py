@@ -22,7 +22,7 @@ from clip_queue.shared.settings import Settings
 
 
 def client(settings: Settings) -> redis.Redis:
-    """A client for threads; each operation ends within ``redis_timeout``. Raises ValueError if the URL is wrong."""
+    """A client for threads; each operation ends within ``redis_timeout``. Raises BadRedisUrl if it is none."""
     url = parse_redis_url(settings.redis_url.get_secret_value())
     options = _options(url, settings, settings.redis_timeout) | {"retry": Retry(NoBackoff(), 0)}
     if url.master_name is None:
@@ -33,7 +33,7 @@ def client(settings: Settings) -> redis.Redis:
 
 
 def async_client(settings: Settings, *, max_connections: int, timeout: float | None = None) -> redis.asyncio.Redis:
-    """A client for an event loop. Raises ValueError if the URL is wrong.
+    """A client for an event loop. Raises BadRedisUrl if it is none.
 
     Args:
         max_connections: who finds them all in use waits for one, at most ``redis_timeout``.

@@ -69,13 +69,17 @@ class RedisUrl:
         return ";".join(f"{scheme}://{login}{host}/{self.db}" for host in hosts)
 
 
+class BadRedisUrl(ValueError):
+    """The setting is no URL of Redis: one sentence, which quotes nothing that may be secret."""
+
+
 def check_redis_url(url: str) -> None:
-    """Raises ValueError, with one sentence that quotes no secret, if :func:`parse_redis_url` cannot read ``url``."""
+    """Raises :class:`BadRedisUrl` if :func:`parse_redis_url` cannot read ``url``."""
     parse_redis_url(url)
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Read a URL. Raises ValueError with one sentence, which quotes nothing that may be secret."""
+    """Read a URL. Raises :class:`BadRedisUrl`."""
     scheme, mark, _ = url.partition("://")
     scheme = scheme.strip().lower()
     if not mark or scheme not in SCHEMES:
@@ -113,8 +117,8 @@ def parse_redis_url(url: str) -> RedisUrl:
     )
 
 
-def _wrong(why: str) -> ValueError:
-    return ValueError(f"The Redis URL is not right: {why}.")
+def _wrong(why: str) -> BadRedisUrl:
+    return BadRedisUrl(f"The Redis URL is not right: {why}.")
 
 
 def _split(url: str) -> Any:

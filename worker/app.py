@@ -20,7 +20,8 @@ from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import parse_models
-from clip_queue.shared.server_check import server_check
+from clip_queue.shared.redis_url import BadRedisUrl
+from clip_queue.shared.server_check import WrongServer, server_check
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.shared.store import Store
 from clip_queue.worker.executor.executor import JobExecutor
@@ -37,7 +38,7 @@ class Worker:
         """Load the models and start the threads.
 
         Raises:
-            WrongServer: nothing can ever work on this Redis.
+            BadRedisUrl, WrongServer: nothing can ever work on this Redis.
             Exception: what open_clip raises if a model cannot be loaded.
         """
         store = Store.connect(settings)
@@ -63,6 +64,8 @@ def start(settings: Settings) -> Worker:
     """The worker of this process. Ends the process, with a line on stderr, if it cannot start."""
     try:
         return Worker(settings)
+    except (WrongServer, BadRedisUrl) as error:
+        sys.exit(f"clip-queue worker: {error}")
     except Exception as error:  # Celery would log what a signal's receiver raises and go on without a model
         log.critical("the worker could not start", exc_info=True)
         sys.exit(f"clip-queue worker: {error}")

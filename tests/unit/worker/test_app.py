@@ -43,7 +43,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_a_redis_url_that_is_none_is_an_error_without_the_url() -> None:
     settings = Settings(device="cpu", redis_url="ftp://:secret@host")  # type: ignore[arg-type]
     message = refusal(settings)
-    assert "Redis URL must specify one of the following schemes" in message
+    assert "The Redis URL is not right: it begins with redis://" in message
     assert "secret" not in message
 
 
