@@ -24,7 +24,7 @@ def serves(folder: Path, url: str) -> None:
     """Both doors work with this URL: the store, the replies and the queue, in the API and in the worker."""
     with stack(folder, redis_url=url) as it:
         worker, api = it.worker(), it.api()
-        it.ready(worker, api, timeout=120)
+        it.ready(worker, api, timeout=180)
         with api.client() as http:
             assert vectors(embed_texts(http, ["through this door"])).shape == (1, 128)
             assert succeeded(http, submit_texts(http, "a job", "through this door")).shape == (2, 128)
@@ -84,7 +84,7 @@ def test_a_cluster_is_refused_with_a_sentence(tmp_path: Path) -> None:
     with server(tmp_path, cluster_enabled="yes") as it, stack(tmp_path, redis_url=it.url) as services:
         worker, api = services.worker(), services.api()
         for service in (worker, api):
-            wait_for(lambda service=service: not service.alive, 60, f"the end of {service.name}")
+            wait_for(lambda service=service: not service.alive, 150, f"the end of {service.name}")
             assert "Redis Cluster is not supported" in service.tail(), service.tail()
             assert service.process is not None
             assert service.process.returncode != 0

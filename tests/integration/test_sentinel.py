@@ -66,7 +66,7 @@ def test_a_master_killed_under_load_costs_no_accepted_job(
 ) -> None:
     with guarded(tmp_path) as redis, stack(tmp_path, redis_url=redis.url, lease=5, redis_replicas=1) as it:
         worker, api = it.worker(), it.api()
-        it.ready(worker, api, timeout=120)
+        it.ready(worker, api, timeout=180)
         with Load(api) as load:
             wait_for(lambda: len(load.accepted) >= 30, 60, "jobs")
             first = redis.master()

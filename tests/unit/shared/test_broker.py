@@ -23,3 +23,26 @@ def test_a_publisher_gives_up_after_the_timeout_and_a_worker_waits_longer() -> N
 
 def test_each_lane_of_a_model_is_a_queue() -> None:
     assert [queue_name("m", lane) for lane in Lane] == ["clip.m.interactive", "clip.m.background", "clip.m.bulk"]
+
+
+def test_a_sender_that_connects_anew_tries_once() -> None:
+    assert celery_app(SETTINGS, publisher=True).conf.broker_transport_options["max_retries"] == 0
+    assert "max_retries" not in celery_app(SETTINGS).conf.broker_transport_options
+
+
+def test_over_tls_the_broker_verifies_the_server_as_the_store_does() -> None:
+    app = celery_app(Settings.model_validate({"redis_url": "rediss://host"}))
+    assert app.conf.broker_use_ssl == {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    with app.connection_for_read() as connection:
+        assert connection.ssl == app.conf.broker_use_ssl
+
+
+def test_sentinels_are_asked_by_the_broker_with_their_password_and_a_timeout() -> None:
+    url = "sentinel://:p@a;sentinel://:p@b:1/3?master_name=jobs&sentinel_password=sp"
+    app = celery_app(Settings.model_validate({"redis_url": url, "redis_timeout": 0.7}))
+    options = app.conf.broker_transport_options
+    assert app.conf.broker_url == "sentinel://:p@a:26379/3;sentinel://:p@b:1/3"
+    assert options["master_name"] == "jobs"
+    asked = options["sentinel_kwargs"]
+    assert (asked["password"], asked["socket_timeout"], asked["socket_connect_timeout"]) == ("sp", 0.7, 0.7)
+    assert options["socket_timeout"] is None, "a receiver waits for the master as long as it takes"

@@ -49,3 +49,18 @@ async def test_after_a_failure_no_idle_connection_is_used_again() -> None:
     server.connected = True
     assert await store.execute(workers()) == []
     await store.close()
+
+
+def test_after_a_failure_no_idle_connection_of_a_thread_is_used_again() -> None:
+    """It may lead to a master that a failover has made a replica: that one answers, and refuses all writing."""
+    server = fakeredis.FakeServer()
+    store = Store(fakeredis.FakeRedis(server=server))
+    pool = store.client.connection_pool
+    idle = pool.get_connection()
+    idle.connect()
+    pool.release(idle)
+    assert idle._sock is not None
+    server.connected = False
+    with pytest.raises(Unavailable):
+        store.execute(workers())
+    assert idle._sock is None
