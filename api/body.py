@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -13,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from clip_queue.api import json_body
 from clip_queue.api.keys import accepts, authenticate, key_of
-from clip_queue.shared.errors import BadInput, TooLarge, Unauthorized, UnsupportedEncoding
+from clip_queue.shared.errors import BadInput, TooLarge, TooSlow, Unauthorized, UnsupportedEncoding
 from clip_queue.shared.settings import Settings
 
 T = TypeVar("T")
@@ -30,6 +32,7 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
 
     Raises:
         TooLarge: the body is larger than ``max_body_bytes``, as it is sent or as it is decompressed.
+        TooSlow: it does not arrive, or too slowly.
         UnsupportedEncoding: it is compressed in a way other than gzip.
         Unauthorized: no accepted key came with the request. The key may be in the body (:func:`_read_bytes`).
         BadInput: it is nested too deeply.
@@ -73,16 +76,18 @@ async def _read_bytes(request: Request, settings: Settings, keyless: bool) -> by
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large(limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-        if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):
-            found = _KEY.search(body, 0, HEAD)
-            if found and accepts(settings, found[1].decode("utf-8", "replace")):
-                keyless = False
-            elif len(body) > settings.max_keyless_bytes:
-                raise _unauthorized(settings)
+    async with _in_time(settings) as progress:
+        async for chunk in request.stream():
+            body += chunk
+            progress(len(body))
+            if len(body) > limit:
+                raise _too_large(limit)
+            if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):
+                found = _KEY.search(body, 0, HEAD)
+                if found and accepts(settings, found[1].decode("utf-8", "replace")):
+                    keyless = False
+                elif len(body) > settings.max_keyless_bytes:
+                    raise _unauthorized(settings)
     if not encoding.endswith("gzip"):
         return bytes(body)
     longest = min(limit, settings.max_keyless_bytes) if keyless else limit
@@ -90,6 +95,31 @@ async def _read_bytes(request: Request, settings: Settings, keyless: bool) -> by
     if len(raw) > longest:
         raise _unauthorized(settings) if keyless else _too_large(limit)
     return raw
+
+
+@asynccontextmanager
+async def _in_time(settings: Settings) -> AsyncIterator[Callable[[int], None]]:
+    """The time that a body has. What is yielded is told how many bytes have come.
+
+    Raises :class:`TooSlow` if none has come for ``client_timeout``, or if ``min_client_rate`` is not kept on average;
+    the first ``client_timeout`` does not count.
+    """
+    silence, rate = settings.client_timeout, settings.min_client_rate
+    clock = asyncio.get_running_loop().time
+    first = clock() + silence
+    try:
+        async with asyncio.timeout_at(first) as timer:
+
+            def progress(size: int) -> None:
+                at = clock() + silence
+                timer.reschedule(min(at, first + size / rate) if rate else at)
+
+            yield progress
+    except TimeoutError:
+        raise TooSlow(
+            f"The body did not arrive in time: no byte for {silence:g} s (setting client_timeout), or fewer than "
+            f"{rate:g} bytes a second (setting min_client_rate)."
+        ) from None
 
 
 def _gunzip(body: bytes | bytearray, limit: int) -> bytes:
