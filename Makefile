@@ -8,6 +8,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/uv pip install --quiet --python
 PARALLEL := --numprocesses 2 --dist loadfile
 SDK := inference-sdk==1.8.3
+SCHEMATHESIS := schemathesis==4.32.5
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test unit coverage lint bench bench-bulk chaos lock clean
@@ -23,7 +24,7 @@ demo: .venv/.done  ## embed and compare the sample pictures, end to end
 serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
-test: lint .venv-sdk/.done  ## lint, then every test
+test: lint .venv-sdk/.done .venv-schemathesis/.done  ## lint, then every test
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 unit: .venv/.done  ## the fast tests alone
@@ -54,7 +55,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-schemathesis .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -71,6 +72,13 @@ clean:           ## remove what make made
 	@echo "setting up .venv-sdk ($(SDK))"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-sdk
 	@$(PIP_INSTALL) .venv-sdk/bin/python "$(SDK)"
+	@touch $@
+
+# So does what tries the API by its own OpenAPI document: it is no dependency of the service.
+.venv-schemathesis/.done: .venv/.done
+	@echo "setting up .venv-schemathesis ($(SCHEMATHESIS))"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-schemathesis
+	@$(PIP_INSTALL) .venv-schemathesis/bin/python "$(SCHEMATHESIS)"
 	@touch $@
 
 # So does what bulk is compared with. It needs Python 3.11.

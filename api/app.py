@@ -58,7 +58,7 @@ def create_app(
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     for module in (clip, jobs, health, compat):
         app.include_router(module.router)
-    openapi.complete(app)
+    openapi.complete(app, settings)
     return app
 
 
