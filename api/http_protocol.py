@@ -49,13 +49,14 @@ class _Refused(Exception):
 class HttpProtocol(HttpToolsProtocol):
     """One connection. Times are those of the event loop."""
 
+    url = b""
     limits: Limits | None = None  # for all connections; None: those of the settings
 
     _part = Part.NOTHING
     _since = 0.0  # when the head began that is being received, or the connection; or since when a body is passed over
     _begun = False  # whether a request line has begun
     _head_bytes = 0  # of the request line and of the headers, or of the trailers
-    _unparsed = 0  # bytes received since the last header was complete
+    _received = 0  # bytes since the head began; of a head that began within a packet, those after the packet
     _framed = 0  # bytes of the body as it came, and
     _content = 0  # without its framing
     _refusal: _Refused | None = None
@@ -97,10 +98,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> bytes:
         """Parse ``data``; returns what must be parsed again, since it came after an offer to upgrade."""
         if self._part is Part.NOTHING:
-            self._part, self._since, self._begun, self._unparsed = Part.HEAD, self.loop.time(), False, 0
+            self._part, self._since, self._begun, self._received = Part.HEAD, self.loop.time(), False, 0
         elif self._part is Part.BODY:
             self._framed += len(data)
-        self._unparsed += len(data)
+        self._received += len(data)
         try:
             self.parser.feed_data(data)
             self._check_sizes()
@@ -115,7 +116,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _check_sizes(self) -> None:
         """Raise for what no callback of the parser has seen yet, and for what is passed over."""
-        if self._part is Part.HEAD and self._head_bytes + self._unparsed > self._bounds.header_bytes:
+        if self._part is Part.HEAD and self._received > self._bounds.header_bytes:
             raise self._large_head()
         if self._part is not Part.BODY:
             return
@@ -125,7 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _large_head(self) -> _Refused:
-        if not self.headers and self._part is Part.HEAD:
+        if 2 * len(self.url) > self._bounds.header_bytes:
             return _Refused(414, "too_large", f"The URL is longer than {self._bounds.header_bytes} bytes.")
         return _Refused(
             431,
@@ -139,13 +140,13 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._part is not Part.HEAD:  # sent ahead, in one packet with the end of the request before it
-            self._part, self._since, self._unparsed = Part.HEAD, self.loop.time(), 0
+            self._part, self._since, self._received = Part.HEAD, self.loop.time(), 0
         self._begun = True
         self._head_bytes = self._framed = self._content = 0
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
         self.url += url
+        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
@@ -160,7 +161,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def _count(self, size: int) -> None:
-        self._unparsed = 0
         self._head_bytes += size
         if self._head_bytes > self._bounds.header_bytes:
             self._refusal = self._large_head()

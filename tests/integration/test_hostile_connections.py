@@ -78,7 +78,7 @@ def flood(api: Api, head: bytes, line: bytes, size: int) -> tuple[int, bytes]:
         (GET + b"X-A: ", b"a" * 1000, 431),
         (GET, b"a" * 1000, 431),
         (b"GET /?", b"a" * 1000, 414),
-        (b"GET ", b" " * 1000, 414),
+        (b"GET ", b" " * 1000, 431),
         (CHUNKED + b"3\r\n{} \r\n0\r\n", b"X-A: " + b"a" * 1000 + b"\r\n", 431),
         (CHUNKED + b"2;", b"x" * 1000, 413),
         (CHUNKED + b"2\r\n{ \r\n", b"1;" + b"x" * 100 + b"\r\n \r\n", 413),
