@@ -77,6 +77,9 @@ class Settings(BaseSettings):
         [], description="Accepted API keys, comma-separated. None: open to anyone who can connect."
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
+    max_total_body_bytes: int = Field(
+        2**30, ge=1024, description="Most bytes of bodies that an API process is receiving and reading; then 503."
+    )
     max_keyless_bytes: int = Field(
         2**20,
         ge=1024,

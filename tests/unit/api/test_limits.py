@@ -122,6 +122,10 @@ async def away(service: Service) -> httpx.Response:
 IMAGE = {"type": "base64", "value": "A" * 4000}
 CASES: dict[str, tuple[dict[str, object], Ask]] = {
     "bytes of a body, compressed or not": ({"max_body_bytes": 2000}, post(text="a" * 3000)),
+    "bytes of all bodies that an API process receives and reads": (
+        {"max_total_body_bytes": 2000},
+        post(text="a" * 3000),
+    ),
     "a wrong key in the query or the header: the body is not read": (
         {"api_keys": "one"},
         lambda service: service.http.post(f"{TEXT}?api_key=two"),
