@@ -146,25 +146,22 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 4)
-        if self._part is not Part.HEAD:
-            return  # trailers: the application has its headers already
-        if len(self.headers) >= self._bounds.headers:
+        self._head_bytes = len(self.url)
+        if self._head_bytes > self._bounds.header_bytes:
             self._refusal = self._large_head()
             raise self._refusal
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._bounds.header_bytes or len(self.headers) >= self._bounds.headers:
+            self._refusal = self._large_head()
+            raise self._refusal
+        if self._part is Part.BODY:
+            return  # trailers: the application has its headers already
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
-
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._bounds.header_bytes:
-            self._refusal = self._large_head()
-            raise self._refusal
 
     def on_headers_complete(self) -> None:
         if self._ignores_offer:

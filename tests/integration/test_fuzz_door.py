@@ -216,7 +216,7 @@ class Fuzz:
 
     def target(self) -> str:
         job = self.one(*IDS)
-        path = self.one(*PATHS, *TASKS * 3, f"/jobs/{job}", f"/jobs/{job}/result", f"/jobs/{job}/events", f"/{job}")
+        path = self.one(*PATHS, *TASKS * 10, f"/jobs/{job}", f"/jobs/{job}/result", f"/jobs/{job}/events", f"/{job}")
         if self.chance(0.05):
             path = self.one("*", "http://a.b/healthz", "//", "", "healthz", "a.b:443", "/\u202e", "http://[::1/", "/?")
         names = ("wait", "limit", "cursor", "state", "api_key", "é")
@@ -225,17 +225,17 @@ class Fuzz:
 
     def request(self) -> bytes:
         body = self.body()
-        method = self.one(*METHODS, *["POST"] * 20, *["GET"] * 6)
+        method = self.one(*METHODS, *["POST"] * 60, *["GET"] * 10)
         encoding = self.one(*ENCODINGS) if self.chance(0.15) else None
         if encoding and "gzip" in encoding.lower() and self.chance(0.7):
             body = gzip.compress(body + b" " * self.one(0, 0, 1_000_000))
-        headers = [("Host", b"x"), ("Content-Type", self.one(*TYPES).encode())]
+        headers = [("Host", b"x"), ("Content-Type", self.one(*TYPES, *TYPES[:1] * 9).encode())]
         if encoding is not None:
             headers.append(("Content-Encoding", encoding.encode()))
         if self.chance(0.9):
-            key = self.one(KEY.encode(), KEY.encode("latin-1"), b"\xff\xfe", b"", b" ")
-            headers.append(("Authorization", self.one(b"Bearer ", b"bearer  ", b"Basic ", b"") + key))
-        headers += [(self.one(*NAMES), self.one(*VALUES)) for _ in range(self.random.randrange(3))]
+            key = self.one(*[KEY.encode()] * 9, KEY.encode("latin-1"), b"\xff\xfe", b"", b" ")
+            headers.append(("Authorization", self.one(*[b"Bearer "] * 8, b"bearer  ", b"Basic ", b"") + key))
+        headers += [(self.one(*NAMES), self.one(*VALUES)) for _ in range(self.one(0, 0, 0, 1, 2))]
         if self.chance(0.1):
             sent = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in (body[:7], body[7:]) if p) + b"0\r\n\r\n"
             headers.append(("Transfer-Encoding", b"chunked"))
@@ -244,7 +244,7 @@ class Fuzz:
             headers.append(("Content-Length", b"%d" % len(body)))
         headers.append(("Connection", b"close"))
         self.random.shuffle(headers)
-        version = self.one("1.1", "1.1", "1.1", "1.1", "1.0", "2.0", "9.9", "")
+        version = self.one(*["1.1"] * 30, "1.0", "1.0", "2.0", "9.9", "")
         line = f"{method} {self.target()} HTTP/{version}".encode("utf-8", "surrogatepass")
         head = b"\r\n".join([line, *(name.encode() + b": " + value for name, value in headers)])
         whole = head + b"\r\n\r\n" + sent
