@@ -153,11 +153,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self._bounds.header_bytes or len(self.headers) >= self._bounds.headers:
+        trailer = self._part is Part.BODY
+        many = not trailer and len(self.headers) >= self._bounds.headers
+        if many or self._head_bytes > self._bounds.header_bytes:
             self._refusal = self._large_head()
             raise self._refusal
-        if self._part is Part.BODY:
-            return  # trailers: the application has its headers already
+        if trailer:
+            return  # the application has its headers already
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True

@@ -197,3 +197,18 @@ async def test_a_connection_costs_no_timer_for_each_request(monkeypatch: pytest.
             await reader.readuntil(b"POST /a b a")
         writer.close()
     assert looks == 0
+
+
+async def test_trailers_are_read_and_do_not_reach_the_application() -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        seen.extend(scope["headers"])
+        await Response(body)(scope, receive, send)
+
+    async with serving(app, Limits(headers=2)) as (_, port):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = await ask(port, head + b"3\r\nabc\r\n0\r\n", b"X-Api-Key: y\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n")
+    assert answer.count(b"200 OK") == 2
+    assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
