@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from clip_queue.api import clip, compat, error_responses, health, jobs, openapi
+from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.request_log import RequestLog
@@ -52,6 +53,7 @@ def create_app(
             await client.close()
 
     app = FastAPI(title="clip-queue", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.state.body_budget = BodyBudget(settings.max_total_body_bytes)
     error_responses.install(app)
     app.add_middleware(Head)
     app.add_middleware(RequestLog)
@@ -59,7 +61,7 @@ def create_app(
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     for module in (clip, jobs, health, compat):
         app.include_router(module.router)
-    openapi.complete(app)
+    openapi.complete(app, settings)
     return app
 
 

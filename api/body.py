@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -13,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from clip_queue.api import json_body
 from clip_queue.api.keys import accepts, authenticate, key_of
-from clip_queue.shared.errors import BadInput, TooLarge, Unauthorized, UnsupportedEncoding
+from clip_queue.shared.errors import BadInput, TooLarge, TooSlow, Unauthorized, Unavailable, UnsupportedEncoding
 from clip_queue.shared.settings import Settings
 
 T = TypeVar("T")
@@ -23,6 +25,38 @@ HEAD = 64 * 1024  # bytes of a large body in which its key must be
 _KEY = re.compile(rb'"api_key"\s*:\s*"([^"\\]*)"')
 
 
+class BodyBudget:
+    """The bytes of all bodies that a process is receiving and reading.
+
+    Args:
+        limit: the most bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[int], None]]:
+        """What is yielded holds bytes until the context ends. It raises :class:`Unavailable` if there are too many."""
+        own = 0
+
+        def hold(size: int) -> None:
+            nonlocal own
+            if self._held + size > self._limit:
+                limit = f"{self._limit} bytes (setting max_total_body_bytes)"
+                raise Unavailable(
+                    f"The bodies of the requests under way are more than {limit}; try again.", retry_after=2
+                )
+            own += size
+            self._held += size
+
+        try:
+            yield hold
+        finally:
+            self._held -= own
+
+
 async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) -> tuple[T, str]:
     """The body as ``adapter``'s type, and the owner that the request's key stands for.
 
@@ -30,7 +64,9 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
 
     Raises:
         TooLarge: the body is larger than ``max_body_bytes``, as it is sent or as it is decompressed.
+        TooSlow: it does not arrive, or too slowly.
         UnsupportedEncoding: it is compressed in a way other than gzip.
+        Unavailable: the process receives more than ``max_total_body_bytes``.
         Unauthorized: no accepted key came with the request. The key may be in the body (:func:`_read_bytes`).
         BadInput: it is nested too deeply.
         RequestValidationError: the body is not what ``adapter`` describes.
@@ -38,7 +74,14 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
     keyless = bool(settings.api_keys) and not key_of(request)
     if not keyless:
         authenticate(request, settings)
-    raw = await _read_bytes(request, settings, keyless)
+    budget: BodyBudget = request.app.state.body_budget
+    with budget.request() as hold:
+        raw = await _read_bytes(request, settings, keyless, hold)
+        return await _validated(request, settings, adapter, raw)
+
+
+async def _validated(request: Request, settings: Settings, adapter: TypeAdapter[T], raw: bytes) -> tuple[T, str]:
+    """A whole body as ``adapter``'s type, and its owner."""
     problem: ValueError | BadInput | None = None
     data: Any = None
     try:
@@ -58,7 +101,7 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
         raise invalid(error) from None
 
 
-async def _read_bytes(request: Request, settings: Settings, keyless: bool) -> bytes:
+async def _read_bytes(request: Request, settings: Settings, keyless: bool, hold: Callable[[int], None]) -> bytes:
     """The whole body, decompressed. An announced length over the limit is refused before anything is read.
 
     Args:
@@ -73,23 +116,52 @@ async def _read_bytes(request: Request, settings: Settings, keyless: bool) -> by
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large(limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-        if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):
-            found = _KEY.search(body, 0, HEAD)
-            if found and accepts(settings, found[1].decode("utf-8", "replace")):
-                keyless = False
-            elif len(body) > settings.max_keyless_bytes:
-                raise _unauthorized(settings)
+    async with _in_time(settings) as progress:
+        async for chunk in request.stream():
+            hold(len(chunk))
+            body += chunk
+            progress(len(body))
+            if len(body) > limit:
+                raise _too_large(limit)
+            if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):
+                found = _KEY.search(body, 0, HEAD)
+                if found and accepts(settings, found[1].decode("utf-8", "replace")):
+                    keyless = False
+                elif len(body) > settings.max_keyless_bytes:
+                    raise _unauthorized(settings)
     if not encoding.endswith("gzip"):
         return bytes(body)
     longest = min(limit, settings.max_keyless_bytes) if keyless else limit
     raw = await asyncio.to_thread(_gunzip, body, longest)
     if len(raw) > longest:
         raise _unauthorized(settings) if keyless else _too_large(limit)
+    hold(len(raw))
     return raw
+
+
+@asynccontextmanager
+async def _in_time(settings: Settings) -> AsyncIterator[Callable[[int], None]]:
+    """The time that a body has. What is yielded is told how many bytes have come.
+
+    Raises :class:`TooSlow` if none has come for ``client_timeout``, or if ``min_client_rate`` is not kept on average;
+    the first ``client_timeout`` does not count.
+    """
+    silence, rate = settings.client_timeout, settings.min_client_rate
+    clock = asyncio.get_running_loop().time
+    first = clock() + silence
+    try:
+        async with asyncio.timeout_at(first) as timer:
+
+            def progress(size: int) -> None:
+                at = clock() + silence
+                timer.reschedule(min(at, first + size / rate) if rate else at)
+
+            yield progress
+    except TimeoutError:
+        raise TooSlow(
+            f"The body did not arrive in time: no byte for {silence:g} s (setting client_timeout), or fewer than "
+            f"{rate:g} bytes a second (setting min_client_rate)."
+        ) from None
 
 
 def _gunzip(body: bytes | bytearray, limit: int) -> bytes:

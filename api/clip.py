@@ -13,13 +13,19 @@ from pydantic import BaseModel, TypeAdapter
 
 from clip_queue.api import body
 from clip_queue.api.job_client import JobClient
-from clip_queue.api.openapi import documented
+from clip_queue.api.openapi import ABOUT, WITH_BODY, documented, errors
 from clip_queue.api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
 from clip_queue.shared.job import JobResult
 from clip_queue.shared.models import NOTICES
 from clip_queue.shared.vectors import Matrix
 
 router = APIRouter(prefix="/clip", tags=["CLIP"])
+
+
+class ItemError(BaseModel):
+    code: str
+    message: str
+    index: int
 
 
 class EmbedResponse(BaseModel):
@@ -32,7 +38,7 @@ class EmbedResponse(BaseModel):
     frame_id: str | None = None
     time: float
     embeddings: list[list[float] | None]
-    errors: list[dict[str, Any]] | None = None
+    errors: list[ItemError] | None = None
 
 
 class CompareResponse(BaseModel):
@@ -45,25 +51,11 @@ class CompareResponse(BaseModel):
     parent_id: str | None = None
 
 
-class ErrorResponse(BaseModel):
-    message: str
-    index: int | None = None
-
-
-COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {
-        "model": ErrorResponse,
-        "description": "An input cannot be used: `message` has the reason, `index` the item.",
-    },
-    401: {"model": ErrorResponse, "description": "No accepted API key came with the request."},
-    404: {"model": ErrorResponse, "description": "The server does not know the model."},
-    413: {"model": ErrorResponse, "description": "The body is larger than the limit."},
-    415: {"model": ErrorResponse, "description": "The body is compressed in a way other than gzip."},
-    429: {"model": ErrorResponse, "description": "The queue is full; try again after `Retry-After` seconds."},
-    503: {"model": ErrorResponse, "description": "No live worker serves the model, or the store cannot be reached."},
-    504: {"model": ErrorResponse, "description": "The result did not arrive in time."},
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"headers": ABOUT},
+    **WITH_BODY,
+    **errors(409, _409="The job was cancelled."),
 }
-
 
 _EMBED_IMAGE: TypeAdapter[EmbedImage] = TypeAdapter(EmbedImage)
 _EMBED_TEXT: TypeAdapter[EmbedText] = TypeAdapter(EmbedText)
@@ -75,7 +67,7 @@ _HEART = {"type": "base64", "value": HEART}
 @router.post(
     "/embed_image",
     response_model=EmbedResponse,
-    responses=COMMON_ERRORS,
+    responses=_RESPONSES,
     openapi_extra=documented(EmbedImage, {"one image": {"image": _HEART}, "several": {"image": [_HEART, _HEART]}}),
 )
 async def embed_image(request: Request) -> Response:
@@ -87,7 +79,7 @@ async def embed_image(request: Request) -> Response:
 @router.post(
     "/embed_text",
     response_model=EmbedResponse,
-    responses=COMMON_ERRORS,
+    responses=_RESPONSES,
     openapi_extra=documented(EmbedText, {"one text": {"text": "red heart"}, "several": {"text": ["cat", "dog face"]}}),
 )
 async def embed_text(request: Request) -> Response:
@@ -99,7 +91,7 @@ async def embed_text(request: Request) -> Response:
 @router.post(
     "/compare",
     response_model=CompareResponse,
-    responses=COMMON_ERRORS,
+    responses=_RESPONSES,
     openapi_extra=documented(
         Compare,
         {

@@ -6,6 +6,7 @@ import uuid
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from clip_queue.api.clip import respond
 from clip_queue.api.job_client import JobClient
@@ -16,17 +17,39 @@ router = APIRouter(tags=["Server"])
 SERVER = str(uuid.uuid4())  # a name of this process
 
 
-@router.get("/")
+class Server(BaseModel):
+    name: str
+    version: str
+    docs: str | None = None
+    uuid: str | None = None
+
+
+class Model(BaseModel):
+    model_id: str
+    task_type: str
+    source: str
+    fingerprint: str
+    dimension: int
+    context_length: int
+    image_size: list[int]
+    precision: str
+
+
+class Models(BaseModel):
+    models: list[Model]
+
+
+@router.get("/", response_model=Server)
 async def root() -> Response:
     return respond({"name": "clip-queue", "version": __version__, "docs": "/docs"})
 
 
-@router.get("/info")
+@router.get("/info", response_model=Server)
 async def info() -> Response:
     return respond({"name": "clip-queue", "version": __version__, "uuid": SERVER})
 
 
-@router.get("/model/registry")
+@router.get("/model/registry", response_model=Models)
 async def registry(request: Request) -> Response:
     """The models that live workers serve."""
     client = JobClient.of(request)
@@ -46,8 +69,8 @@ async def registry(request: Request) -> Response:
     return respond({"models": models})
 
 
-@router.post("/model/add")
-@router.post("/model/clear")
+@router.post("/model/add", response_model=Models)
+@router.post("/model/clear", response_model=Models)
 async def change_models() -> Response:
     """Accepted without effect: a worker loads its models when it starts, and keeps them."""
     return respond({"models": []})

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from clip_queue.shared.errors import ClipError, UnsupportedEncoding
+from clip_queue.shared.errors import ClipError, TooSlow, UnsupportedEncoding
 
 MAX_DETAILS = 20  # errors of the schema that a response lists
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -40,6 +40,8 @@ async def _clip_error(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after else {}
     if isinstance(error, UnsupportedEncoding):
         headers["Accept-Encoding"] = error.accept
+    if isinstance(error, TooSlow):
+        headers["Connection"] = "close"  # what else comes would be taken for the next request
     return _json(error.status, content, headers)
 
 

@@ -10,6 +10,7 @@ import time
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from clip_queue.api.clip import respond
 from clip_queue.api.items import FetchedItems
@@ -72,13 +73,25 @@ class Readiness:
         await self._client.call(Kind.COMPARE, model, items, owner="probe", timeout=self._probe_timeout)
 
 
-@router.get("/healthz")
+class Health(BaseModel):
+    status: str
+
+
+class NotReady(Health):
+    message: str
+
+
+@router.get("/healthz", response_model=Health)
 async def healthz() -> Response:
     """This process answers requests."""
     return respond({"status": "healthy"})
 
 
-@router.get("/readiness")
+@router.get(
+    "/readiness",
+    response_model=Health,
+    responses={503: {"model": NotReady, "description": "The reason why it is not ready."}},
+)
 async def readiness(request: Request) -> Response:
     """A worker has embedded something in the last seconds. If not: 503 and the reason."""
     state: Readiness = request.app.state.readiness

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import orjson
@@ -18,11 +18,11 @@ from fastapi.responses import Response
 from pydantic import TypeAdapter
 
 from clip_queue.api import body, events
-from clip_queue.api.clip import COMMON_ERRORS, ErrorResponse, about, respond
+from clip_queue.api.clip import about, respond
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.job_document import JobDocument, JobPage, array, document, ended, result_document
 from clip_queue.api.keys import authenticate
-from clip_queue.api.openapi import documented
+from clip_queue.api.openapi import ABOUT, OF_A_JOB, WITH_BODY, ErrorResponse, InvalidResponse, documented, errors
 from clip_queue.api.requests import HEART, JobRequest, Limits
 from clip_queue.shared import ops
 from clip_queue.shared.errors import BadInput, JobFinished
@@ -35,10 +35,9 @@ router = APIRouter(prefix="/jobs", tags=["Jobs"])
 NPY = "application/x-npy"
 POLL_INTERVAL = 5.0  # seconds after which a long poll reads the store, in case a message was lost
 
+
 _JOB: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
-_NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "You have no such job, or its result has expired."}
-}
+_LOCATION = {"Location": {"description": "The path of the job.", "schema": {"type": "string"}}}
 
 _EXAMPLES = {
     "texts": {"task": "embed_text", "text": ["cat", "dog face"]},
@@ -57,8 +56,17 @@ _EXAMPLES = {
     status_code=202,
     response_model=JobDocument,
     responses={
-        **COMMON_ERRORS,
-        200: {"model": JobDocument, "description": "The Idempotency-Key was used before: its job."},
+        202: {"headers": _LOCATION},
+        200: {
+            "model": JobDocument,
+            "description": "The Idempotency-Key was used before: its job.",
+            "headers": _LOCATION,
+        },
+        **WITH_BODY,
+        422: {
+            "model": InvalidResponse | ErrorResponse,
+            "description": "The body is not what is described here, or the Idempotency-Key was used with another body.",
+        },
     },
     openapi_extra=documented(_JOB, _EXAMPLES),
 )
@@ -130,7 +138,7 @@ def _accepted(view: ops.View, result: JobResult | None, status: int) -> Response
     return respond(document(view, result), {"Location": f"/jobs/{view.job.id}"}, status)
 
 
-@router.get("", response_model=JobPage)
+@router.get("", response_model=JobPage, responses=errors(401, 422, 503))
 async def list_jobs(
     request: Request,
     state: State | None = None,
@@ -146,7 +154,7 @@ async def list_jobs(
     return respond({"jobs": [document(view) for view in views], "cursor": following or None})
 
 
-@router.get("/{job_id}", response_model=JobDocument, responses=_NOT_FOUND)
+@router.get("/{job_id}", response_model=JobDocument, responses=OF_A_JOB)
 async def get(
     request: Request,
     job_id: str,
@@ -164,12 +172,13 @@ async def get(
 @router.get(
     "/{job_id}/result",
     responses={
-        **_NOT_FOUND,
-        200: {"content": {NPY: {}}, "description": "The result as the synchronous route returns it, or as an array."},
-        409: {
-            "model": ErrorResponse,
-            "description": "The job has no result: it has not ended, or has not succeeded.",
+        200: {
+            "content": {NPY: {"schema": {"type": "string", "format": "binary"}}},
+            "description": "The result as the synchronous route returns it, or as an array.",
+            "headers": ABOUT,
         },
+        **OF_A_JOB,
+        **errors(400, 409, _400="The vectors of a bulk run are in its output folder."),
     },
 )
 async def get_result(request: Request, job_id: str) -> Response:
@@ -189,7 +198,14 @@ async def get_result(request: Request, job_id: str) -> Response:
     return respond(result_document(view.job, result), headers)
 
 
-@router.get("/{job_id}/events", responses={**_NOT_FOUND, 200: {"content": {"text/event-stream": {}}}})
+@router.get(
+    "/{job_id}/events",
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "Events with `id`, `event` and `data`."},
+        204: {"description": "The job has ended, and its last event was Last-Event-ID."},
+        **OF_A_JOB,
+    },
+)
 async def get_events(
     request: Request, job_id: str, last_event_id: Annotated[str | None, Header(max_length=200)] = None
 ) -> Response:
@@ -202,7 +218,7 @@ async def get_events(
 @router.delete(
     "/{job_id}",
     response_model=JobDocument,
-    responses={**_NOT_FOUND, 409: {"model": ErrorResponse, "description": "The job has ended already."}},
+    responses={**OF_A_JOB, **errors(409, _409="The job has ended already.")},
 )
 async def cancel(request: Request, job_id: str) -> Response:
     """Cancel a job: a queued job never starts, a running one stops before its next item."""

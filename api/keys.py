@@ -17,8 +17,16 @@ def key_of(request: Request, body_key: object = None) -> str:
         return query
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
+        return _as_sent(token.strip())
     return body_key if isinstance(body_key, str) else ""
+
+
+def _as_sent(token: str) -> str:
+    """The value of a header, which was read as Latin-1: it is UTF-8 if it can be."""
+    try:
+        return token.encode("latin-1").decode()
+    except UnicodeError:
+        return token
 
 
 def authenticate(request: Request, settings: Settings, body_key: object = None) -> str:

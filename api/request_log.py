@@ -26,7 +26,7 @@ class RequestLog:
             return
         request_id = next((value for name, value in scope["headers"] if name == HEADER), b"")
         if not _SANE.fullmatch(request_id):
-            request_id = secrets.token_hex(8).encode()
+            request_id = new_id()
         state = scope.setdefault("state", {})
         status = 0
 
@@ -36,17 +36,22 @@ class RequestLog:
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
                 if status >= 400:
-                    _write(scope, status, state.get("code", "http"), state.get("items", 0), request_id)
+                    write(scope, status, state.get("code", "http"), state.get("items", 0), request_id)
             await send(message)
 
         try:
             await self._app(scope, receive, told)
         except Exception:
             if not status:  # the framework answers and logs the traceback
-                _write(scope, 500, "internal", state.get("items", 0), request_id)
+                write(scope, 500, "internal", state.get("items", 0), request_id)
             raise
 
 
-def _write(scope: Scope, status: int, code: str, items: int, request_id: bytes) -> None:
+def new_id() -> bytes:
+    return secrets.token_hex(8).encode()
+
+
+def write(scope: Scope, status: int, code: str, items: int, request_id: bytes) -> None:
+    """Leave the line of a request that failed."""
     route = getattr(scope.get("route"), "path", "-")  # the template: a path may hold what is not for logs
     log.warning("%s %s %d %s items=%d id=%s", scope["method"], route, status, code, items, request_id.decode())

@@ -91,6 +91,12 @@ class TooLarge(ClipError):
     code, status = "too_large", 413
 
 
+class TooSlow(ClipError):
+    """The request body does not arrive, or too slowly."""
+
+    code, status = "too_slow", 408
+
+
 class UnsupportedEncoding(ClipError):
     """The request body is compressed in a way that is not read here. ``accept`` lists those that are."""
 

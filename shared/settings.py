@@ -85,11 +85,23 @@ class Settings(BaseSettings):
         [], description="Accepted API keys, comma-separated. None: open to anyone who can connect."
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
+    max_total_body_bytes: int = Field(
+        2**30, ge=1024, description="Most bytes of bodies that an API process is receiving and reading; then 503."
+    )
     max_keyless_bytes: int = Field(
         2**20,
         ge=1024,
         description="Most bytes of a body that are read where keys are set, and neither query, header nor the body's "
         "first 64 KiB have one (`api_key`).",
+    )
+    max_header_bytes: int = Field(
+        64 * 1024, ge=4096, description="Most bytes of a request's URL and headers, and of the trailers of its body."
+    )
+    max_connections: int = Field(
+        900,
+        ge=1,
+        description="Connections of an API process. Over it the longest idle one is closed; if all are being answered, "
+        "new requests get 503, except health. Stay below the limit of open files (`ulimit -n`).",
     )
     cors_origins: CommaList = Field(
         [],
@@ -135,6 +147,21 @@ class Settings(BaseSettings):
 
     # Time
     request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
+    header_timeout: float = Field(
+        10.0, gt=0, description="Time in which the URL and the headers of a request must arrive, seconds; then 408."
+    )
+    client_timeout: float = Field(
+        20.0,
+        gt=0,
+        description="Longest time without a byte of a request's body, seconds; then 408. The same for a client that "
+        "takes nothing of its response: it is disconnected.",
+    )
+    min_client_rate: float = Field(
+        1024.0,
+        ge=0,
+        description="Bytes a second, on average after the first `client_timeout`, that a body must arrive with, and a "
+        "response be taken with.",
+    )
     max_wait: float = Field(60.0, ge=0, description="Longest `GET /jobs/{id}?wait=…`, seconds; a longer one is cut.")
     redis_timeout: float = Field(1.5, gt=0, description="Longest wait for Redis before a 503, seconds.")
     sync_ttl: float = Field(120.0, gt=0, description="How long the record of a synchronous request is kept, seconds.")

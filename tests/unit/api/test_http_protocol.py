@@ -1,18 +1,23 @@
-"""An offer to upgrade the connection is ignored, and the request answered as if it were not there."""
+"""Offers to upgrade are ignored, and what a connection may cost is bounded."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from clip_queue.api.connections import Limits
 from clip_queue.api.http_protocol import HttpProtocol
+
+from .service import until
 
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
 
@@ -23,18 +28,25 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await Response(b"%s %s " % (request.method.encode(), request.url.path.encode()) + body)(scope, receive, send)
 
 
-@pytest.fixture
-async def port(unused_tcp_port: int) -> AsyncIterator[int]:
-    config = uvicorn.Config(echo, port=unused_tcp_port, http=HttpProtocol, lifespan="off", log_level="critical")
+@asynccontextmanager
+async def serving(app: ASGIApp, limits: Limits) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """A server of ``app`` in this process, and its port."""
+    protocol = type("Limited", (HttpProtocol,), {"limits": limits})
+    config = uvicorn.Config(app, port=0, http=protocol, lifespan="off", log_level="critical")
     server = uvicorn.Server(config)
     with contextlib.suppress(AttributeError):
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
     task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield unused_tcp_port
+    await until(lambda: server.started)
+    yield server, server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     await task
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with serving(echo, Limits()) as (_, port):
+        yield port
 
 
 async def ask(port: int, *parts: bytes) -> bytes:
@@ -91,3 +103,112 @@ async def test_what_is_no_http_is_a_400(port: int) -> None:
     assert (await ask(port, b"\x16\x03\x01 no HTTP\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
     await ask(port, b"CONNECT a.b:443 HTTP/1.1\r\nHost: a.b\r\n\r\n")
     assert (await ask(port, post(b"after", b""))).endswith(b"after")
+
+
+BRIEF = Limits(header_time=0.2, client_time=0.2, linger=0.2, rate=1e6, connections=3)
+
+
+async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 10_000
+            await asyncio.sleep(0)
+
+    await StreamingResponse(parts())(scope, receive, send)
+
+
+async def large(_: Scope, __: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"x" * 30_000_000})
+
+
+@pytest.mark.parametrize("app", [endless, large])
+@pytest.mark.parametrize("pause", [None, 0.02])
+async def test_a_client_that_takes_nothing_or_too_little_is_disconnected(app: ASGIApp, pause: float | None) -> None:
+    async with serving(app, BRIEF) as (server, port):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until(lambda: server.server_state.connections)
+            (connection,) = server.server_state.connections
+            began = loop.time()
+            most = 0
+            while server.server_state.connections and loop.time() - began < 10:
+                most = max(most, connection.transport.get_write_buffer_size())
+                if pause:
+                    await loop.sock_recv(client, 10)
+                await asyncio.sleep(pause or 0.01)
+            assert not server.server_state.connections, "it is still there"
+            assert app is large or most < 200_000
+        await until(lambda: not server.server_state.tasks)
+
+
+async def test_a_client_that_reads_slowly_but_steadily_gets_all() -> None:
+    async with serving(large, Limits(client_time=0.2, rate=1e6)) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        got = 0
+        while chunk := await reader.read(300_000):
+            got += len(chunk)
+            await asyncio.sleep(0.005)
+        writer.close()
+    assert got > 30_000_000
+
+
+async def test_the_oldest_idle_connection_makes_room() -> None:
+    async with serving(echo, Limits(connections=3)) as (server, port):
+        streams = []
+        for sent in (b"GET / HTTP/1.1\r\n\r\n", b"", b"GET / HT", b"", b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent)
+            if sent.endswith(b"\r\n\r\n"):
+                assert (await reader.read(100)).startswith(b"HTTP/1.1 200")
+            streams.append((reader, writer))
+            await until(lambda: len(server.server_state.connections) == min(len(streams), 3))
+        for reader, _ in (streams[1], streams[2]):
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+        reader, writer = streams[0]  # one that has been served goes last
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await reader.read(100)).startswith(b"HTTP/1.1 200")
+        for _, writer in streams:
+            writer.close()
+
+
+async def test_a_connection_costs_no_timer_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(echo, Limits()) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(b"a", b""))
+        await reader.readuntil(b"POST /a b a")
+        looks = 0
+        look = HttpProtocol._look
+
+        def counted(protocol: HttpProtocol) -> None:
+            nonlocal looks
+            looks += 1
+            look(protocol)
+
+        monkeypatch.setattr(HttpProtocol, "_look", counted)
+        for _ in range(100):
+            writer.write(post(b"a", b""))
+            await reader.readuntil(b"POST /a b a")
+        writer.close()
+    assert looks == 0
+
+
+async def test_trailers_are_read_and_do_not_reach_the_application() -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        seen.extend(scope["headers"])
+        await Response(body)(scope, receive, send)
+
+    async with serving(app, Limits(headers=2)) as (_, port):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = await ask(port, head + b"3\r\nabc\r\n0\r\n", b"X-Api-Key: y\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n")
+    assert answer.count(b"200 OK") == 2
+    assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]

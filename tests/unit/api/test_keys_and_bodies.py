@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from clip_queue.shared.owners import OPEN, owner_of
 from .service import Service, serve
 
 TEXT = {"text": "cat"}
+PATH = "/clip/embed_text"
 
 
 @pytest.mark.parametrize(
@@ -202,3 +204,44 @@ async def test_other_routes_of_roboflow_inference(service: Service) -> None:
     assert (model["model_id"], model["task_type"], model["image_size"]) == ("emoji-mini", "embedding", [32, 32])
     for path in ("/model/add", "/model/clear"):
         assert (await http.post(path, json={})).json() == {"models": []}
+
+
+async def test_a_key_of_any_script_is_accepted_in_each_place() -> None:
+    key = "schlüssel-ключ"
+    async with serve(api_keys=f"{key},latin-é") as service:
+        body = {"text": "a"}
+        for header, status in [
+            (key.encode(), 200),
+            ("latin-é".encode(), 200),
+            ("latin-é".encode("latin-1"), 200),
+            (key.encode()[:-1], 401),
+            (b"\xff\xfe\xfd", 401),
+            (b"latin-e", 401),
+        ]:
+            response = await service.http.post(PATH, json=body, headers={b"Authorization": b"Bearer " + header})
+            assert response.status_code == status, header
+        assert (await service.http.post(PATH, json=body, params={"api_key": key})).status_code == 200
+        assert (await service.http.post(PATH, json={**body, "api_key": key})).status_code == 200
+
+
+async def test_the_bytes_of_bodies_under_way_are_bounded_and_given_back() -> None:
+    async with serve(max_total_body_bytes=10_000) as service:
+        came, go = asyncio.Event(), asyncio.Event()
+
+        async def half() -> AsyncIterator[bytes]:
+            yield b'{"text":"a"' + b" " * 6000
+            came.set()
+            await go.wait()
+            yield b"}"
+
+        slow = asyncio.create_task(service.http.post(PATH, content=half()))
+        await came.wait()
+        second = b'{"text":"b"' + b" " * 6000 + b"}"
+        response = await service.http.post(PATH, content=second)
+        assert response.status_code == 503
+        assert "setting max_total_body_bytes" in response.json()["message"]
+        assert response.headers["Retry-After"] == "2"
+        assert (await service.http.post(PATH, json={"text": "small"})).status_code == 200
+        go.set()
+        assert (await slow).status_code == 200
+        assert (await service.http.post(PATH, content=second)).status_code == 200
