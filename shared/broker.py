@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
+from clip_queue.shared import transport
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 
@@ -24,12 +25,16 @@ def celery_app(settings: Settings, *, publisher: bool = False) -> Celery:
         publisher: it only sends, so each operation may end after ``redis_timeout``. A receiver waits longer for the
             server, so it has no such limit.
     """
+    transport.install()
     url = settings.redis_url.get_secret_value()
     app = Celery("clip-queue", broker=url, set_as_current=False)
     app.conf.update(
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
+            # A message that is lost with its worker is the reconciler's to send again. Without a record of what is not
+            # acknowledged, messages are taken also when the server has reached its maxmemory.
+            "ack_emulation": False,
             "visibility_timeout": VISIBILITY_TIMEOUT,
             "queue_order_strategy": "priority",  # queues are read in the given order: interactive first
             "socket_connect_timeout": settings.redis_timeout,

@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.retry import Retry
 
-from clip_queue.shared.errors import Cancelled, ClipError, Late, Unavailable, WorkerLost
+from clip_queue.shared.errors import Cancelled, ClipError, Late, MemoryFull, Unavailable, WorkerLost
 from clip_queue.shared.job import TRANSITIONS
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
@@ -30,11 +30,13 @@ T = TypeVar("T")
 Command = tuple[Any, ...]
 
 LUA = Path(__file__).parent / "lua"
+PARTS = ("prelude", "held", "recount", "transitions")  # what scripts share
 
 # The errors of jobs that the store itself ends.
 _ERRORS: dict[str, ClipError] = {
     "expired": Late("The job's deadline passed before it was done."),
     "cancelled": Cancelled("The job was cancelled."),
+    "unwritable": MemoryFull("The job is done, but Redis refused to write its result: its memory is full."),
     "leader_lost": WorkerLost("The command that led this run is gone; the same command again goes on with it."),
     "worker_lost": WorkerLost("The job's worker was lost each time it was tried; it is not tried again."),
 }
@@ -56,16 +58,24 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """A script of ``shared/lua``, after the table of transitions, the errors, the lanes and the prelude."""
+    """A script of ``shared/lua``, after the table of transitions, the errors, the lanes, the prelude and other parts.
+
+    A second line ``--+`` names these parts. The first line, which must stay the first, has the flags. With
+    ``allow-oom`` the script also runs when the server has reached its ``maxmemory``: ending work must always be
+    possible, and only accepting work must not.
+    """
     table = {str(state): {str(n): 1 for n in after} for state, after in TRANSITIONS.items()}
     errors = {name: json.dumps(error.to_wire()) for name, error in _ERRORS.items()}
+    flags, text = (LUA / f"{name}.lua").read_text().split("\n", 1)
+    parts = text.partition("\n")[0].split()[1:] if text.startswith("--+") else []
     source = "\n".join(
         (
+            flags,
             f"local NEXT = {_lua(table)}",
             f"local ERRORS = {_lua(errors)}",
             f"local LANES = {_lua(list(Lane))}",
-            (LUA / "prelude.lua").read_text(),
-            (LUA / f"{name}.lua").read_text(),
+            *((LUA / f"{part}.lua").read_text() for part in ["prelude", *parts]),
+            text,
         )
     )
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
@@ -90,7 +100,8 @@ def _unloaded(replies: Sequence[Any]) -> list[int]:
 
 
 def _sources(commands: Sequence[Command]) -> list[str]:
-    by_sha = {s.sha: s.source for s in map(script, sorted(p.stem for p in LUA.glob("*.lua") if p.stem != "prelude"))}
+    names = sorted(p.stem for p in LUA.glob("*.lua") if p.stem not in PARTS)
+    by_sha = {s.sha: s.source for s in map(script, names)}
     return [by_sha[sha] for sha in dict.fromkeys(c[1] for c in commands)]
 
 
@@ -100,8 +111,19 @@ def _raise_first(replies: Sequence[Any]) -> None:
             raise reply
 
 
-def unavailable(error: Exception) -> Unavailable:
-    """The error for the caller. It has only the type of ``error``: Redis's message can contain its URL and password."""
+def unavailable(error: Exception, memory: dict[str, Any] | None = None) -> Unavailable:
+    """The error for the caller. It has only the type of ``error``: Redis's message can contain its URL and password.
+
+    Args:
+        memory: the server's ``INFO memory``, if ``error`` is that its memory is full.
+    """
+    if isinstance(error, OutOfMemoryError):
+        limit = f" of {memory['maxmemory']} bytes" if memory and "maxmemory" in memory else ""
+        return MemoryFull(
+            f"The store is full: Redis has reached its maxmemory{limit}. Jobs that are accepted go on; "
+            "try again when results have expired.",
+            retry_after=5,
+        )
     return Unavailable(f"The job store cannot be reached ({type(error).__name__}); try again.", retry_after=1)
 
 
@@ -132,6 +154,8 @@ class Store:
                 for place, reply in zip(unloaded, self._send(missing), strict=True):
                     replies[place] = reply
             _raise_first(replies)
+        except OutOfMemoryError as error:
+            raise unavailable(error, self._memory()) from error
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         return op.parse(replies)
@@ -142,6 +166,12 @@ class Store:
             pipe.execute_command(*command)
         replies: list[Any] = pipe.execute(raise_on_error=False)
         return replies
+
+    def _memory(self) -> dict[str, Any] | None:
+        with suppress(RedisError, OSError):
+            memory: dict[str, Any] = self.client.info("memory")
+            return memory
+        return None
 
     def close(self) -> None:
         self.client.close()
@@ -175,6 +205,8 @@ class AsyncStore:
                 for place, reply in zip(unloaded, await self._send(missing), strict=True):
                     replies[place] = reply
             _raise_first(replies)
+        except OutOfMemoryError as error:
+            raise unavailable(error, await self._memory()) from error
         except (RedisError, OSError) as error:
             # Otherwise each idle connection would fail once more when the server is back.
             with suppress(RedisError, OSError):
@@ -188,6 +220,12 @@ class AsyncStore:
             pipe.execute_command(*command)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
         return replies
+
+    async def _memory(self) -> dict[str, Any] | None:
+        with suppress(RedisError, OSError):
+            memory: dict[str, Any] = await self.client.info("memory")
+            return memory
+        return None
 
     async def close(self) -> None:
         await self.client.aclose()
