@@ -129,7 +129,11 @@ class Settings(BaseSettings):
     request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
     max_wait: float = Field(60.0, ge=0, description="Longest `GET /jobs/{id}?wait=…`, seconds; a longer one is cut.")
     redis_timeout: float = Field(1.5, gt=0, description="Longest wait for Redis before a 503, seconds.")
-    sync_ttl: float = Field(120.0, gt=0, description="How long the record of a synchronous request is kept, seconds.")
+    sync_ttl: float = Field(
+        120.0,
+        gt=0,
+        description="How long the record of a synchronous request is kept, seconds; its result goes earlier.",
+    )
     result_ttl: float = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
     lease: float = Field(8.0, gt=0.5, description="A worker that is silent this long has lost its jobs, seconds.")
     forward_timeout: float = Field(
