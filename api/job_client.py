@@ -22,6 +22,7 @@ from clip_queue.shared import ops
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable
 from clip_queue.shared.fetch import Fetcher
+from clip_queue.shared.held import ByteLimits
 from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.server_check import WrongServer, server_check
@@ -123,7 +124,7 @@ class JobClient:
                 return accepted
             return await self.publisher.submit(submission)
         except QueueFull as error:
-            error.retry_after = self.registry.retry_after(job.model, job.total)
+            error.retry_after = error.retry_after or self.registry.retry_after(job.model, job.total)
             raise
 
     async def call(
@@ -159,7 +160,8 @@ class JobClient:
             reply=self.replies.address,
             ttl=int(self.settings.sync_ttl * 1000),
         )
-        submission = ops.Submission(job, items.inputs, self.settings.max_queued_items, deadline_in=timeout)
+        limit, held = self.settings.max_queued_items, ByteLimits.of(self.settings)
+        submission = ops.Submission(job, items.inputs, limit, deadline_in=timeout, bytes=held)
         with self.replies.expect(job.id) as reply:
             began = time.monotonic()
             await self.submit(submission)

@@ -26,6 +26,7 @@ from clip_queue.api.openapi import ABOUT, OF_A_JOB, WITH_BODY, ErrorResponse, In
 from clip_queue.api.requests import HEART, JobRequest, Limits
 from clip_queue.shared import ops
 from clip_queue.shared.errors import BadInput, JobFinished
+from clip_queue.shared.held import ByteLimits
 from clip_queue.shared.job import Job, JobResult, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
@@ -107,6 +108,7 @@ async def submit(
         listed=True,
         idempotency=idempotency_key or "",
         digest=digest,
+        bytes=ByteLimits.of(client.settings),
     )
     accepted = await client.submit(submission)
     found = await _view(client, accepted.job_id)

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery
 
+from clip_queue.shared import transport
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.redis_client import sentinel_options
 from clip_queue.shared.redis_url import RedisUrl, parse_redis_url
@@ -34,6 +35,7 @@ def celery_app(settings: Settings, *, publisher: bool = False) -> Celery:
         publisher: it only sends, so each operation may end after ``redis_timeout``. A receiver waits longer for the
             server, so it has no such limit.
     """
+    transport.install()
     url = parse_redis_url(settings.redis_url.get_secret_value())
     app = Celery("clip-queue", broker=url.for_kombu(), set_as_current=False)
     app.conf.update(
@@ -44,6 +46,9 @@ def celery_app(settings: Settings, *, publisher: bool = False) -> Celery:
             **_sentinel(url, settings),
             # Otherwise a sender that has to connect anew would try for as long as it takes, 2 s, 4 s, … apart.
             **({"max_retries": 0} if publisher else {}),
+            # A message that is lost with its worker is the reconciler's to send again. Without a record of what is not
+            # acknowledged, messages are taken also when the server has reached its maxmemory.
+            "ack_emulation": False,
             "visibility_timeout": VISIBILITY_TIMEOUT,
             "queue_order_strategy": "priority",  # queues are read in the given order: interactive first
             "socket_connect_timeout": settings.redis_timeout,

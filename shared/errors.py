@@ -117,10 +117,22 @@ class QueueFull(ClipError):
     code, status = "queue_full", 429
 
 
+class StoreFull(QueueFull):
+    """Inputs and results hold as many bytes of the store as they may, together or for this owner."""
+
+    code = "store_full"
+
+
 class Unavailable(ClipError):
     """The store cannot be reached, or no live worker serves the model."""
 
     code, status = "unavailable", 503
+
+
+class MemoryFull(Unavailable):
+    """Redis has reached its ``maxmemory``: it takes no new job until results have expired."""
+
+    code = "memory_full"
 
 
 class Late(ClipError):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_queue.shared.errors import ClipError, KeyReused, QueueFull, UnknownJob
+from clip_queue.shared.held import UNLIMITED, ByteLimits, bounded, refusal, weight
 from clip_queue.shared.job import Inputs, Job, JobResult, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import Op, call
-from clip_queue.shared.wire import pack_inputs, pack_result, record, unpack_inputs, unpack_result
+from clip_queue.shared.wire import pack_inputs, record, unpack_inputs, unpack_result
 
 INLINE = 64 * 1024  # inputs up to this size come back with the claim, bytes
 PAGE = 500  # jobs that one call reconciles
@@ -29,6 +30,7 @@ class Submission:
     listed: bool = False  # whether it appears in its owner's list
     idempotency: str = ""
     digest: str = ""
+    bytes: ByteLimits = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ class Accepted:
 def accept(submissions: Sequence[Submission]) -> Op[list[Accepted | ClipError]]:
     """Accept jobs. Returns for each that it is accepted, or the error that refuses it, without effect on the others."""
 
+    weights: list[int] = []
+
     def command(s: Submission) -> tuple[Any, ...]:
-        job = s.job
+        job, packed = s.job, pack_inputs(s.inputs)
+        weights.append(weight(job, packed))
         head = (
             job.id,
             job.model,
@@ -54,18 +59,18 @@ def accept(submissions: Sequence[Submission]) -> Op[list[Accepted | ClipError]]:
             job.owner,
             int(s.listed),
         )
-        idem = (s.idempotency, s.digest, job.ttl, pack_inputs(s.inputs))
+        idem = (s.idempotency, s.digest, job.ttl, packed, weights[-1], s.bytes.total, s.bytes.share)
         fields = ("kind", job.kind, "reply", job.reply, "ttl", job.ttl, "on_error", job.on_error)
         refused = ("refused", json.dumps(job.refused)) if job.refused else ()
         return call("accept", *head, *idem, *fields, *refused)
 
     def parse(replies: list[Any]) -> list[Accepted | ClipError]:
-        return [_accepted(reply, s) for reply, s in zip(replies, submissions, strict=True)]
+        return [_accepted(*each) for each in zip(replies, submissions, weights, strict=True)]
 
     return Op([command(s) for s in submissions], parse)
 
 
-def _accepted(reply: list[Any], s: Submission) -> Accepted | ClipError:
+def _accepted(reply: list[Any], s: Submission, needed: int) -> Accepted | ClipError:
     status, value = reply[0], reply[1]
     if status == b"ok":
         return Accepted(s.job.id)
@@ -73,6 +78,8 @@ def _accepted(reply: list[Any], s: Submission) -> Accepted | ClipError:
         return Accepted(value.decode(), duplicate=True)
     if status == b"reused":
         return _reused()
+    if status == b"held":
+        return refusal(reply, needed)
     return QueueFull(f"{int(value)} items of {s.job.model!r} are waiting (limit {s.limit}); try again later.")
 
 
@@ -153,9 +160,10 @@ def finish(completions: Sequence[Completion], worker: str) -> Op[list[bool]]:
     """End jobs that this worker holds. For each: whether this call has ended it."""
 
     def command(e: Completion) -> tuple[Any, ...]:
-        error = json.dumps(e.result.error) if e.result.error else ""
-        head = (e.job_id, worker, e.state, error, pack_result(e.result))
-        return call("finish", *head, e.done, e.failed, json.dumps(e.result.timings))
+        result, packed = bounded(e.result)
+        state = e.state if result is e.result else State.FAILED
+        error = json.dumps(result.error) if result.error else ""
+        return call("finish", e.job_id, worker, state, error, packed, e.done, e.failed, json.dumps(result.timings))
 
     return Op([command(e) for e in completions], lambda replies: [r == 1 for r in replies])
 

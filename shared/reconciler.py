@@ -15,7 +15,7 @@ from clip_queue.shared import ops
 from clip_queue.shared.broker import MESSAGE
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import Op
+from clip_queue.shared.store import Op, call
 
 PERIOD = 1.0  # seconds between two passes
 RESEND_AFTER = 3.0  # seconds without a message in the queue after which a waiting job is sent again
@@ -38,7 +38,7 @@ class GracePeriod:
 
 def acquire_turn(who: str) -> Op[bool]:
     """Whether this process does the pass now."""
-    return Op([("SET", "cq:reconciler", who, "NX", "PX", int(PERIOD * 950))], lambda replies: replies[0] is not None)
+    return Op([call("acquire_turn", who, int(PERIOD * 950))], lambda replies: replies[0] == 1)
 
 
 def resend_level(lane: Lane) -> int:

@@ -164,7 +164,11 @@ class Settings(BaseSettings):
     )
     max_wait: float = Field(60.0, ge=0, description="Longest `GET /jobs/{id}?wait=…`, seconds; a longer one is cut.")
     redis_timeout: float = Field(1.5, gt=0, description="Longest wait for Redis before a 503, seconds.")
-    sync_ttl: float = Field(120.0, gt=0, description="How long the record of a synchronous request is kept, seconds.")
+    sync_ttl: float = Field(
+        120.0,
+        gt=0,
+        description="How long the record of a synchronous request is kept, seconds; its result goes earlier.",
+    )
     result_ttl: float = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
     lease: float = Field(8.0, gt=0.5, description="A worker that is silent this long has lost its jobs, seconds.")
     forward_timeout: float = Field(
@@ -175,6 +179,21 @@ class Settings(BaseSettings):
     # Queue
     max_queued_items: int = Field(
         4096, ge=1, description="Unfinished items (images, texts) in a model's lane before new ones get 429."
+    )
+    max_store_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes that inputs of unfinished jobs and kept results may hold in the store before new jobs get "
+        "429; 0: 70 % of Redis's `maxmemory`, or half of its machine's memory where it has none.",
+    )
+    max_owner_share: float = Field(
+        0.5, gt=0, le=1, description="Share of these bytes that one API key may hold, where several are set."
+    )
+    valkey_maxmemory: int = Field(
+        0,
+        ge=0,
+        description="`maxmemory` of the Valkey that `clip-queue up` starts, bytes; 0: a quarter of the machine's "
+        "memory, at least 256 MiB.",
     )
     interactive_jobs: bool = Field(False, description='Whether a job may ask for `"priority": "interactive"`.')
     max_attempts: int = Field(3, ge=1, description="Workers that one job may take down before it is failed.")

@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 
-from clip_queue.shared.errors import Cancelled, ClipError, Late, Unavailable, WorkerLost
+from clip_queue.shared.errors import Cancelled, ClipError, Late, MemoryFull, Unavailable, WorkerLost
 from clip_queue.shared.job import TRANSITIONS
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.redis_client import async_client, client
@@ -30,11 +30,13 @@ T = TypeVar("T")
 Command = tuple[Any, ...]
 
 LUA = Path(__file__).parent / "lua"
+PARTS = ("prelude", "held", "recount", "transitions")  # what scripts share
 
 # The errors of jobs that the store itself ends.
 _ERRORS: dict[str, ClipError] = {
     "expired": Late("The job's deadline passed before it was done."),
     "cancelled": Cancelled("The job was cancelled."),
+    "unwritable": MemoryFull("The job is done, but Redis refused to write its result: its memory is full."),
     "leader_lost": WorkerLost("The command that led this run is gone; the same command again goes on with it."),
     "worker_lost": WorkerLost("The job's worker was lost each time it was tried; it is not tried again."),
 }
@@ -56,16 +58,24 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """A script of ``shared/lua``, after the table of transitions, the errors, the lanes and the prelude."""
+    """A script of ``shared/lua``, after the table of transitions, the errors, the lanes, the prelude and other parts.
+
+    A second line ``--+`` names these parts. The first line, which must stay the first, has the flags. With
+    ``allow-oom`` the script also runs when the server has reached its ``maxmemory``: ending work must always be
+    possible, and only accepting work must not.
+    """
     table = {str(state): {str(n): 1 for n in after} for state, after in TRANSITIONS.items()}
     errors = {name: json.dumps(error.to_wire()) for name, error in _ERRORS.items()}
+    flags, text = (LUA / f"{name}.lua").read_text().split("\n", 1)
+    parts = text.partition("\n")[0].split()[1:] if text.startswith("--+") else []
     source = "\n".join(
         (
+            flags,
             f"local NEXT = {_lua(table)}",
             f"local ERRORS = {_lua(errors)}",
             f"local LANES = {_lua(list(Lane))}",
-            (LUA / "prelude.lua").read_text(),
-            (LUA / f"{name}.lua").read_text(),
+            *((LUA / f"{part}.lua").read_text() for part in ["prelude", *parts]),
+            text,
         )
     )
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
@@ -107,7 +117,8 @@ def _unloaded(commands: Sequence[Command], replies: Sequence[Any]) -> list[int]:
 
 
 def _sources(commands: Sequence[Command]) -> list[str]:
-    by_sha = {s.sha: s.source for s in map(script, sorted(p.stem for p in LUA.glob("*.lua") if p.stem != "prelude"))}
+    names = sorted(p.stem for p in LUA.glob("*.lua") if p.stem not in PARTS)
+    by_sha = {s.sha: s.source for s in map(script, names)}
     return [by_sha[sha] for sha in dict.fromkeys(c[1] for c in commands if c[0] == "EVALSHA")]
 
 
@@ -117,8 +128,19 @@ def _raise_first(replies: Sequence[Any]) -> None:
             raise reply
 
 
-def unavailable(error: Exception) -> Unavailable:
-    """The error for the caller. It quotes only the type of ``error``: Redis's message can contain URL and password."""
+def unavailable(error: Exception, memory: dict[str, Any] | None = None) -> Unavailable:
+    """The error for the caller. It quotes only the type of ``error``: Redis's message can contain its URL and password.
+
+    Args:
+        memory: the server's ``INFO memory``, if ``error`` is that its memory is full.
+    """
+    if isinstance(error, OutOfMemoryError):
+        limit = f" of {memory['maxmemory']} bytes" if memory and "maxmemory" in memory else ""
+        return MemoryFull(
+            f"The store is full: Redis has reached its maxmemory{limit}. Jobs that are accepted go on; "
+            "try again when results have expired.",
+            retry_after=5,
+        )
     if meaning := what_it_means(error):
         return Unavailable(meaning, retry_after=1)
     return Unavailable(f"The job store cannot be reached ({type(error).__name__}); try again.", retry_after=1)
@@ -144,6 +166,8 @@ class Store:
                 for place, reply in zip(unloaded, self._send(missing), strict=True):
                     replies[place] = reply
             _raise_first(replies)
+        except OutOfMemoryError as error:
+            raise unavailable(error, self._memory()) from error
         except (RedisError, OSError) as error:
             # An idle connection may lead to a server that is gone, or that is a replica since a failover.
             with suppress(RedisError, OSError):
@@ -157,6 +181,12 @@ class Store:
             pipe.execute_command(*command)
         replies: list[Any] = pipe.execute(raise_on_error=False)
         return replies
+
+    def _memory(self) -> dict[str, Any] | None:
+        with suppress(RedisError, OSError):
+            memory: dict[str, Any] = self.client.info("memory")
+            return memory
+        return None
 
     def close(self) -> None:
         self.client.close()
@@ -182,6 +212,8 @@ class AsyncStore:
                 for place, reply in zip(unloaded, await self._send(missing), strict=True):
                     replies[place] = reply
             _raise_first(replies)
+        except OutOfMemoryError as error:
+            raise unavailable(error, await self._memory()) from error
         except (RedisError, OSError) as error:
             with suppress(RedisError, OSError):
                 await self.client.connection_pool.disconnect(inuse_connections=False)
@@ -194,6 +226,12 @@ class AsyncStore:
             pipe.execute_command(*command)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
         return replies
+
+    async def _memory(self) -> dict[str, Any] | None:
+        with suppress(RedisError, OSError):
+            memory: dict[str, Any] = await self.client.info("memory")
+            return memory
+        return None
 
     async def close(self) -> None:
         await self.client.aclose()

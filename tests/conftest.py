@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
 from tests.harness import SERVER, Api, Stack, stack
 
@@ -19,6 +21,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if program := config.getoption("--server"):
         os.environ[SERVER] = program
+
+_eval = ScriptingCommandsMixin.eval
+
+
+def _eval_after_flags(self: ScriptingCommandsMixin, script: bytes, *args: Any) -> Any:
+    """The server reads a script's first line of flags (``#!lua …``) and passes it over; fakeredis knows none."""
+    return _eval(self, script.replace(b"#!", b"--", 1) if script.startswith(b"#!") else script, *args)
+
+
+ScriptingCommandsMixin.eval = _eval_after_flags  # type: ignore[method-assign,assignment]
 
 
 @pytest.fixture(scope="session")

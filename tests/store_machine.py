@@ -169,9 +169,17 @@ class StoreMachine(StoreModel):
         if there:
             self.store.client.rpush(queue, b"a message")
 
-    @rule(resend_after=st.sampled_from([0.0, HOUR]), neglected=st.sampled_from([HOUR, HOUR, -1]))
-    def reconcile(self, resend_after: float, neglected: float) -> None:
+    @rule(
+        resend_after=st.sampled_from([0.0, HOUR]),
+        neglected=st.sampled_from([HOUR, HOUR, -1]),
+        sums=st.sampled_from(["right", "wrong", "lost"]),
+    )
+    def reconcile(self, resend_after: float, neglected: float, sums: str) -> None:
         """``neglected`` below 0: no heartbeat has named any job for long enough."""
+        if sums != "right":
+            self.store.client.delete("cq:held", "cq:recount")
+        if sums == "wrong":
+            self.store.client.hset("cq:held", mapping={"me": 99, "*": -5, "a stranger": 7})
         page = self.store.execute(ops.reconcile(MODEL, 0, ATTEMPTS, resend_after, neglected))
         expected: set[tuple[Lane, str]] = set()
         for job in [job for job in self.known.values() if not job.ended]:

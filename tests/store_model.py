@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from clip_queue.shared import ops
+from clip_queue.shared.held import RECORD
 from clip_queue.shared.job import FINAL, TRANSITIONS, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import Store
@@ -122,6 +123,16 @@ class StoreModel(RuleBasedStateMachine):
         assert sorted(replies) == sorted((job.id, job.result) for job in self.known.values() if job.ended)
         received = Counter(unpack_reply(data)[0] for data in self.store.client.lrange(WATCHER, 0, -1))
         assert received == +self.told
+
+    @invariant()
+    def the_bytes_held_are_those_of_its_jobs(self) -> None:
+        expected = 0
+        for job in self.known.values():
+            record = self.store.client.hgetall(f"cq:job:{job.id}")
+            kept = RECORD + len(record.get(b"error", b"")) + len(job.result)
+            expected += kept if job.ended else int(record[b"bytes"])
+        held = [int(self.store.client.hget("cq:held", owner) or 0) for owner in ("me", "*")]
+        assert held == [expected, expected]
 
     @invariant()
     def every_key_lives_as_long_as_its_job(self) -> None:

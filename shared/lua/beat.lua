@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A worker's heartbeat: renews its lease, and writes the progress of each job that it names. Returns the ids of jobs
 -- that it does not hold any more.
 local worker, info, lease = ARGV[1], ARGV[2], ARGV[3]

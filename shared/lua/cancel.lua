@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+--+ held transitions
 -- Cancel a job for its owner: {the state that it has now, 1 if this call has ended it}. False if there is no such job.
 local id, owner = ARGV[1], ARGV[2]
 local f = redis.call('HMGET', job(id), 'state', 'owner')

@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+--+ held transitions
 -- Take a job for a worker: {'yours', record, inputs}, or {reason} if the worker does not get it.
 -- A job that another worker holds is refused, even if that worker is dead: then the reconciler puts the job back in the
 -- queue. Inputs of up to `inline` bytes are part of the reply.

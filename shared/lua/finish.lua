@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+--+ held transitions
 -- End a job that this worker holds: 1, or 0 if it has ended already or another worker holds it.
 local id, worker, state, err, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local done, failed, timings = ARGV[6], ARGV[7], ARGV[8]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A page of an owner's jobs, newest first, after a cursor: {next cursor or '', record, record, …}.
 -- A cursor is CREATED:ID, so it is still valid when the job of this id has expired.
 local owner, state, limit, cursor = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The ids of the oldest jobs that wait in a lane: at most `jobs` of them, with about `items` items together.
 local model, lane, jobs, items = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local queued = 'cq:queued:' .. model .. ':' .. lane

@@ -1,4 +1,5 @@
--- What all scripts use. shared/store.py puts NEXT (the table of transitions), ERRORS and LANES before this text.
+-- What all scripts use. shared/store.py puts NEXT (the table of transitions), ERRORS and LANES before this text, and
+-- held.lua and transitions.lua after it.
 --
 --   cq:job:ID            hash    the record
 --   cq:in:ID, cq:out:ID  string  inputs and result (msgpack)
@@ -61,31 +62,4 @@ local function list(owner, id, t, ttl)
   end
   redis.call('ZADD', key, t, id)
   redis.call('PEXPIRE', key, int(ttl + LONGEST))
-end
-
--- End a job. Returns 1 if this call has ended it, 0 if it had ended before.
-local function close(id, state, err, result, t)
-  local k = job(id)
-  local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem')
-  if not may(f[1], state) then return 0 end
-  local ttl = tonumber(f[6])
-  redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
-  redis.call('ZREM', 'cq:open:' .. f[2], id)
-  redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
-  redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -tonumber(f[4]))
-  redis.call('DEL', 'cq:in:' .. id)
-  if result ~= '' then redis.call('SET', 'cq:out:' .. id, result, 'PX', int(ttl)) end
-  redis.call('PEXPIRE', k, int(ttl))
-  if f[7] then redis.call('PEXPIRE', f[7], int(ttl)) end
-  tell_watchers(id)
-  redis.call('PEXPIRE', 'cq:watch:' .. id, int(ttl))
-  if f[5] and f[5] ~= '' then push(f[5], id .. result) end
-  return 1
-end
-
--- Put a running job back in the queue, at its place by time of arrival.
-local function requeue(id, model, lane, created)
-  redis.call('HSET', job(id), 'state', 'queued', 'worker', '', 'sent', '0', 'done', '0', 'failed', '0')
-  redis.call('ZADD', 'cq:queued:' .. model .. ':' .. lane, created, id)
-  tell_watchers(id)
 end

@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+--+ held recount transitions
 -- Reconcile one page of a model's unfinished jobs:
 -- * expire each job whose deadline has passed,
 -- * put each job of a dead worker back in the queue, and each job that its live worker has not named for `neglected` ms
@@ -10,6 +12,10 @@ local t = now()
 local alive, waiting = {}, {}
 local ids = redis.call('ZRANGE', 'cq:open:' .. model, offset, offset + page - 1)
 local out = {#ids == page and offset + page or -1}
+if offset == 0 then
+  sweep(t)
+  if redis.call('SET', 'cq:recount', '1', 'NX', 'PX', RECOUNT) then recount() end
+end
 if offset == 0 and #ids == 0 then -- without jobs the load is 0; evicted records may have left a rest
   for _, lane in ipairs(LANES) do redis.call('HDEL', 'cq:load', model .. ':' .. lane) end
 end

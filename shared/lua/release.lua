@@ -1,3 +1,5 @@
+#!lua flags=allow-oom
+--+ held transitions
 -- Put a job that this worker holds back in the queue. The attempt does not count.
 local id, worker = ARGV[1], ARGV[2]
 local f = redis.call('HMGET', job(id), 'state', 'worker', 'model', 'lane', 'created')

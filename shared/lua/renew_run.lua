@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- For the leader of a bulk run: renew its lease and write the run's progress. Creates the record at the first call.
 -- Returns the state of the run.
 local id, leader, lease, model, owner, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

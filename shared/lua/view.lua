@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- {a job's record, its place in the queue or false, the time}; false if there is no such job.
 local record = redis.call('HGETALL', job(ARGV[1]))
 if #record == 0 then return false end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Push a message to a reply list at each change of a job from now on. 0 if there is no such job.
 local id, list = ARGV[1], ARGV[2]
 if redis.call('EXISTS', job(id)) == 0 then return 0 end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- What the live workers have written about themselves. Dead workers are removed from the set.
 local out = {}
 for _, id in ipairs(redis.call('SMEMBERS', 'cq:workers')) do

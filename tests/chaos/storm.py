@@ -32,7 +32,7 @@ PASS = 0.2  # seconds that each forward pass takes longer, so that blows fall in
 START = 240.0  # seconds that the stack may take to start, and again to finish its work when the storm is over
 ATTEMPTS = 20  # a storm takes a job's workers down more often than any one job does
 # Keys without a time to live: one each, however much work goes through.
-ETERNAL = ("cq:load", "cq:workers", "unacked", "_kombu.binding")
+ETERNAL = ("cq:load", "cq:workers", "cq:held", "cq:kept", "_kombu.binding")
 
 
 @dataclass

@@ -47,6 +47,7 @@ def test_redis_keeps_what_it_accepted() -> None:
     redis = SERVICES["redis"]
     assert "--appendonly yes" in redis["command"]
     assert "--maxmemory-policy noeviction" in redis["command"]
+    assert re.search(r"--maxmemory \S", redis["command"])
     assert redis["volumes"] == ["queue:/data"]
     assert "ports" not in redis, "it has no password: only the services reach it"
     assert redis["healthcheck"]["test"]

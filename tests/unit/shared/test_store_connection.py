@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import fakeredis
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from clip_queue.shared import ops
-from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.errors import MemoryFull, Unavailable
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import AsyncStore, Store
+from clip_queue.shared.store import AsyncStore, Command, Store
 from clip_queue.shared.workers import workers
 from tests.harness import free_port
 
@@ -64,3 +68,21 @@ def test_after_a_failure_no_idle_connection_of_a_thread_is_used_again() -> None:
     with pytest.raises(Unavailable):
         store.execute(workers())
     assert idle._sock is None
+
+
+async def test_a_full_memory_is_named_and_is_no_lost_connection() -> None:
+    client = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer())
+    store = AsyncStore(client)
+
+    async def refuse(commands: Sequence[Command]) -> list[Any]:
+        return [OutOfMemoryError("command not allowed")]
+
+    async def memory(section: str) -> dict[str, int]:
+        return {"maxmemory": 12345}
+
+    store._send, client.info = refuse, memory  # type: ignore[method-assign,assignment]
+    with pytest.raises(MemoryFull) as told:
+        await store.execute(workers())
+    assert "Redis has reached its maxmemory of 12345 bytes" in told.value.message
+    assert (told.value.status, told.value.code, told.value.retry_after) == (503, "memory_full", 5)
+    await store.close()

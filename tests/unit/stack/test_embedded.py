@@ -61,7 +61,7 @@ def test_workers_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_api_stops_before_the_workers_and_they_before_valkey(tmp_path: Path) -> None:
     settings = Settings(drain_timeout=30)
-    valkey = children.valkey(tmp_path, 1, "secret-pass", keep_fds=(5,))
+    valkey = children.valkey(tmp_path, 1, "secret-pass", maxmemory=2**30, keep_fds=(5,))
     ranks = [valkey.rank, children.worker(settings, 1, of=1, gpu=None).rank, children.api(settings, "::1", 1).rank]
     assert ranks == sorted(set(ranks))
     assert children.worker(settings, 1, of=1, gpu=None).grace > 30

@@ -1,0 +1,43 @@
+-- The ends of a job, and its way back into the queue.
+
+-- Bytes of a result that its message may hold. The message about a larger one says only that it is in the store, which
+-- otherwise would have it twice.
+local INLINE = 262144
+
+-- End a job. Returns 1 if this call has ended it, 0 if it had ended before.
+local function close(id, state, err, result, t)
+  local k = job(id)
+  local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem', 'owner', 'bytes',
+                       'deadline')
+  if not may(f[1], state) then return 0 end
+  local ttl, waits, owner = tonumber(f[6]), f[5] and f[5] ~= '', f[8]
+  -- Nobody asks for the result of a synchronous request after its deadline.
+  local result_ttl = waits and f[10] and math.min(ttl, math.max(0, tonumber(f[10]) - t) + GRACE) or ttl
+  if result ~= '' then
+    local written = redis.pcall('SET', 'cq:out:' .. id, result, 'PX', int(result_ttl))
+    if type(written) == 'table' and written.err then state, err, result = 'failed', ERRORS.unwritable, '' end
+  end
+  redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
+  redis.call('ZREM', 'cq:open:' .. f[2], id)
+  redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
+  redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -tonumber(f[4]))
+  redis.call('DEL', 'cq:in:' .. id)
+  redis.call('PEXPIRE', k, int(ttl))
+  if f[7] then redis.call('PEXPIRE', f[7], int(ttl)) end
+  tell_watchers(id)
+  redis.call('PEXPIRE', 'cq:watch:' .. id, int(ttl))
+  if waits then push(f[5], #result <= INLINE and id .. result or id) end
+  local bytes = RECORD + #err
+  hold(owner, bytes + #result - tonumber(f[9] or '0'))
+  if result_ttl == ttl then bytes = bytes + #result
+  elseif result ~= '' then keep(owner, #result, t + result_ttl) end
+  keep(owner, bytes, t + ttl)
+  return 1
+end
+
+-- Put a running job back in the queue, at its place by time of arrival.
+local function requeue(id, model, lane, created)
+  redis.call('HSET', job(id), 'state', 'queued', 'worker', '', 'sent', '0', 'done', '0', 'failed', '0')
+  redis.call('ZADD', 'cq:queued:' .. model .. ':' .. lane, created, id)
+  tell_watchers(id)
+end

@@ -1,0 +1,63 @@
+"""Celery's transports for Redis, as kombu has them, except that they go on when the server has reached its maxmemory.
+
+A worker that starts then must be able to listen, and a job that was accepted before must be able to be sent again.
+Both take a few bytes, and without them nothing would ever be freed. So what Redis refuses is sent once more, by a
+script that may. Jobs themselves are refused by the store, before any message is sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
+from redis.exceptions import OutOfMemoryError
+
+_ANYWAY = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], ARGV[2])"
+
+
+class _Anyway:
+    """What both channels add. ``conn_or_acquire`` and the names of keys are kombu's."""
+
+    def _put(self, queue: str, message: Any, **options: Any) -> None:
+        try:
+            super()._put(queue, message, **options)  # type: ignore[misc]
+        except OutOfMemoryError:
+            priority = self._get_message_priority(message, reverse=False)  # type: ignore[attr-defined]
+            self._write("LPUSH", self._q_for_pri(queue, priority), dumps(message))  # type: ignore[attr-defined]
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]
+        except OutOfMemoryError:
+            member = self.sep.join([routing_key or "", pattern or "", queue or ""])  # type: ignore[attr-defined]
+            for prefix in (self.keyprefix_queue, self.keyprefix_binding_permanent):  # type: ignore[attr-defined]
+                self._write("SADD", prefix % (exchange,), member)
+
+    def _write(self, command: str, key: str, value: str) -> None:
+        with self.conn_or_acquire() as client:  # type: ignore[attr-defined]
+            client.eval(_ANYWAY, 1, key, command, value)
+
+
+class Channel(_Anyway, kombu_redis.Channel):
+    pass
+
+
+class SentinelChannel(_Anyway, kombu_redis.SentinelChannel):
+    pass
+
+
+class Transport(kombu_redis.Transport):
+    Channel = Channel
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    Channel = SentinelChannel
+
+
+def install() -> None:
+    """Make these the transports of Redis's URLs in this process."""
+    for scheme in ("redis", "rediss"):
+        TRANSPORT_ALIASES[scheme] = f"{__name__}:{Transport.__name__}"
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:{SentinelTransport.__name__}"

@@ -1,0 +1,62 @@
+"""Celery's transports when the server has reached its maxmemory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kombu import Connection
+from kombu.transport import redis as kombu_redis
+from kombu.transport import resolve_transport
+from redis.exceptions import OutOfMemoryError
+
+from clip_queue.shared import transport
+from clip_queue.shared.broker import celery_app
+from clip_queue.shared.settings import Settings
+
+
+class Server:
+    """Refuses all but scripts."""
+
+    def __init__(self) -> None:
+        self.scripts: list[tuple[Any, ...]] = []
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def eval(self, *args: Any) -> None:
+        self.scripts.append(args)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "sentinel"])
+def test_every_redis_url_has_them(scheme: str) -> None:
+    celery_app(Settings())
+    found = resolve_transport(scheme)
+    assert found in (transport.Transport, transport.SentinelTransport)
+    assert issubclass(found, kombu_redis.SentinelTransport) == (scheme == "sentinel")
+    assert Connection("redis://localhost").transport_cls == "redis"
+
+
+def test_what_is_refused_is_sent_by_a_script_that_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OutOfMemoryError("no")
+
+    channel = transport.Channel.__new__(transport.Channel)
+    monkeypatch.setattr(kombu_redis.Channel, "_put", refuse)
+    monkeypatch.setattr(kombu_redis.Channel, "_queue_bind", refuse)
+    monkeypatch.setattr(transport.Channel, "conn_or_acquire", lambda self: server)
+    channel._put("q", {"body": "x", "properties": {"priority": 0}})
+    channel._queue_bind("q", "q", "", "q")
+    pushed, *bound = server.scripts
+    assert pushed[0].startswith("#!lua flags=allow-oom\n")
+    assert (pushed[2], pushed[3]) == ("q", "LPUSH")
+    assert [(s[2], s[3]) for s in bound] == [
+        ("_kombu.binding.q", "SADD"),
+        ("_kombu.binding_permanent.q", "SADD"),
+    ]
+    assert len({s[4] for s in bound}) == 1
