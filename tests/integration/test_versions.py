@@ -25,6 +25,8 @@ from tests.reference import Reference
 from tests.release_archive import unpack
 from tests.wire import cosines, embed_images, embed_texts, ok, refused, same, vectors
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
 LAST, LAST_API, LAST_HTTP, LAST_WORKER = "0.1.0", "api.app:app", "auto", "worker.app"
 START = 240.0  # most seconds that a process takes to start on a loaded machine
 IMAGES = [noise_image(seed) for seed in range(3)]
@@ -72,9 +74,20 @@ MIXTURES = {
 }
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
+    with mixed(tmp_path_factory.mktemp("mixed"), "old new", "old new") as it:
+        yield it
+
+
 @pytest.fixture(scope="module", params=MIXTURES.values(), ids=MIXTURES)
 def services(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
-    with mixed(tmp_path_factory.mktemp("mixed"), *request.param) as it:
+    apis, workers = request.param
+    if " " in apis:
+        both: Mixed = request.getfixturevalue("both")
+        yield Mixed(both.stack, {release: both.apis[release] for release in apis.split()}, both.workers)
+        return
+    with mixed(tmp_path_factory.mktemp("mixed"), apis, workers) as it:
         yield it
 
 
