@@ -10,9 +10,11 @@ local function close(id, state, err, result, t)
   local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem', 'owner', 'bytes',
                        'deadline')
   if not may(f[1], state) then return 0 end
-  local ttl, waits, owner = tonumber(f[6]), f[5] and f[5] ~= '', f[8]
+  -- A record that lacks a field, of another release or damaged, must be able to end too.
+  local ttl, waits, owner = tonumber(f[6]) or 60000, f[5] and f[5] ~= '', f[8] or ''
+  f[2], f[3] = f[2] or '', f[3] or ''
   -- Nobody asks for the result of a synchronous request after its deadline.
-  local result_ttl = waits and f[10] and math.min(ttl, math.max(0, tonumber(f[10]) - t) + GRACE) or ttl
+  local result_ttl = waits and tonumber(f[10]) and math.min(ttl, math.max(0, tonumber(f[10]) - t) + GRACE) or ttl
   if result ~= '' then
     local written = redis.pcall('SET', 'cq:out:' .. id, result, 'PX', int(result_ttl))
     if type(written) == 'table' and written.err then state, err, result = 'failed', ERRORS.unwritable, '' end
@@ -20,7 +22,7 @@ local function close(id, state, err, result, t)
   redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
   redis.call('ZREM', 'cq:open:' .. f[2], id)
   redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
-  redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -tonumber(f[4]))
+  redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -(tonumber(f[4]) or 0))
   redis.call('DEL', 'cq:in:' .. id)
   redis.call('PEXPIRE', k, int(ttl))
   if f[7] then redis.call('PEXPIRE', f[7], int(ttl)) end
@@ -28,7 +30,7 @@ local function close(id, state, err, result, t)
   redis.call('PEXPIRE', 'cq:watch:' .. id, int(ttl))
   if waits then push(f[5], #result <= INLINE and id .. result or id) end
   local bytes = RECORD + #err
-  hold(owner, bytes + #result - tonumber(f[9] or '0'))
+  hold(owner, bytes + #result - (tonumber(f[9]) or 0))
   if result_ttl == ttl then bytes = bytes + #result
   elseif result ~= '' then keep(owner, #result, t + result_ttl) end
   keep(owner, bytes, t + ttl)

@@ -11,6 +11,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import text_global_pool
 
 from clip_queue.shared.errors import BadInput, TextTooLong
+from clip_queue.worker.inference.bpe import quick_bpe
 
 WORD_CACHE = 50_000  # most words that the tokenizer remembers; by itself it has no limit
 
@@ -25,6 +26,8 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._word_cache = word_cache
         self._simple = isinstance(tokenizer, SimpleTokenizer)
+        if self._simple:
+            tokenizer.bpe = quick_bpe(tokenizer)
         self.context_length = context_length
         self.pad = 0 if self._simple else int(getattr(tokenizer.tokenizer, "pad_token_id", 0) or 0)
 
