@@ -11,19 +11,19 @@ import os
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from kombu.entity import Exchange, Queue
 
 from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.loading import begin_loading, end_loading
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.shared.store import Store
-from clip_queue.worker.executor.executor import JobExecutor
-from clip_queue.worker.heartbeat import Heartbeat
-from clip_queue.worker.inference.engine import InferenceEngine
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,22 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         """Load the models and start the threads. Raises what open_clip raises if a model cannot be loaded."""
+        store, models = Store.connect(settings), parse_models(settings.models)
+        with suppress(Unavailable):  # then requests wait for less long
+            store.execute(begin_loading(models))
+        # Only now, since to import torch takes seconds.
+        from clip_queue.worker.executor.executor import JobExecutor
+        from clip_queue.worker.heartbeat import Heartbeat
+        from clip_queue.worker.inference.engine import InferenceEngine
+
         engine = InferenceEngine(settings)
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.executor = JobExecutor(engine, Store.connect(settings), settings, worker_id)
+        self.executor = JobExecutor(engine, store, settings, worker_id)
         engine.start()
         self.heartbeat = Heartbeat(self.executor, settings)
         self.heartbeat.start()
+        with suppress(Unavailable):
+            store.execute(end_loading(models))
 
     def stop(self) -> None:
         """Give back the jobs that are left, end the threads and the lease. Call it after the last message."""
