@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.harness import stack, wait_for
+from tests.harness import Api, stack, wait_for
 from tests.images import noise_image
 from tests.team import START, Team
 from tests.wire import embed_images, embed_texts
@@ -46,10 +46,17 @@ def lone(team: Team) -> Team:
     return team
 
 
+def patient(api: Api) -> httpx.Client:
+    """A client that waits as long as a worker may take to start."""
+    http = api.client()
+    http.timeout = httpx.Timeout(START)
+    return http
+
+
 @contextmanager
 def asked(team: Team, texts: list[str]) -> Iterator[list[Future[httpx.Response]]]:
     """Requests of one text each, which are all in the queue or at work inside."""
-    with team.api.client() as http, ThreadPoolExecutor(len(texts)) as callers:
+    with patient(team.api) as http, ThreadPoolExecutor(len(texts)) as callers:
         waiting = [callers.submit(embed_texts, http, [text]) for text in texts]
         redis = team.stack.valkey.client()
         wait_for(lambda: int(redis.hget("cq:load", "emoji-mini:interactive") or 0) >= len(texts), 30, "all accepted")
@@ -83,7 +90,7 @@ def test_without_a_next_worker_requests_are_503_soon_and_cost_nobody_anything(lo
     api = lone.another_api(restart_grace=2)
     worker = lone.workers[0]
     lone.faults.delay(4)
-    with api.client() as http, ThreadPoolExecutor(1) as caller:
+    with patient(api) as http, ThreadPoolExecutor(1) as caller:
         waiting = caller.submit(embed_texts, http, ["for nobody"])
         lone.at_work_on("for nobody")
         worker.kill()
@@ -105,7 +112,7 @@ def test_without_a_next_worker_requests_are_503_soon_and_cost_nobody_anything(lo
 def test_a_request_is_answered_as_soon_as_a_worker_has_registered(lone: Team) -> None:
     worker, redis = lone.workers[0], lone.stack.valkey.client()
     worker.stop()
-    with lone.api.client() as http:
+    with patient(lone.api) as http:
         wait_for(lambda: embed_texts(http, ["nobody there"]).status_code == 503, 30, "the worker's end to be seen")
         worker.start()
         wait_for(lambda: redis.exists("cq:loading:emoji-mini"), START, "the worker to say that it starts")
@@ -121,7 +128,7 @@ def test_a_rolling_restart_under_load_fails_no_request(pair: Team, record_proper
 
     def ask(number: int) -> None:
         asked = 0
-        with pair.api.client() as http:
+        with patient(pair.api) as http:
             while not over.is_set():
                 text = f"client {number}, request {asked}"
                 image = asked % 4 == 3
