@@ -61,6 +61,8 @@ _EMBED_IMAGE: TypeAdapter[EmbedImage] = TypeAdapter(EmbedImage)
 _EMBED_TEXT: TypeAdapter[EmbedText] = TypeAdapter(EmbedText)
 _COMPARE: TypeAdapter[Compare] = TypeAdapter(Compare)
 
+FETCH_SHARE = 0.75  # of a request's time that fetching its images may take: the rest is for computing
+
 _HEART = {"type": "base64", "value": HEART}
 
 
@@ -135,15 +137,16 @@ async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[ClipRequest,
     sent: ClipRequest
     sent, owner = await body.read(request, client.settings, adapter)
     request.state.items = sent.count
-    model = client.registry.resolve(sent.clip_version_id)  # before any image is fetched
+    began = time.monotonic()  # from here on the deadline counts, fetching included
+    model = await client.registry.resolve(sent.clip_version_id)  # before any image is fetched
     items = sent.items(Limits.of_request(client.settings))
-    fetched = await client.fetch(items)
+    fetched = await client.fetch(items, FETCH_SHARE * client.settings.request_timeout)
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    result = await client.call(sent.kind, model, fetched, owner, disconnected, on_error=sent.on_error)
+    result = await client.call(sent.kind, model, fetched, owner, disconnected, began=began, on_error=sent.on_error)
     return sent, result, about(model, result)
 
 

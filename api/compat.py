@@ -53,6 +53,7 @@ async def info() -> Response:
 async def registry(request: Request) -> Response:
     """The models that live workers serve."""
     client = JobClient.of(request)
+    await client.registry.look_again()
     models = [
         {
             "model_id": model.name,

@@ -7,6 +7,7 @@ import base64
 import math
 import secrets
 import time
+from collections.abc import Callable
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from clip_queue.api.clip import respond
 from clip_queue.api.items import FetchedItems
 from clip_queue.api.job_client import JobClient
+from clip_queue.api.proofs import Modality
 from clip_queue.api.requests import HEART
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Kind
@@ -24,13 +26,18 @@ router = APIRouter(tags=["Health"])
 IMAGE = base64.b64decode(HEART)
 CACHE_TTL = 3.0  # seconds that a check is valid
 PROBE_TIMEOUT = 4.0  # seconds that a probe may take
+PROBES: dict[Modality, Callable[[], tuple[Kind, bytes | str]]] = {
+    Modality.IMAGE: lambda: (Kind.EMBED_IMAGE, IMAGE),
+    Modality.TEXT: lambda: (Kind.EMBED_TEXT, f"ready {secrets.token_hex(4)}"),
+}
 
 
 class Readiness:
-    """Whether each configured model has computed something in the last seconds, for a request or for a probe.
+    """Whether each configured model has computed images and texts in the last seconds, for a request or for a probe.
 
-    A probe is a job like any other: it compares an image with a new text. So it tests decoding and both parts of the
-    model, and no cache can have its result.
+    Each of the two is proven by itself: texts that flow say nothing of images. A probe is a job like any other, of an
+    image or of a text that nobody has sent before. So it tests decoding or the tokenizer, and its part of the model,
+    and no cache can have its result.
 
     Args:
         cache_ttl: seconds that a check is valid.
@@ -60,17 +67,24 @@ class Readiness:
             return "a task of the API has ended"
         try:
             await self._client.registry.refresh()
-            since = time.monotonic() - self._cache_ttl
-            idle = [model for model in self._client.registry.configured if self._client.computed(model) < since]
-            await asyncio.gather(*(self._probe(model) for model in idle))
+            for model in self._client.registry.configured:
+                await self._client.registry.resolve(model)
         except ClipError as error:
             return error.message
-        return None
+        since = time.monotonic() - self._cache_ttl
+        parts = [(model, modality) for model in self._client.registry.configured for modality in Modality]
+        idle = [part for part in parts if self._client.proofs.latest(*part) < since]
+        problems = await asyncio.gather(*(self._probe(*part) for part in idle))
+        return " ".join(filter(None, problems)) or None
 
-    async def _probe(self, model: str) -> None:
-        items = FetchedItems(Inputs([IMAGE, f"ready {secrets.token_hex(4)}"]))
-        model = self._client.registry.resolve(model)
-        await self._client.call(Kind.COMPARE, model, items, owner="probe", timeout=self._probe_timeout)
+    async def _probe(self, model: str, modality: Modality) -> str | None:
+        """The reason why a model does not compute images, or texts; None if it has just done so."""
+        kind, item = PROBES[modality]()
+        try:
+            await self._client.call(kind, model, FetchedItems(Inputs([item])), "probe", timeout=self._probe_timeout)
+        except ClipError as error:
+            return f"Model {model!r} does not compute {modality}s: {error.message}"
+        return None
 
 
 class Health(BaseModel):

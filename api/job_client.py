@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from fastapi import Request
 
 from clip_queue.api.critical_task import terminate
 from clip_queue.api.items import FetchedItems, RequestItems
+from clip_queue.api.proofs import Proofs
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reconciler import Reconciler
 from clip_queue.api.refused import complete_result
@@ -20,7 +20,7 @@ from clip_queue.api.registry import Registry
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
 from clip_queue.shared import ops
 from clip_queue.shared.broker import celery_app
-from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable
+from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable, UnknownJob
 from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.held import ByteLimits
 from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
@@ -31,6 +31,9 @@ from clip_queue.shared.store import AsyncStore, replicated
 from clip_queue.shared.wire import unpack_result
 
 log = logging.getLogger(__name__)
+
+CHECK_INTERVAL = 1.0  # seconds after which a request that waits checks whether its model still has a worker
+LOOK_INTERVAL = 10.0  # seconds after which it reads the store, in case a message was lost
 
 
 class JobClient:
@@ -51,7 +54,7 @@ class JobClient:
         self.fetcher = fetcher
         self.registry = Registry(self.store, settings)
         self.reconciler = Reconciler(self.store, self.registry, self.publisher, settings)
-        self._computed: dict[str, float] = {}
+        self.proofs = Proofs()
 
     @classmethod
     def connect(cls, settings: Settings) -> JobClient:
@@ -65,10 +68,6 @@ class JobClient:
         """The client of the process that serves ``request``."""
         client: JobClient = request.app.state.job_client
         return client
-
-    def computed(self, model: str) -> float:
-        """When a model last computed a result for this process, by ``time.monotonic``; -inf: never."""
-        return self._computed.get(model, -math.inf)
 
     def start(self) -> None:
         self.replies.start()
@@ -98,14 +97,17 @@ class JobClient:
         await self.fetcher.aclose()
         await self.store.close()
 
-    async def fetch(self, asked: RequestItems) -> FetchedItems:
+    async def fetch(self, asked: RequestItems, timeout: float | None = None) -> FetchedItems:
         """A request's items, each URL replaced by its image.
+
+        Args:
+            timeout: seconds, by default ``request_timeout``.
 
         Raises:
             BadImage: one of them cannot be fetched, and the request does not skip it.
-            Late: they could not be fetched within ``request_timeout``; the same.
+            Late: they could not be fetched within ``timeout``; the same.
         """
-        items = await self.fetcher.resolve(asked.items, self.settings.request_timeout, skip=asked.skip)
+        items = await self.fetcher.resolve(asked.items, timeout or self.settings.request_timeout, skip=asked.skip)
         return FetchedItems.of(items, asked.names)
 
     async def submit(self, submission: ops.Submission) -> ops.Accepted:
@@ -135,6 +137,7 @@ class JobClient:
         owner: str,
         disconnected: Callable[[], Awaitable[None]] | None = None,
         timeout: float | None = None,
+        began: float | None = None,
         on_error: OnError = OnError.FAIL,
     ) -> JobResult:
         """A synchronous request: submit, wait, return the result.
@@ -143,12 +146,16 @@ class JobClient:
             model: a model that is served (:meth:`Registry.resolve`).
             disconnected: returns when the caller has closed the connection. Then the job is cancelled.
             timeout: seconds, by default ``request_timeout``.
+            began: since when ``timeout`` counts, by ``time.monotonic``; None: now.
 
         Raises:
-            ClipError: the error that the job was refused with, or ended with; :class:`Late` after the deadline.
+            ClipError: the error that the job was refused with, or ended with; :class:`Late` after the deadline;
+                :class:`Unavailable` if its model has had no live worker for ``restart_grace`` seconds.
         """
         items.raise_if_none()
         timeout = timeout or self.settings.request_timeout
+        now = time.monotonic()
+        began = now if began is None else began
         job = Job(
             kind=kind,
             model=model,
@@ -160,17 +167,19 @@ class JobClient:
             reply=self.replies.address,
             ttl=int(self.settings.sync_ttl * 1000),
         )
+        left = max(0.001, timeout - (now - began))
         limit, held = self.settings.max_queued_items, ByteLimits.of(self.settings)
-        submission = ops.Submission(job, items.inputs, limit, deadline_in=timeout, bytes=held)
+        submission = ops.Submission(job, items.inputs, limit, deadline_in=left, bytes=held)
         with self.replies.expect(job.id) as reply:
-            began = time.monotonic()
             await self.submit(submission)
             watcher = asyncio.create_task(self._cancel_after(disconnected, job)) if disconnected else None
             try:
-                return await self._result(job, reply, began + timeout, timeout)
+                result = await self._result(job, reply, began + timeout, timeout)
             finally:
                 if watcher:
                     watcher.cancel()
+        self.proofs.add(model, items.inputs, result)
+        return result
 
     @asynccontextmanager
     async def watch(self, job_id: str) -> AsyncIterator[PendingReply]:
@@ -188,37 +197,55 @@ class JobClient:
             log.debug("a job whose caller has left was not cancelled: %s", error.message)
 
     async def _result(self, job: Job, reply: PendingReply, until: float, timeout: float) -> JobResult:
+        """Wait for a job's result, or for the reason why there will be none."""
+        look_at = time.monotonic() + LOOK_INTERVAL
         while True:
-            late = False
-            try:
-                await asyncio.wait_for(reply.event.wait(), max(0.0, until - time.monotonic()))
-            except TimeoutError:
-                late = True
-            reply.event.clear()
+            woken = await reply.wait(min(until - time.monotonic(), CHECK_INTERVAL))
+            now = time.monotonic()
+            late, gone = now >= until, self.registry.absent_for(job.model) > self.settings.restart_grace
+            if not (woken or late or gone or now >= look_at):
+                continue
+            look_at = now + LOOK_INTERVAL
+            result: JobResult | None = None
+            if not reply.message:
+                try:
+                    result = await self._look(job, late, gone, timeout)
+                except ClipError:
+                    if not reply.message:  # it may have come while the store was asked
+                        raise
             if reply.message:
-                result: JobResult | None = unpack_result(reply.message)
-            else:
-                result = await self._poll(job, late, timeout)
+                result = unpack_result(reply.message)
             if result is not None:
                 result = complete_result(job, result)
                 if result.error:
                     raise ClipError.from_wire(result.error)
-                if result.timings.get("forward"):  # not from a cache
-                    self._computed[job.model] = time.monotonic()
                 return result
 
-    async def _poll(self, job: Job, late: bool, timeout: float) -> JobResult | None:
-        """The result of a job as the store has it; None: the job has not ended yet."""
+    async def _look(self, job: Job, late: bool, gone: bool, timeout: float) -> JobResult | None:
+        """The result of a job as the store has it; None: the job has not ended yet, and is waited for.
+
+        Args:
+            late: the deadline has passed. It is not waited for any more; its worker or the reconciler expires it.
+            gone: its model has no worker any more. The job is cancelled: no later worker works for nobody.
+        """
         try:
+            if gone:
+                await self.store.execute(ops.cancel(job.id, job.owner))
             view, result = await self.store.execute(ops.outcome(job.id))
+        except UnknownJob:
+            view, result = None, None
         except Unavailable:
             if late:
                 raise Late(f"Job {job.id} was accepted, but the job store cannot be reached now.") from None
             return None
         if view is None or (view.job.state is State.SUCCEEDED and result is None):
             raise Unavailable("The job store has lost the job; send it again.", retry_after=1)
+        if gone and view.job.state is State.CANCELLED:
+            raise self.registry.no_worker(job.model)
         if view.job.state in FINAL:
             return result or JobResult(error=view.job.error)
+        if late and job.model not in self.registry.models:
+            raise self.registry.no_worker(job.model)
         if late:
             raise Late(f"No result within {timeout:g} s; job {job.id} was {view.job.state}.")
         return None

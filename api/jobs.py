@@ -85,7 +85,7 @@ async def submit(
         first = await client.store.execute(ops.find_idempotent(owner, idempotency_key, digest))
         if first and (found := await _view(client, first)):
             return _accepted(*found, status=200)
-    model = client.registry.resolve(sent.clip_version_id, later=True)
+    model = await client.registry.resolve(sent.clip_version_id, later=True)
     if lane is Lane.INTERACTIVE and not client.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
 

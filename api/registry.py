@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 
 from clip_queue.api.critical_task import CriticalTask
-from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.errors import Unavailable, UnknownModel
+from clip_queue.shared.loading import workers_and_loading
 from clip_queue.shared.models import ModelInfo, check_known, parse_models
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
-from clip_queue.shared.workers import WorkerInfo, workers
+from clip_queue.shared.workers import WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ class Registry:
         self.default = next(iter(self.configured))
         self.workers: list[WorkerInfo] = []
         self._read_at = -math.inf
+        self._reading: asyncio.Task[None] | None = None
+        self._unbroken = math.inf  # since when every read has succeeded
+        self._seen: dict[str, float] = {}  # when a worker that serves a model, or loads it, was seen last
 
     def start(self) -> None:
         self._task.start(self._poll())
@@ -44,33 +49,73 @@ class Registry:
 
     async def close(self) -> None:
         await self._task.close()
+        if self._reading:
+            self._reading.cancel()
+            await asyncio.wait([self._reading], timeout=1)
 
     async def refresh(self) -> None:
-        """Read the workers now. Raises :class:`Unavailable`."""
-        self.workers = await self._store.execute(workers())
+        """Read the workers now. Callers at the same time share one read. Raises :class:`Unavailable`."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(), name="read the workers")
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left
+        await asyncio.shield(self._reading)
+
+    async def look_again(self) -> None:
+        """Read the workers now, or keep the last list if the store cannot be reached."""
+        with contextlib.suppress(Unavailable):
+            await self.refresh()
+
+    async def _read(self) -> None:
+        try:
+            self.workers, loading = await self._store.execute(workers_and_loading(self.configured))
+        except Unavailable:
+            self._unbroken = math.inf
+            raise
         self._read_at = time.monotonic()
+        self._unbroken = min(self._unbroken, self._read_at)
+        self._seen.update(dict.fromkeys([*self.models, *loading], self._read_at))
 
     @property
     def models(self) -> dict[str, ModelInfo]:
         """The models that live workers serve, by name."""
         return {model.name: model for worker in self.workers for model in worker.models}
 
-    def resolve(self, asked: str | None, *, later: bool = False) -> str:
+    def absent_for(self, model: str) -> float:
+        """Seconds in which no worker has served or loaded a model, as far as the store could be read without a break.
+
+        While the store cannot be reached nobody knows, and after a break it takes a while until all workers are seen.
+        """
+        return max(0.0, self._read_at - max(self._unbroken, self._seen.get(model, -math.inf)))
+
+    async def resolve(self, asked: str | None, *, later: bool = False) -> str:
         """The name of the model that a request asks for; None: the default.
+
+        Before a request is refused, the workers are read again: the list may be a second old.
 
         Args:
             later: accept a configured model without a live worker. The caller polls, so the worker may come later.
 
         Raises:
             UnknownModel: there is no such model.
-            Unavailable: no live worker serves it.
+            Unavailable: no live worker serves it, or the store cannot be reached.
         """
-        model, served = asked or self.default, self.models
-        if model in served or (later and model in self.configured):
+        try:
+            return self._resolve(asked, later)
+        except (UnknownModel, Unavailable):
+            await self.refresh()
+            return self._resolve(asked, later)
+
+    def _resolve(self, asked: str | None, later: bool) -> str:
+        model = asked or self.default
+        if model in self.models or (later and model in self.configured):
             return model
         check_known(model, self.configured)
-        now = ", ".join(sorted(served)) or "none"
-        raise Unavailable(f"No live worker serves model {model!r} (served now: {now}).", retry_after=5)
+        raise self.no_worker(model)
+
+    def no_worker(self, model: str) -> Unavailable:
+        """The error of a request whose model has no live worker."""
+        now = ", ".join(sorted(self.models)) or "none"
+        return Unavailable(f"No live worker serves model {model!r} (served now: {now}).", retry_after=5)
 
     def retry_after(self, model: str, items: int) -> float:
         """Seconds after which the queue has room for ``items`` more, from the workers' measured rates; 1 to 60."""

@@ -41,6 +41,15 @@ class PendingReply:
         self.event = asyncio.Event()
         self.message = b""
 
+    async def wait(self, timeout: float) -> bool:
+        """Wait for a message, at most ``timeout`` seconds. False if none has come."""
+        try:
+            await asyncio.wait_for(self.event.wait(), max(0.0, timeout))
+        except TimeoutError:
+            return False
+        self.event.clear()
+        return True
+
     def receive(self, message: bytes) -> None:
         self.message = message or self.message
         self.event.set()

@@ -171,6 +171,12 @@ class Settings(BaseSettings):
     )
     result_ttl: float = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
     lease: float = Field(8.0, gt=0.5, description="A worker that is silent this long has lost its jobs, seconds.")
+    restart_grace: float = Field(
+        12.0,
+        ge=0,
+        description="Time that requests in the queue wait for a worker to come back once no live worker serves or "
+        "loads their model, seconds; then 503.",
+    )
     forward_timeout: float = Field(
         120.0, gt=0, description="A forward pass longer than this is a hang and ends the worker, seconds."
     )

@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if program := config.getoption("--server"):
         os.environ[SERVER] = program
 
+
 _eval = ScriptingCommandsMixin.eval
 
 

@@ -34,13 +34,17 @@ class Faults:
         """The next pass never ends."""
         (self.folder / "hang").touch()
 
+    def hang_images(self) -> None:
+        """From now on, no decoding of an image ends."""
+        (self.folder / "hang-images").touch()
+
     def die(self) -> None:
         """The next pass ends the batcher's thread."""
         (self.folder / "die").touch()
 
     def clear(self) -> None:
         """From now on there are no faults."""
-        for name in ("delay", "poison", "hang", "die"):
+        for name in ("delay", "poison", "hang", "hang-images", "die"):
             (self.folder / name).unlink(missing_ok=True)
 
     def passes(self) -> list[Pass]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_queue.worker.inference import engine
 from clip_queue.worker.inference.clip_model import ClipModel, PendingFeatures
 from clip_queue.worker.inference.text import Tokenizer
 
@@ -58,6 +59,16 @@ def faulty(embed: Embed, words: Callable[[ClipModel, Sequence[Any]], list[str]])
     return wrapped
 
 
+preprocess = engine.preprocessed
+
+
+def hanging(*given: Any) -> Any:
+    """The preprocessing of an image, which does not end while the test says so."""
+    while (FOLDER / "hang-images").exists():
+        time.sleep(0.05)
+    return preprocess(*given)
+
+
 SENT: dict[bytes, str] = {}  # the texts, by their tokens
 tokenize = Tokenizer.__call__
 
@@ -73,6 +84,7 @@ def texts_of(_: ClipModel, items: Sequence[Any]) -> list[str]:
 
 
 Tokenizer.__call__ = remembering  # type: ignore[method-assign]
+engine.preprocessed = hanging  # type: ignore[attr-defined]
 ClipModel.embed_texts = faulty(ClipModel.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
 ClipModel.embed_images = faulty(ClipModel.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
 

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
@@ -20,14 +21,12 @@ from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.fields import member
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.loading import begin_loading, end_loading
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.redis_url import BadRedisUrl
 from clip_queue.shared.server_check import WrongServer, server_check
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.shared.store import Store
-from clip_queue.worker.executor.executor import JobExecutor
-from clip_queue.worker.heartbeat import Heartbeat
-from clip_queue.worker.inference.engine import InferenceEngine
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +41,17 @@ class Worker:
             BadRedisUrl, WrongServer: nothing can ever work on this Redis.
             Exception: what open_clip raises if a model cannot be loaded.
         """
-        store = Store.connect(settings)
+        store, models = Store.connect(settings), parse_models(settings.models)
         try:
             store.execute(server_check())
-        except Unavailable as error:
+            store.execute(begin_loading(models))
+        except Unavailable as error:  # then requests wait for less long
             log.warning("the job store could not be looked at: %s", error.message)
+        # Only now, since to import torch takes seconds.
+        from clip_queue.worker.executor.executor import JobExecutor
+        from clip_queue.worker.heartbeat import Heartbeat
+        from clip_queue.worker.inference.engine import InferenceEngine
+
         engine = InferenceEngine(settings)
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._sender = celery_app(settings, publisher=True)
@@ -54,6 +59,8 @@ class Worker:
         engine.start()
         self.heartbeat = Heartbeat(self.executor, settings, sender=self._sender)
         self.heartbeat.start()
+        with suppress(Unavailable):
+            store.execute(end_loading(models))
 
     def _ring(self, model: str, lane: Lane, names: list[str]) -> None:
         self._sender.send_task(TASK, (model, lane, names), queue=queue_name(model, lane), retry=False)

@@ -122,9 +122,10 @@ class Heartbeat:
 
     def _beat(self) -> None:
         leases = self._executor.leases
-        beat = ops.beat(self._executor.id, self._info().pack(), self._settings.lease, leases.progress())
-        revoked = self._store.execute(beat)
-        leases.revoke(revoked)
+        held = leases.held()
+        beat = ops.beat(self._executor.id, self._info().pack(), self._settings.lease, leases.progress(held))
+        lost = self._store.execute(beat)
+        leases.revoke(lost, held)
         self._release()
         if self._grace.over and self._store.execute(acquire_turn(self._executor.id)):
             self._reconcile()

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from tests.checkpoints import tiny_checkpoint
 from tests.harness import Api, Service, Stack, stack, wait_for
 from tests.images import noise_image
 from tests.reference import Reference
+from tests.team import Team
 from tests.wire import embed_images, embed_texts, ok, refused, same, vectors
 
 pytestmark = pytest.mark.timeout(240)  # the first test waits for two processes that import torch
@@ -128,6 +130,49 @@ def test_readiness_fails_with_a_worker_that_hangs_and_comes_back_with_it(
         assert int(response.headers["retry-after"]) > 0
         assert time.monotonic() - began < 1
     assert breakable.readiness() == (200, "")
+
+
+def test_readiness_fails_while_images_hang_though_texts_flow(solo: Team) -> None:
+    flow = threading.Event()
+    answers: list[int] = []
+
+    def texts() -> None:
+        with solo.api.client() as http:
+            while not flow.wait(0.05):
+                answers.append(embed_texts(http, [f"text {len(answers)}"]).status_code)
+
+    def readiness() -> tuple[int, str]:
+        response = solo.http.get("/readiness")
+        return response.status_code, response.json().get("message", "")
+
+    thread = threading.Thread(target=texts)
+    thread.start()
+    try:
+        wait_for(lambda: readiness()[0] == 200, 30, "a healthy beginning")
+        solo.faults.hang_images()
+        began = len(answers)
+        wait_for(lambda: readiness()[0] == 503, 15, "images that hang to be told")
+        for _ in range(2):
+            status, message = readiness()
+            assert (status, "does not compute images" in message, "texts" in message) == (503, True, False), message
+        assert len(answers) > began + 10
+        solo.faults.clear()
+        wait_for(lambda: readiness()[0] == 200, 30, "readiness to be back")
+    finally:
+        flow.set()
+        thread.join(60)
+    assert set(answers) == {200}
+
+
+def test_images_that_hang_hold_up_no_texts_once_their_callers_are_gone(solo: Team) -> None:
+    """Each waits in a thread of the worker, of which there are 16, until its deadline has passed."""
+    api = solo.another_api(request_timeout=2)
+    solo.faults.hang_images()
+    with api.client() as http, ThreadPoolExecutor(24) as callers:
+        answers = [callers.submit(embed_images, http, [noise_image(i)]) for i in range(24)]
+        assert {answer.result().status_code for answer in answers} == {504}
+        wait_for(lambda: embed_texts(http, ["a text after them"]).status_code == 200, 20, "texts to flow again")
+    api.stop()
 
 
 def test_with_redis_down_requests_are_503_within_two_seconds_and_it_comes_back_by_itself(

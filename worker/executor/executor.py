@@ -253,6 +253,8 @@ class JobExecutor:
         for index, item in enumerate(execution.inputs.items):
             while not self.engine.acquire(lane, FEED_INTERVAL):
                 meanwhile()
+                if execution.over:
+                    return
             if execution.over:
                 self.engine.release(lane)
                 return
@@ -263,7 +265,13 @@ class JobExecutor:
                 self.engine.embed(model, lane, item, execution.item(index), execution.job.owner)
 
     def _complete(self, over: OverQueue, pending: dict[str, Lease], wait: float) -> None:
-        """Complete the jobs that are over, in one round trip. Waits up to ``wait`` seconds for the first of them."""
+        """Complete the jobs that are over, in one round trip. Waits up to ``wait`` seconds for the first of them.
+
+        A job whose deadline has passed is over too, also if an item of it hangs and never reports.
+        """
+        for lease in list(pending.values()):
+            if isinstance(lease.task, JobExecution) and lease.task.late:
+                lease.task.expire()
         executions: list[JobExecution] = []
         try:
             executions.append(over.get(timeout=wait) if wait else over.get_nowait())

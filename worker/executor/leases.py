@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -93,9 +93,10 @@ class Leases:
             replies = self._store.execute(ops.claim(job_ids, self._worker_id, self._max_attempts, suspicion))
             claims.leases = [Lease(reply.job, reply.inputs, reply.error) for reply in replies if reply.job]
             claims.suspects = [i for i, reply in zip(job_ids, replies, strict=True) if reply.reason == "suspect"]
-            with self._lock:
-                self._leases.update((lease.job.id, lease) for lease in claims.leases)
+            older = self._hold(claims.leases)
             unanswered = []
+            for task in older:
+                task.abandon()
             yield claims
         finally:
             self._give_back(claims.leases, unanswered)
@@ -136,16 +137,26 @@ class Leases:
         with self._lock:
             return [lease.task for lease in self._leases.values() if lease.task]
 
-    def progress(self) -> list[tuple[str, int, int]]:
-        """The progress of every job that this worker holds: (id, items done, items failed)."""
-        with self._lock:
-            tasks = [(job_id, lease.task) for job_id, lease in self._leases.items()]
+    def progress(self, held: Mapping[str, Lease] | None = None) -> list[tuple[str, int, int]]:
+        """The progress of the jobs of ``held``, by default of all now: (id, items done, items failed)."""
+        tasks = [(job_id, lease.task) for job_id, lease in (self.held() if held is None else held).items()]
         return [(job_id, task.done if task else 0, task.failed if task else 0) for job_id, task in tasks]
 
-    def revoke(self, job_ids: Sequence[str]) -> None:
-        """End the leases of jobs that were cancelled or that another worker has now, and stop the work on them."""
+    def held(self) -> dict[str, Lease]:
+        """The leases now, by the ids of their jobs."""
         with self._lock:
-            leases = [self._leases[job_id] for job_id in job_ids if job_id in self._leases]
+            return dict(self._leases)
+
+    def revoke(self, job_ids: Collection[str], held: Mapping[str, Lease] | None = None) -> None:
+        """End the leases of jobs that were cancelled or that another worker has now, and stop the work on them.
+
+        Args:
+            held: the leases that were lost, among others; None: those of now. A job that was lost may have come back
+                to this worker meanwhile, as another run: then its new lease is not among them, and goes on.
+        """
+        among = self.held() if held is None else held
+        with self._lock:
+            leases = [among[job_id] for job_id in job_ids if job_id in among and not among[job_id].ended]
             for lease in leases:
                 self._end(lease)
         for lease in leases:
@@ -170,6 +181,17 @@ class Leases:
         """Forget jobs that have been released in the store."""
         with self._lock:
             self._to_release = [job_id for job_id in self._to_release if job_id not in set(job_ids)]
+
+    def _hold(self, leases: Sequence[Lease]) -> list[Task]:
+        """Take new leases. Returns the work of earlier runs of their jobs, which this worker has lost: it must stop."""
+        with self._lock:
+            older = [self._leases[lease.job.id] for lease in leases if lease.job.id in self._leases]
+            for lease in older:
+                self._end(lease)
+            self._leases.update((lease.job.id, lease) for lease in leases)
+            # The store has given them to this worker again, so nothing is left to release of an earlier run.
+            self._to_release = [job_id for job_id in self._to_release if job_id not in self._leases]
+        return [lease.task for lease in older if lease.task]
 
     def _give_back(self, leases: Sequence[Lease], unanswered: Sequence[str] = ()) -> None:
         """End leases and pass their jobs to the heartbeat, which releases them in the store.

@@ -55,13 +55,17 @@ class Broker:
 
 
 class Worker:
-    """Claims the jobs of each message and ends them. While ``running`` is clear, it only receives."""
+    """Claims the jobs of each message and ends them, except those of kinds in ``hanging``.
+
+    While ``running`` is clear, it only receives.
+    """
 
     def __init__(self, store: AsyncStore, broker: Broker) -> None:
         self._store = store
         self._broker = broker
         self.running = asyncio.Event()
         self.running.set()
+        self.hanging: set[Kind] = set()
 
     async def announce(self, model: str = MODEL, rate: float = 0.0) -> None:
         info = ModelInfo(model, f"shipped:{model}", FINGERPRINT, 2, 77, (32, 32), "fp32")
@@ -79,7 +83,7 @@ class Worker:
 
     async def work(self, ids: Sequence[str]) -> None:
         for claimed in await self.claim(ids):
-            if claimed.job and claimed.inputs:
+            if claimed.job and claimed.inputs and claimed.job.kind not in self.hanging:
                 await self.finish(claimed.job, claimed.inputs)
 
     async def finish(self, job: Job, inputs: Inputs) -> None:
@@ -123,6 +127,11 @@ class Service:
         assert response.status_code == 202, response.text
         document: dict[str, Any] = response.json()
         return document
+
+    async def kinds(self) -> list[str]:
+        """The kinds of all jobs that were sent, in order."""
+        ids = [job_id for _, references in self.broker.sent for job_id in references]
+        return [(await self.store.execute(ops.view(job_id))).job.kind for job_id in ids]
 
     async def look(self, job_id: str, **query: Any) -> dict[str, Any]:
         response = await self.http.get(f"/jobs/{job_id}", params=query)

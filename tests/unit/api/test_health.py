@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from clip_queue.api.health import Readiness
+from clip_queue.api.proofs import Modality, Proofs
+from clip_queue.shared.job import Inputs, JobResult, Kind
 
 from .service import MODEL, Service, serve
 
@@ -17,7 +20,7 @@ async def test_the_process_is_healthy_without_a_worker() -> None:
 async def test_a_worker_that_embeds_makes_the_service_ready(service: Service) -> None:
     responses = await asyncio.gather(*(service.http.get("/readiness") for _ in range(3)))
     assert [response.json() for response in responses] == [{"status": "ready"}] * 3
-    assert len(service.broker.sent) == 1, "concurrent callers share one check"
+    assert sorted(await service.kinds()) == ["embed_image", "embed_text"], "concurrent callers share one check"
 
 
 async def test_without_a_worker_the_service_is_not_ready() -> None:
@@ -33,17 +36,48 @@ async def test_a_worker_that_does_not_answer_makes_the_service_not_ready(service
     readiness = Readiness(service.client, probe_timeout=0.1)
     problem = await readiness.problem()
     assert problem is not None
-    assert problem.startswith("No result within 0.1 s; job ")
+    for part in "images", "texts":
+        assert f"Model '{MODEL}' does not compute {part}: No result within 0.1 s; job " in problem
     service.worker.running.set()
     assert await readiness.problem() == problem, "the check is valid for some seconds"
 
 
-async def test_a_model_that_has_just_computed_a_result_is_not_probed(service: Service) -> None:
-    assert (await service.http.post("/clip/embed_text", json={"text": "a"})).status_code == 200
+async def test_a_part_of_a_model_that_has_just_computed_a_result_is_not_probed(service: Service) -> None:
+    body: dict[str, Any] = {"text": "a"}
+    assert (await service.http.post("/clip/embed_text", json=body)).status_code == 200
     assert await Readiness(service.client).problem() is None
-    assert len(service.broker.sent) == 1
+    assert await service.kinds() == ["embed_text", "embed_image"], "the second is the probe"
+    assert await Readiness(service.client).problem() is None
+    assert len(service.broker.sent) == 2, "a probe's result counts as any other"
     assert await Readiness(service.client, cache_ttl=0).problem() is None
-    assert len(service.broker.sent) == 2
+    assert len(await service.kinds()) == 4
+
+
+async def test_images_that_hang_make_the_service_not_ready_however_many_texts_flow(service: Service) -> None:
+    service.worker.hanging.add(Kind.EMBED_IMAGE)
+    readiness = Readiness(service.client, cache_ttl=0.1, probe_timeout=0.2)
+    for _ in range(3):
+        assert (await service.http.post("/clip/embed_text", json={"text": "a"})).status_code == 200
+        problem = await readiness.problem()
+        assert problem is not None
+        assert problem.startswith(f"Model '{MODEL}' does not compute images: No result within 0.2 s; job ")
+        assert "texts" not in problem
+        await asyncio.sleep(0.11)
+    service.worker.hanging.clear()
+    assert await readiness.problem() is None
+
+
+def test_a_comparison_proves_images_and_not_texts_which_may_come_from_a_cache() -> None:
+    proofs = Proofs()
+    result = JobResult(similarity=[0.1], timings={"forward": 0.1})
+    proofs.add(MODEL, Inputs([b"image", "text"]), result)
+    assert proofs.latest(MODEL, Modality.IMAGE) > 0
+    assert proofs.latest(MODEL, Modality.TEXT) == float("-inf")
+    proofs.add(MODEL, Inputs(["text", "text"]), JobResult(similarity=[0.1], timings={"forward": 0.0}))
+    assert proofs.latest(MODEL, Modality.TEXT) == float("-inf"), "from the cache"
+    proofs.add(MODEL, Inputs(["text", "text"]), result)
+    assert proofs.latest(MODEL, Modality.TEXT) > 0
+    assert proofs.latest("other", Modality.TEXT) == float("-inf")
 
 
 async def test_a_store_that_cannot_be_reached_makes_the_service_not_ready(service: Service) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import fakeredis
 import pytest
@@ -16,10 +17,11 @@ from clip_queue.shared import ops
 from clip_queue.shared.errors import Unavailable, UnknownModel
 from clip_queue.shared.job import Inputs, Job, Kind, State
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.loading import begin_loading, end_loading
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import AsyncStore
+from clip_queue.shared.store import AsyncStore, Op
 
-from .service import MODEL, WORKER, Broker, Worker, until
+from .service import MODEL, WORKER, Broker, Worker, serve, until
 
 SETTINGS = Settings(models=[MODEL, "mine=a/b"], lease=1.2)
 
@@ -40,16 +42,101 @@ async def store(server: fakeredis.FakeServer) -> AsyncIterator[AsyncStore]:
 async def test_a_model_is_served_as_long_as_a_worker_lives(store: AsyncStore) -> None:
     registry = Registry(store, SETTINGS)
     with pytest.raises(Unavailable, match=r"^No live worker serves model 'emoji-mini' \(served now: none\)\.$"):
-        registry.resolve(None)
-    assert registry.resolve(None, later=True) == MODEL
-    assert registry.resolve("mine", later=True) == "mine"
+        await registry.resolve(None)
+    assert await registry.resolve(None, later=True) == MODEL
+    assert await registry.resolve("mine", later=True) == "mine"
     with pytest.raises(UnknownModel, match=r"^Model 'nothing' is not known here\.$"):
-        registry.resolve("nothing", later=True)
+        await registry.resolve("nothing", later=True)
     await Worker(store, Broker()).announce("mine", rate=10)
     await registry.refresh()
-    assert registry.resolve("mine") == "mine"
+    assert await registry.resolve("mine") == "mine"
     with pytest.raises(Unavailable, match=r"^No live worker serves model 'RN50' \(served now: mine\)\.$"):
-        registry.resolve("RN50", later=True)
+        await registry.resolve("RN50", later=True)
+
+
+class Counting(AsyncStore):
+    """Counts the reads, each of which takes a moment."""
+
+    reads = 0
+
+    async def execute(self, op: Op[Any]) -> Any:
+        self.reads += 1
+        await asyncio.sleep(0.05)
+        return await super().execute(op)
+
+
+async def test_before_a_request_is_refused_the_workers_are_read_again(server: fakeredis.FakeServer) -> None:
+    store = Counting(fakeredis.FakeAsyncRedis(server=server))
+    registry = Registry(store, SETTINGS)
+    await registry.refresh()
+    with pytest.raises(UnknownModel):
+        await registry.resolve("new")
+    worker = Worker(store, Broker())
+    await worker.announce()
+    assert await registry.resolve(MODEL) == MODEL
+    await worker.announce("new")
+    assert await registry.resolve("new", later=True) == "new", "also a model of nobody's settings"
+    store.reads = 0
+    assert await registry.resolve("new") == "new"
+    assert store.reads == 0, "what the list has needs no look"
+    await store.close()
+
+
+async def test_requests_that_look_again_share_a_read_and_one_that_leaves_does_not_end_it(
+    server: fakeredis.FakeServer,
+) -> None:
+    store = Counting(fakeredis.FakeAsyncRedis(server=server))
+    registry = Registry(store, SETTINGS)
+    await Worker(store, Broker()).announce()
+    store.reads = 0
+    requests = [asyncio.create_task(registry.resolve(MODEL)) for _ in range(50)]
+    await asyncio.sleep(0)
+    requests[0].cancel()
+    assert await asyncio.gather(*requests[1:]) == [MODEL] * 49
+    assert store.reads == 1
+    server.connected = False
+    refused = await asyncio.gather(*(registry.resolve("mine") for _ in range(9)), return_exceptions=True)
+    assert {str(error) for error in refused} == {"The job store cannot be reached (ConnectionError); try again."}
+    assert store.reads == 2
+    await registry.look_again()
+    assert registry.models, "the last list stays"
+    server.connected = True
+    await registry.close()
+    await store.close()
+
+
+async def test_the_time_without_a_worker_counts_from_the_first_look_and_not_while_one_loads(
+    server: fakeredis.FakeServer, store: AsyncStore
+) -> None:
+    registry = Registry(store, SETTINGS)
+
+    async def absent() -> float:
+        await registry.refresh()
+        return registry.absent_for(MODEL)
+
+    assert registry.absent_for(MODEL) == 0, "nothing was read"
+    assert await absent() == 0, "the first look: before it, nothing is known"
+    await asyncio.sleep(0.1)
+    assert 0.1 <= await absent() < 5
+    server.connected = False
+    with pytest.raises(Unavailable):
+        await registry.refresh()
+    await asyncio.sleep(0.1)
+    assert registry.absent_for(MODEL) == 0
+    server.connected = True
+    assert await absent() == 0, "leases ran out while the store was away"
+    await asyncio.sleep(0.05)
+    assert await absent() > 0
+    await store.execute(begin_loading([MODEL]))
+    assert await absent() == 0
+    assert registry.absent_for("mine") > 0
+    assert 0 < await store.client.ttl(f"cq:loading:{MODEL}") <= 60
+    await store.execute(end_loading([MODEL]))
+    await asyncio.sleep(0.05)
+    assert await absent() > 0
+    await Worker(store, Broker()).announce()
+    assert await absent() == 0
+    assert registry.workers
 
 
 async def test_when_to_try_again_follows_from_the_workers_rate(store: AsyncStore) -> None:
@@ -153,3 +240,25 @@ async def test_it_goes_on_when_the_broker_or_the_store_fails(
     assert it.reconciler.alive
     await it.reconciler.close()
     assert not it.reconciler.alive
+
+
+async def test_the_doors_look_again_before_they_refuse_or_list() -> None:
+    """The picture of the API is a minute old here."""
+    async with serve(worker=False) as service:
+        await service.client.registry.close()
+        worker = service.worker
+        await worker.announce()
+        worker.running.set()
+        assert (await service.http.post("/clip/embed_text", json={"text": "a"})).status_code == 200
+        body = {"text": "a", "clip_version_id": "new"}
+        assert (await service.http.post("/clip/embed_text", json=body)).status_code == 404
+        await worker.announce("new")
+        models = (await service.http.get("/model/registry")).json()["models"]
+        assert [model["model_id"] for model in models] == ["new"]
+        await worker.announce("newer")
+        for door, job in (("/clip/embed_text", {}), ("/jobs", {"task": "embed_text"})):
+            response = await service.http.post(door, json={**job, "text": "a", "clip_version_id": "newer"})
+            assert response.status_code in (200, 202), response.text
+            await worker.announce("newest")
+            await service.client.registry.refresh()
+            await worker.announce("newer")

@@ -95,7 +95,7 @@ async def test_errors_of_the_worker_and_of_the_api_have_the_indexes_of_the_reque
 
 
 async def test_a_url_that_is_not_fetched_in_time_fails_alone() -> None:
-    async with serve(fetcher=Site(Settings()), request_timeout=0.3) as service:
+    async with serve(fetcher=Site(Settings()), request_timeout=0.4) as service:
         body = {"image": ["https://a.b/slow", "https://a.b/good"], "on_error": "skip"}
         result = (await service.http.post("/clip/embed_image", json=body)).json()
         assert result["embeddings"] == [None, [0, 4]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,11 @@ def test_a_worker_starts_and_stops_while_the_store_cannot_be_reached(caplog: pyt
     assert worker.executor.draining.is_set()
     worker.stop()
     assert not worker.executor.engine.batcher.alive()
+
+
+def test_a_process_can_say_that_it_loads_models_before_it_imports_torch() -> None:
+    code = "import sys, clip_queue.worker.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_queues_are_read_interactive_first() -> None:

@@ -190,6 +190,60 @@ def test_a_job_that_its_worker_claims_again_has_a_new_lease(parts: Parts) -> Non
     assert parts.look(job).state is State.SUCCEEDED
 
 
+def test_a_job_that_comes_back_before_its_loss_is_known_is_not_ended_by_it(parts: Parts) -> None:
+    """A heartbeat named the first run, and hears that it is lost when the worker has claimed the job again."""
+    parts.model.gate.clear()
+    job = parts.accept("a")
+    first = parts.in_thread(job)
+    wait_for(lambda: parts.model.batches, 5)
+    leases = parts.executor.leases
+    named = leases.held()
+    parts.store.execute(ops.release([job], WORKER))  # as a reconciler that took this worker for dead
+    second = parts.in_thread(job)
+    wait_for(lambda: leases.held()[job] is not named[job], 5)
+    first.join(5)
+    assert not first.is_alive(), "the first run stops when the second begins"
+    leases.revoke([job], named)
+    assert (parts.held(), leases.to_release()) == ([job], [])
+    assert not leases.held()[job].ended
+    parts.model.gate.set()
+    second.join(5)
+    assert parts.look(job).state is State.SUCCEEDED
+    assert parts.held() == []
+
+
+def test_a_job_that_is_claimed_again_is_not_released_as_what_it_was_before(parts: Parts) -> None:
+    """The store released it, but the reply was lost: the next heartbeat would release the new run."""
+    job = parts.accept("a")
+    parts.store.losing = True
+    with pytest.raises(Unavailable):
+        parts.deliver(job)
+    leases = parts.executor.leases
+    assert leases.to_release() == [job]
+    parts.store.execute(ops.release([job], WORKER))
+    parts.model.gate.clear()
+    again = parts.in_thread(job)
+    wait_for(lambda: parts.held() == [job], 5)
+    assert leases.to_release() == []
+    parts.model.gate.set()
+    again.join(5)
+    assert parts.look(job).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("items", [1, 200])
+def test_a_job_with_an_item_that_hangs_ends_at_its_deadline(parts: Parts, items: int) -> None:
+    """200 are more than the engine has places for."""
+    parts.model.gate.clear()
+    job = Job(Kind.EMBED_TEXT, MODEL, items, Lane.INTERACTIVE, ttl=60_000)
+    inputs = Inputs([f"text {i}" for i in range(items)])
+    parts.store.execute(ops.accept([ops.Submission(job, inputs, 1000, deadline_in=0.3)]))
+    thread = parts.in_thread(job.id)
+    wait_for(lambda: parts.look(job.id).state is State.EXPIRED, 5)
+    thread.join(5)
+    assert not thread.is_alive()
+    parts.model.gate.set()
+
+
 def test_completed_jobs_wait_for_a_store_that_cannot_be_reached(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     parts.model.gate.clear()
     job = parts.accept("a")
