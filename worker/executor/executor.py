@@ -23,7 +23,7 @@ from clip_queue.worker.executor.handlers import HandlerFactory, JobHandler, load
 from clip_queue.worker.executor.leases import Lease, Leases
 from clip_queue.worker.inference.engine import InferenceEngine
 
-CONCURRENCY = 2  # messages of a lane (not interactive) at once: one feeds while the other completes or writes
+CONCURRENCY = 2  # most messages of a lane (not interactive) at once: one feeds while the other completes or writes
 BACKGROUND_ITEMS = 256  # most items that a message of the background lane claims at a time
 BACKGROUND_JOBS = 64  # most jobs that it claims at a time
 COMPLETIONS = 64  # most jobs that are completed in one round trip
@@ -32,11 +32,19 @@ FEED_INTERVAL = 0.02  # seconds that feeding waits for a free place before it co
 OverQueue = queue.SimpleQueue[JobExecution]
 
 
+def concurrency_of(threads: int) -> int:
+    """Messages of the background lane, and as many of the bulk lane, that may hold a thread at once.
+
+    Of three threads or more, one at least, and of eight half, are left to requests.
+    """
+    return max(1, min(CONCURRENCY, threads // 4))
+
+
 class JobExecutor:
     """The executor of one process. Celery's threads call :meth:`deliver`.
 
     Args:
-        concurrency: most messages of the background lane, and of the bulk lane, at once.
+        concurrency: most messages of the background lane, and of the bulk lane, at once; None: by the threads.
         handlers: factories of job handlers by kind; None: those that are installed.
     """
 
@@ -47,7 +55,7 @@ class JobExecutor:
         settings: Settings,
         worker_id: str,
         *,
-        concurrency: int = CONCURRENCY,
+        concurrency: int | None = None,
         handlers: Mapping[str, HandlerFactory] | None = None,
     ) -> None:
         self.id = worker_id
@@ -56,6 +64,7 @@ class JobExecutor:
         self.draining = threading.Event()
         self.leases = Leases(store, worker_id, settings.max_attempts, self.draining)
         self._store = store
+        concurrency = concurrency or concurrency_of(settings.worker_threads)
         self._concurrency = {lane: threading.BoundedSemaphore(concurrency) for lane in Lane}
         self._last_attempt = threading.Lock()
 

@@ -77,7 +77,7 @@ def test_an_image_has_the_same_pixels_wherever_it_is_decoded(engine: InferenceEn
         recipient = embed(engine, noise_image(format=format))
         assert recipient.done.wait(10)
         np.testing.assert_array_equal(recipient.answer, [96, 80])
-    assert engine.decode(MODEL, noise_image(format="BMP")).shape == (80, 96, 3)
+    assert engine.decode(MODEL, Lane.BULK, noise_image(format="BMP"), lambda: False).result(60).shape == (80, 96, 3)
 
 
 def test_a_decode_that_hangs_holds_up_no_other_and_what_nobody_waits_for_is_not_decoded(
@@ -101,3 +101,13 @@ def test_a_decode_that_hangs_holds_up_no_other_and_what_nobody_waits_for_is_not_
     assert time.monotonic() - began < 20
     for _ in range(engine.capacity):  # every place was given back
         assert engine.acquire(Lane.INTERACTIVE, 0)
+
+
+def test_a_shards_image_that_hangs_in_a_helper_holds_up_no_other_of_it(engine: InferenceEngine) -> None:
+    assert engine.decode(MODEL, Lane.BULK, noise_image(format="BMP"), lambda: False).result(60) is not None
+    hanging = [engine.decode(MODEL, Lane.BULK, b"hang", lambda: False) for _ in range(2)]
+    unwanted = engine.decode(MODEL, Lane.BULK, noise_image(), lambda: True)
+    assert engine.decode(MODEL, Lane.BULK, noise_image(), lambda: False).result(TIMEOUT / 2).shape == (80, 96, 3)
+    assert not any(decoding.done() for decoding in hanging)
+    assert unwanted.cancelled()
+    assert "setting decode_timeout" in str(hanging[0].exception(60))
