@@ -203,7 +203,9 @@ class Settings(BaseSettings):
     )
     interactive_jobs: bool = Field(False, description='Whether a job may ask for `"priority": "interactive"`.')
     max_attempts: int = Field(3, ge=1, description="Workers that one job may take down before it is failed.")
-    worker_threads: int = Field(16, ge=2, description="Messages a worker handles at once.")
+    worker_threads: int = Field(
+        16, ge=2, description="Messages a worker handles at once. 2 counts as 3: one for each lane."
+    )
 
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
 
@@ -229,6 +231,11 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("name at least one model")
         return value
+
+    @field_validator("worker_threads")
+    @classmethod
+    def _one_a_lane(cls, value: int) -> int:
+        return max(value, 3)  # with two, background and bulk would leave none to requests
 
     @field_validator("data_dir", "cache_dir")
     @classmethod

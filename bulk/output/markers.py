@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -13,6 +13,10 @@ from clip_queue.bulk.output.manifest import RunPlan
 EXAMPLES = 3  # failed rows that a marker and a report name for each reason
 
 Marker = dict[str, Any]
+
+
+def never() -> bool:
+    return False
 
 
 def marker_if_complete(output: Output, plan: RunPlan, shard: int) -> Marker | None:
@@ -30,9 +34,11 @@ def marker_if_complete(output: Output, plan: RunPlan, shard: int) -> Marker | No
     return marker
 
 
-def complete_markers(output: Output, plan: RunPlan) -> Iterator[Marker]:
-    """The markers of the shards that are complete, in order."""
+def complete_markers(output: Output, plan: RunPlan, should_stop: Callable[[], bool] = never) -> Iterator[Marker]:
+    """The markers of the shards that are complete, in order; no more once ``should_stop``."""
     for _, marker in scan(output, plan):
+        if should_stop():
+            return
         if marker:
             yield marker
 

@@ -22,7 +22,7 @@ from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.resume import check_model, check_same
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.runner import Runner
-from clip_queue.bulk.run.workers import common_model, find_workers, locked, started_workers
+from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.models import parse_model
@@ -79,7 +79,9 @@ def embed(
         planner = Planner(folder, request, settings, say, should_stop)
         if begun:
             check_same(begun.plan, request.source, request.plan_options(begun.plan.options), name)
-            markers = list(complete_markers(folder, begun.plan)) if begun.result else []
+            markers = list(complete_markers(folder, begun.plan, should_stop)) if begun.result else []
+            if should_stop():
+                raise NotStarted("stopped while it was looking at what is done")
             if begun.result and (report := report_of(folder, begun.plan, markers)).finished:
                 folder.clean()
                 return report
@@ -133,8 +135,10 @@ def run_plan(
         raise error from failure
     finally:
         runner.close(error)
-    markers = list(complete_markers(output, plan))
+    markers = [] if outcome.stopped else list(complete_markers(output, plan, should_stop))
     report = report_of(output, plan, markers)
+    if not report.finished and (outcome.stopped or should_stop()):
+        report, outcome.stopped = runner.report, True  # to look at every shard once more may take minutes
     report.resumed = runner.progress.resumed
     report.waited = runner.waited
     report.seconds = time.monotonic() - began

@@ -20,6 +20,7 @@ from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import Marker, marker_if_complete, scan
 from clip_queue.bulk.output.plan_file import PlanFile
 from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.run_lease import RunLease, Stopped
 from clip_queue.bulk.run.shard_queue import ShardQueue
@@ -92,6 +93,7 @@ class Runner:
         self.progress = Progress(shards=plan.shards, rows=plan.rows)
         self.progress.weight = sum(map(self._weight, range(plan.shards)))
         self.outcome = Outcome()
+        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards)  # of what was seen
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds, over all shards
 
     def run(self) -> Outcome:
@@ -122,6 +124,7 @@ class Runner:
             if shard is None:
                 self._exhausted = True
             else:
+                self._go_on()
                 self._submit(shard)
         self._look()
         self._show(self.progress)
@@ -140,9 +143,11 @@ class Runner:
     def _shards_left(self) -> Iterator[int]:
         """The shards to do; those that are complete are counted on the way."""
         for shard, marker in scan(self._output, self._plan):
+            self._go_on()  # a hundred thousand markers on a slow file system take longer than the lease
             if marker is None:
                 yield shard
             else:
+                self.report.count(marker)
                 self.progress.found(marker, self._weight(shard))
 
     # Shards
@@ -153,7 +158,7 @@ class Runner:
         self._submitted[shard] = SubmittedShard(shard, job_id, submissions)
 
     def _wait_for_store(self) -> None:
-        self._stop_if_asked()
+        self._go_on()
         self._show(self.progress)
         time.sleep(POLL_INTERVAL)
 
@@ -161,6 +166,7 @@ class Runner:
         """What has become of the submitted shards."""
         self._stop_if_asked()
         for shard in list(self._submitted.values()):
+            self._go_on()
             if shard.retry_at:
                 if self._now() >= shard.retry_at:
                     self._submit(shard.number, shard.submissions)
@@ -194,6 +200,7 @@ class Runner:
 
     def _count(self, shard: SubmittedShard, marker: Marker) -> None:
         del self._submitted[shard.number]
+        self.report.count(marker)
         self.progress.finished(marker, self._weight(shard.number))
         for stage in self.waited:
             self.waited[stage] += marker["seconds"].get(stage, 0.0)
@@ -244,6 +251,11 @@ class Runner:
         self._queue.cancel(shard.job_id for shard in self._submitted.values())
 
     # The run itself
+
+    def _go_on(self) -> None:
+        """To be called before each step of what may take long."""
+        self._stop_if_asked()
+        self._beat()
 
     def _stop_if_asked(self) -> None:
         if self._should_stop():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 
 from clip_queue.shared.errors import BadInput, check_text_length
@@ -27,7 +29,9 @@ def embed_query(
         check_text_length(text, settings.max_text_chars)
     spec = spec_of(info, model, settings)
     from clip_queue.worker.inference.clip_model import ClipModel  # torch: seconds, and nothing above needs it
-    from clip_queue.worker.inference.decode import decode
+    from clip_queue.worker.inference.decode import preprocessed
+    from clip_queue.worker.inference.decode_helpers import DecodeHelpers
+    from clip_queue.worker.inference.image_limits import Limits
 
     try:
         same = {name: getattr(info, name) for name in ("precision", "resize", "jpeg_draft")}
@@ -43,8 +47,10 @@ def embed_query(
     if text is not None:
         return unit_query(clip.embed_texts([clip.tokenizer(text)]).result()[0])
     assert image is not None
-    limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": clip.draft}
-    return unit_query(clip.embed_images([decode(image, clip.preprocess, **limits)]).result()[0])
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_work)
+    with closing(DecodeHelpers(1, limits, settings.decode_timeout)) as helpers:  # one that overstays is ended
+        pixels = preprocessed(helpers.to_rgb(image, clip.draft), clip.preprocess)
+    return unit_query(clip.embed_images([pixels]).result()[0])
 
 
 def spec_of(info: ModelInfo, model: str | None, settings: Settings) -> ModelSpec:

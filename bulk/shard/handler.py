@@ -16,6 +16,7 @@ from clip_queue.bulk.output.plan_file import PlanFile
 from clip_queue.bulk.output.shard_reference import ShardReference
 from clip_queue.bulk.output.writer import ShardWriter
 from clip_queue.bulk.shard.pipeline import Abandoned, Embedded, Pipeline
+from clip_queue.bulk.shard.turns import turns
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Job, JobResult, State
 from clip_queue.shared.ops import Completion
@@ -56,6 +57,10 @@ class ShardHandler:
         result = JobResult(fingerprint=self._engine.models[self.job.model].fingerprint, timings=marker["seconds"])
         return Completion(self.job.id, State.SUCCEEDED, result, self.done, self.failed)
 
+    def _check(self) -> None:
+        if self._abandoned.is_set():
+            raise Abandoned
+
     def _failure(self, error: ClipError) -> Completion:
         log.error("shard failed: %s", error.message)
         return Completion(self.job.id, State.FAILED, JobResult(error=error.to_wire()), self.done, self.failed)
@@ -64,13 +69,18 @@ class ShardHandler:
         began = time.monotonic()
         output = Output(reference.output)
         plan = self._plan(output, reference.plan)
-        if marker := marker_if_complete(output, plan, reference.shard):
+        with turns.take((reference.output, reference.plan, reference.shard), self._check):
+            return self._embed(output, plan, reference.shard, began)
+
+    def _embed(self, output: Output, plan: RunPlan, shard: int, began: float) -> Marker:
+        if marker := marker_if_complete(output, plan, shard):
             return marker  # a duplicate, or the store forgot that it ended
         pipeline = Pipeline(self._engine, plan, self._abandoned.is_set)
-        pieces = PlanFile(output).shard(reference.shard).pieces
+        pieces = PlanFile(output).shard(shard).pieces
         rows = registry.read(plan.source, pieces, self._engine.settings)
-        with ShardWriter(output, plan, reference.shard) as writer:
+        with ShardWriter(output, plan, shard) as writer:
             self._write(writer, pipeline.embed(rows))
+            self._check()
             return writer.finish({"all": time.monotonic() - began, **pipeline.waited})
 
     def _plan(self, output: Output, plan_id: str) -> RunPlan:

@@ -11,6 +11,8 @@ Which rows share a batch depends on the rows alone, never on time: a shard that 
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,14 +25,13 @@ import numpy as np
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.shard.batch import Batch
 from clip_queue.bulk.shard.prefetch import Prefetcher, ReadTimeout
+from clip_queue.bulk.shard.readers import Readers, left_behind
 from clip_queue.shared.errors import BadImage, BadInput, ClipError, check_text_length
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.vectors import Matrix, Pixels, Tokens
 from clip_queue.sources.source import Row, SourceAway, SourceError
 from clip_queue.sources.storage import is_barred
 from clip_queue.worker.inference.engine import InferenceEngine
-from clip_queue.worker.inference.fatal import die
-from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +73,12 @@ class Pipeline:
     """Embeds the rows of one shard. Once ``should_stop`` returns True, :class:`Abandoned` is raised."""
 
     def __init__(self, engine: InferenceEngine, plan: RunPlan, should_stop: Callable[[], bool]) -> None:
-        self._engine, self._plan, self._should_stop = engine, plan, should_stop
+        self._engine, self._plan = engine, plan
+        self._over = threading.Event()
+        self._should_stop: Callable[[], bool] = lambda: self._over.is_set() or should_stop()
         self._settings = engine.settings
         self._model = engine.models[plan.model.name]
-        self._readers: PriorityThreadPool | None = None
+        self._readers = Readers(self._settings.read_threads)
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds that the other stages waited for each
 
     def embed(self, rows: Iterator[Row]) -> Iterator[Embedded]:
@@ -83,9 +86,11 @@ class Pipeline:
 
         Raises:
             SourceAway: its store is.
-            SourceError: the source gives nothing any more, or nothing of it can be had.
+            SourceError: the source gives nothing any more, or nothing of it can be had; or too many reads of earlier
+                shards hang.
             Exception: what ``rows`` raises.
         """
+        left_behind.check()
         size = self._plan.options.batch_size
         batch: list[Prepared] = []
         in_flight: deque[InFlightBatch] = deque()
@@ -108,8 +113,8 @@ class Pipeline:
             while in_flight:
                 yield from self._collect(in_flight.popleft())
         finally:
-            if self._readers:
-                self._readers.stop(timeout=1)
+            self._over.set()  # what was read ahead is not decoded, and what was handed over is not computed
+            self._readers.stop()
 
     # Reading and decoding
 
@@ -119,10 +124,7 @@ class Pipeline:
         if row.error is not None:
             item.ready.set_exception(row.error)
         elif callable(row.image) and self._plan.source.images:
-            if self._readers is None:
-                self._readers = PriorityThreadPool(self._settings.read_threads, fatal=die, name="read")
-                self._readers.start()
-            self._readers.submit(Lane.BULK, lambda: self._load(item))
+            self._readers.submit(lambda: self._load(item))
         else:
             self._loaded(item, None if callable(row.image) else row.image)
         return item
@@ -148,21 +150,28 @@ class Pipeline:
     def _loaded(self, item: Prepared, data: bytes | None) -> None:
         item.loaded = True
         item.row.image = None  # the encoded image is freed once it is decoded
-        self._engine.decoders.submit(Lane.BULK, lambda: self._prepare(item, data))
+        if data is None or not self._plan.source.images:
+            self._engine.decoders.submit(Lane.BULK, lambda: self._prepare(item, None))
+        else:
+            decoding = self._engine.decode(self._model, Lane.BULK, data, self._should_stop)
+            decoding.add_done_callback(lambda pixels: self._prepare(item, pixels))
 
-    def _prepare(self, item: Prepared, data: bytes | None) -> None:
+    def _prepare(self, item: Prepared, pixels: Future[Pixels] | None) -> None:
+        """Make a row ready whose image has been decoded; in the thread that did."""
         try:
             if self._should_stop():
                 raise Abandoned
             source = self._plan.source
             if source.images:
-                if data is None:
+                if pixels is None:
                     raise BadImage.because("The row has no image.")
-                item.pixels = self._engine.decode(self._model, data)
+                item.pixels = pixels.result()
             if source.texts:
                 item.tokens = self._tokens(item.row.text)
         except (ClipError, Abandoned) as error:
             item.ready.set_exception(error)
+        except CancelledError:
+            item.ready.set_exception(Abandoned())
         except Exception as error:  # a bug: the row fails, and the log says where
             log.exception("a row could not be prepared")
             item.ready.set_exception(ClipError(f"The row could not be prepared ({type(error).__name__})."))
@@ -218,8 +227,17 @@ class Pipeline:
         if texts := [item.tokens for item in batch if item.tokens is not None]:
             items["text"] = Batch(self._model.embed_texts, texts, len(texts), self._should_stop)
         for item in items.values():
-            self._engine.batcher.put(item)
+            self._put(item)
         return batch, items
+
+    def _put(self, item: Batch) -> None:
+        """Hand a batch over. Small batches fill the lane, so it waits for room."""
+        while True:
+            self._check()
+            try:
+                return self._engine.batcher.put(item, POLL_INTERVAL)
+            except queue.Full:
+                continue
 
     def _collect(self, launched: InFlightBatch) -> Iterator[Embedded]:
         batch, items = launched

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from clip_queue.bulk.shard.readers import STOP_TIMEOUT, left_behind
+
 T = TypeVar("T")
 
 POLL_INTERVAL = 0.25  # seconds between checks whether to stop
@@ -31,9 +33,8 @@ class Prefetcher(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join(
-            1.0
-        )  # a thread that waits for the kernel in a read cannot be ended: it ends when the read returns
+        self._thread.join(STOP_TIMEOUT)
+        left_behind.add([self._thread])
 
     def next(self, timeout: float, check: Callable[[], None]) -> T | None:
         """The next item; None after the last. ``check`` is called while waiting and may raise.

@@ -14,7 +14,10 @@ from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.models import CATALOGUE
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference.clip_model import ClipModel
+from tests import datasets
+from tests.bulk_team import ATTEMPTS, ROWS, run
 from tests.harness import stack
+from tests.outputs import checksums
 from tests.reference import Reference
 from tests.team import Team
 
@@ -91,3 +94,36 @@ async def make(authority: trustme.CA) -> AsyncIterator[Make]:
     yield make
     for fetcher in made:
         await fetcher.aclose()
+
+
+@pytest.fixture(scope="module")
+def pair_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        stack(tmp_path_factory.mktemp("bulk pair"), lease=2, drain_timeout=20, max_attempts=ATTEMPTS) as it,
+    ):
+        patch.setenv("OMP_NUM_THREADS", "1")  # bytes are the same for the same number of threads
+        # Every write is on disk before it is answered, so that even kill -9 may not lose one.
+        it.valkey.client().config_set("appendfsync", "always")
+        it.valkey.command += ["--appendfsync", "always"]
+        yield Team.start(it, 2)
+
+
+@pytest.fixture
+def pair(pair_stack: Team) -> Team:
+    """Two workers on one core each, quick to be missed."""
+    pair_stack.heal()
+    return pair_stack
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
+    return datasets.folder(tmp_path_factory.mktemp("bulk source") / "in", ROWS)
+
+
+@pytest.fixture(scope="module")
+def whole(pair_stack: Team, source: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The checksums of a run that nothing happened to."""
+    output = tmp_path_factory.mktemp("bulk whole") / "out"
+    assert run(pair_stack, source.url, output).status == 3
+    return checksums(output)

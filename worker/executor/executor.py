@@ -36,7 +36,7 @@ from clip_queue.worker.executor.leases import Claims, Lease, Leases
 from clip_queue.worker.executor.suspects import Suspects
 from clip_queue.worker.inference.engine import InferenceEngine
 
-CONCURRENCY = 2  # messages of a lane (not interactive) at once: one feeds while the other completes or writes
+CONCURRENCY = 2  # most messages of a lane (not interactive) at once: one feeds while the other completes or writes
 BACKGROUND_ITEMS = 256  # most items that a message of the background lane claims at a time
 BACKGROUND_JOBS = 64  # most jobs that it claims at a time
 COMPLETIONS = 64  # most jobs that are completed in one round trip
@@ -50,11 +50,19 @@ EMBEDDING = frozenset({Kind.EMBED_IMAGE, Kind.EMBED_TEXT, Kind.COMPARE})
 OverQueue = queue.SimpleQueue[JobExecution]
 
 
+def concurrency_of(threads: int) -> int:
+    """Messages of the background lane, and as many of the bulk lane, that may hold a thread at once.
+
+    Of three threads or more, one at least, and of eight half, are left to requests.
+    """
+    return max(1, min(CONCURRENCY, threads // 4))
+
+
 class JobExecutor:
     """The executor of one process. Celery's threads call :meth:`deliver`.
 
     Args:
-        concurrency: most messages of the background lane, and of the bulk lane, at once.
+        concurrency: most messages of the background lane, and of the bulk lane, at once; None: by the threads.
         ring: sends a message for another worker; None: nobody is told.
         handlers: factories of job handlers by kind; None: those that are installed.
     """
@@ -66,7 +74,7 @@ class JobExecutor:
         settings: Settings,
         worker_id: str,
         *,
-        concurrency: int = CONCURRENCY,
+        concurrency: int | None = None,
         ring: Ring | None = None,
         handlers: Mapping[str, HandlerFactory] | None = None,
     ) -> None:
@@ -78,6 +86,7 @@ class JobExecutor:
         self.suspects = Suspects(self._run_suspects)
         self._store = store
         self._max_attempts = settings.max_attempts
+        concurrency = concurrency or concurrency_of(settings.worker_threads)
         self._concurrency = {lane: threading.BoundedSemaphore(concurrency) for lane in Lane}
         self._suspect_runs = threading.Lock()
         self._doorbells = {

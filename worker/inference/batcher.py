@@ -99,7 +99,9 @@ class Batcher:
         self._fatal = fatal
         self._depth = depth
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
-        self._change = threading.Condition()
+        lock = threading.Lock()
+        self._change = threading.Condition(lock)
+        self._room = threading.Condition(lock)  # apart, so that a new item wakes the batcher and no other caller
         self._stopping = False
         self._busy_since = 0.0
         self.items = 0
@@ -118,11 +120,14 @@ class Batcher:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def put(self, item: Item) -> None:
-        """Add an item to its lane. Raises :class:`queue.Full` if ``capacity`` items wait there."""
+    def put(self, item: Item, timeout: float = 0.0) -> None:
+        """Add an item to its lane.
+
+        Raises :class:`queue.Full` if ``capacity`` items wait there, and still do after ``timeout`` seconds.
+        """
         waiting = self._queues[item.lane]
         with self._change:
-            if len(waiting) >= self._capacity:
+            if not self._room.wait_for(lambda: len(waiting) < self._capacity, timeout):
                 raise queue.Full(f"{len(waiting)} items wait in the {item.lane} lane")
             waiting.append(item)
             self._change.notify()
@@ -159,7 +164,11 @@ class Batcher:
         with self._change:
             while True:
                 for lane, waiting in self._queues.items():
-                    if items := self._gather(waiting, self._limits[lane]):
+                    before = len(waiting)
+                    items = self._gather(waiting, self._limits[lane])
+                    if len(waiting) < before:
+                        self._room.notify_all()
+                    if items:
                         return items
                 if self._stopping:
                     return None

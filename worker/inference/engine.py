@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from PIL import Image
 
@@ -104,15 +105,35 @@ class InferenceEngine:
         else:
             self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
 
-    def decode(self, model: ClipModel, data: bytes) -> Pixels:
+    def decode(self, model: ClipModel, lane: Lane, data: bytes, unwanted: Callable[[], bool]) -> Future[Pixels]:
         """Decode and preprocess an image for ``model``: pixels (height, width, 3), uint8.
 
-        Raises:
-            BadImage: it is over a limit of the settings, or no image.
+        The future is cancelled if the image is ``unwanted`` by the time that it would be decoded. It holds a
+        :class:`BadImage` if the image is over a limit of the settings, or no image. What waits is not bounded here.
         """
-        file = examine(data, self.limits)
-        image = to_rgb(file, self.limits, model.draft) if file.in_thread else self.helpers.to_rgb(data, model.draft)
-        return preprocessed(image, model.preprocess)
+        pixels: Future[Pixels] = Future()
+
+        def attempt(work: Callable[[], None]) -> None:
+            if unwanted():
+                pixels.cancel()
+                return
+            try:
+                work()
+            except Exception as error:
+                pixels.set_exception(error)
+
+        def finish(image: Image.Image) -> None:
+            pixels.set_result(preprocessed(image, model.preprocess))
+
+        def begin() -> None:
+            file = examine(data, self.limits)
+            if file.in_thread:
+                finish(to_rgb(file, self.limits, model.draft))
+            else:
+                self._askers.submit(lane, lambda: attempt(lambda: finish(self.helpers.to_rgb(data, model.draft))))
+
+        self.decoders.submit(lane, lambda: attempt(begin))
+        return pixels
 
     def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient, owner: str) -> None:
         began = time.monotonic()

@@ -6,6 +6,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from clip_queue.shared.lane import Lane
@@ -36,12 +37,14 @@ class PriorityThreadPool:
     def submit(self, lane: Lane, task: Callable[[], None]) -> None:
         self._tasks.put((_RANK[lane], next(self._order), task))
 
-    def stop(self, timeout: float) -> None:
-        """End the threads after all submitted tasks. Waits up to ``timeout`` seconds for each thread."""
+    def stop(self, timeout: float) -> list[threading.Thread]:
+        """End the threads after all submitted tasks. Waits ``timeout`` seconds; returns those that have not ended."""
+        until = time.monotonic() + timeout
         for _ in self._threads:
             self._tasks.put((_LAST, next(self._order), _end))
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(0.0, until - time.monotonic()))
+        return [thread for thread in self._threads if thread.is_alive()]
 
     def _run(self) -> None:
         while True:

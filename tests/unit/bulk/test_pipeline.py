@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
+from clip_queue.bulk.shard import readers
 from clip_queue.bulk.shard.pipeline import Abandoned, Embedded, Pipeline
 from clip_queue.shared.errors import BadImage, ClipError, TextTooLong
 from clip_queue.shared.lane import Lane
@@ -23,6 +25,7 @@ from clip_queue.sources.storage import StoreAway
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.decode import decode
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
+from tests.harness import wait_for
 from tests.images import noise_image
 
 INFO = ModelInfo("m", "none", "f", 1, 8, (4, 4), "fp32")
@@ -68,8 +71,13 @@ def _unexpected(error: BaseException) -> None:
     raise AssertionError from error
 
 
-def decoded(model: Model, data: bytes) -> Any:
-    return decode(data, model.preprocess, max_bytes=2**24, max_pixels=2**24)
+def decoded(model: Model, lane: Lane, data: bytes, unwanted: Callable[[], bool]) -> Future[Any]:
+    done: Future[Any] = Future()
+    try:
+        done.set_result(decode(data, model.preprocess, max_bytes=2**24, max_pixels=2**24))
+    except ClipError as error:
+        done.set_exception(error)
+    return done
 
 
 @pytest.fixture
@@ -271,3 +279,64 @@ def test_threads_end_with_the_shard(engine: Any) -> None:
     before = {thread.name for thread in threading.enumerate()}
     embedded(engine, (Row({"caption": str(i)}, image=lambda: IMAGE) for i in range(20)), IMAGES)
     assert {thread.name for thread in threading.enumerate()} == before
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+@pytest.mark.parametrize("capacity", [1, 4])
+def test_a_lane_that_is_full_is_waited_for(batch: int, capacity: int) -> None:
+    """A small batch size of the worker leaves less room in the lane than a shard hands over ahead."""
+    model = Model()
+    batcher = Batcher({Lane.INTERACTIVE: 1, Lane.BACKGROUND: 1, Lane.BULK: 1}, capacity=capacity, fatal=_unexpected)
+    decoders = PriorityThreadPool(2, fatal=_unexpected)
+    decoders.start()
+    threading.Timer(0.3, batcher.start).start()  # a pass before that takes long
+    engine = SimpleNamespace(
+        models={"m": model}, settings=Settings(read_threads=2), batcher=batcher, decoders=decoders, decode=decoded
+    )
+    both = replace(IMAGES, texts=True)
+    rows = (Row({"caption": str(i)}, image=IMAGE, text="a") for i in range(60))
+    assert names(embedded(engine, rows, both, batch)) == [str(i) for i in range(60)]
+    assert batcher.stop(5)
+    decoders.stop(5)
+
+
+def test_threads_do_not_grow_with_the_shards_whose_reads_hang(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MOST_LEFT", 8)
+    monkeypatch.setattr(readers, "STOP_TIMEOUT", 0.1)
+    gate = threading.Event()
+    engine.settings = Settings(read_threads=4, read_timeout=0.25)
+    before = threading.active_count()
+
+    def hang() -> bytes:
+        gate.wait(60)
+        return IMAGE
+
+    reasons = []
+    try:
+        for _ in range(20):
+            with pytest.raises(SourceError) as told:
+                embedded(engine, (Row({"caption": str(i)}, image=hang) for i in range(50)), IMAGES)
+            reasons.append(told.value.message)
+        assert threading.active_count() - before <= 8 + 5
+        assert "reads of earlier shards still hang in this worker" in reasons[-1]
+    finally:
+        gate.set()
+    wait_for(lambda: threading.active_count() <= before, 10, "the threads to end")
+    assert names(embedded(engine, iter([Row({"caption": "x"}, image=lambda: IMAGE)]), IMAGES)) == ["x"]
+
+
+def test_a_first_row_that_comes_after_its_shard_is_over_starts_no_threads(engine: Any) -> None:
+    gate = threading.Event()
+    engine.settings = Settings(read_threads=16, read_timeout=0.25)
+    before = threading.active_count()
+
+    def late() -> Iterator[Row]:
+        gate.wait(60)
+        yield Row({"caption": "late"}, image=lambda: IMAGE)
+
+    for _ in range(3):
+        with pytest.raises(SourceError, match="the source gave no row"):
+            embedded(engine, late(), IMAGES)
+    assert threading.active_count() <= before + 3
+    gate.set()
+    wait_for(lambda: threading.active_count() <= before, 10, "the threads to end")

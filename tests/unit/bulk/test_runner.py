@@ -3,6 +3,8 @@ files are not seen, and of a run without workers. The test moves the clock."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import write_plan
 from clip_queue.bulk.run.retry import RetryPolicy
-from clip_queue.bulk.run.run_lease import Stopped
+from clip_queue.bulk.run.run_lease import LEASE, Stopped
 from clip_queue.bulk.run.runner import Runner
 from clip_queue.bulk.run.workers import NoWorker
 from clip_queue.shared import ops
@@ -212,3 +214,47 @@ def test_what_this_command_closes_is_no_longer_led(command: Command) -> None:
     (run,) = command.store.execute(ops.list_jobs("me", None, 10, ""))[0]
     assert (run.state, run.error and run.error["message"]) == (State.FAILED, "why")
     assert command.store.client.keys("cq:worker:run-*") == []
+
+
+class Resume:
+    """A run all of whose shards are complete, on a file system where each look takes 0.1 s of the test's clock."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+        self.it = Command(folder)
+        marker = {"rows": 1, "failed": 0, "errors": {}, "files": {}, "seconds": {}}
+        self.looks, self.renewed = 0, list[float]()
+
+        def slow(output: Output, plan: RunPlan) -> Iterator[tuple[int, dict[str, Any]]]:
+            for shard in range(shards):
+                self.it.now += 0.1
+                self.looks += 1
+                yield shard, marker
+
+        monkeypatch.setattr("clip_queue.bulk.run.runner.scan", slow)
+        renew = self.it.runner._lease.renew
+
+        def renewing(progress: Any) -> None:
+            self.renewed.append(self.it.now)
+            renew(progress)
+
+        monkeypatch.setattr(self.it.runner._lease, "renew", renewing)
+        self.it.store.execute(ops.beat(WORKER, ABOUT, 60, []))
+
+
+def test_a_resume_over_many_complete_shards_keeps_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resume = Resume(tmp_path, monkeypatch, shards=600)
+    assert not resume.it.runner.step()
+    gaps = [after - before for before, after in pairwise(resume.renewed)]
+    assert len(gaps) >= 50
+    assert max(gaps) < LEASE / 5
+    assert (resume.it.runner.report.rows, resume.it.runner.report.complete) == (600, 600)
+
+
+def test_a_resume_over_many_complete_shards_hears_that_it_shall_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume = Resume(tmp_path, monkeypatch, shards=600)
+    runner = resume.it.runner
+    runner._should_stop = lambda: resume.looks >= 60
+    assert runner.run().stopped
+    assert resume.looks <= 61

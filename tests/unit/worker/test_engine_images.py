@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.lane import Lane
@@ -77,7 +78,7 @@ def test_an_image_has_the_same_pixels_wherever_it_is_decoded(engine: InferenceEn
         recipient = embed(engine, noise_image(format=format))
         assert recipient.done.wait(10)
         np.testing.assert_array_equal(recipient.answer, [96, 80])
-    assert engine.decode(MODEL, noise_image(format="BMP")).shape == (80, 96, 3)
+    assert engine.decode(MODEL, Lane.BULK, noise_image(format="BMP"), lambda: False).result(60).shape == (80, 96, 3)
 
 
 def test_a_decode_that_hangs_holds_up_no_other_and_what_nobody_waits_for_is_not_decoded(
@@ -101,3 +102,19 @@ def test_a_decode_that_hangs_holds_up_no_other_and_what_nobody_waits_for_is_not_
     assert time.monotonic() - began < 20
     for _ in range(engine.capacity):  # every place was given back
         assert engine.acquire(Lane.INTERACTIVE, 0)
+
+
+def test_a_shards_image_that_hangs_in_a_helper_holds_up_no_other_of_it(
+    engine: InferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, image = threading.Event(), Image.new("RGB", (96, 80))
+    monkeypatch.setattr(engine.helpers, "to_rgb", lambda data, draft: image if gate.wait(60) else None)
+    slow = [engine.decode(MODEL, Lane.BULK, noise_image(format="BMP"), lambda: False) for _ in range(2)]
+    unwanted = engine.decode(MODEL, Lane.BULK, noise_image(), lambda: True)
+    try:
+        assert engine.decode(MODEL, Lane.BULK, noise_image(), lambda: False).result(30).shape == (80, 96, 3)
+        assert not any(decoding.done() for decoding in slow)
+        assert unwanted.cancelled()
+    finally:
+        gate.set()
+    assert [decoding.result(30).shape for decoding in slow] == [(80, 96, 3)] * 2

@@ -8,6 +8,8 @@ import pytest
 
 from clip_queue.shared.job import Kind, State
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.executor.executor import concurrency_of
 from tests.harness import wait_for
 from tests.unit.worker.executor_parts import Handler, Parts, shard
 
@@ -111,3 +113,11 @@ def test_a_shard_that_was_revoked_before_its_turn_is_not_begun(parts: Parts, han
     parts.executor.handlers = {Kind.EMBED_SHARD: revoked_meanwhile}
     parts.deliver(job, lane=Lane.BULK)
     assert (parts.held(), parts.executor.leases.to_release()) == ([], [])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4, 5, 8, 16])
+def test_background_and_bulk_together_leave_threads_to_requests(threads: int) -> None:
+    settings = Settings(worker_threads=threads)
+    each = concurrency_of(settings.worker_threads)
+    assert each >= 1
+    assert settings.worker_threads - 2 * each >= max(1, threads // 2 if threads >= 4 else 1)

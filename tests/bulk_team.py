@@ -1,0 +1,79 @@
+"""A run on a team's workers: begun, looked at in the middle, and compared with one that nothing happened to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from clip_queue.bulk.run.embed import embed
+from clip_queue.bulk.run.report import Report
+from clip_queue.shared import ops
+from clip_queue.shared.job import Job, Kind
+from clip_queue.shared.settings import Settings
+from tests import datasets
+from tests.bulk_command import Embed, count_complete
+from tests.harness import Service, wait_for
+from tests.outputs import checksums, strays, table
+from tests.team import Team
+
+ROWS = 40
+SHARDS = 9  # of five rows, with the four that are broken
+PASS = 0.3  # seconds that a forward pass takes longer while a test breaks things
+LOST = 60.0  # seconds that the store may take to notice a death, on a loaded machine
+ATTEMPTS = 2
+
+
+def run(team: Team, url: str, output: Path, **more: object) -> Report:
+    options: dict[str, object] = {"shard_size": 5, "batch_size": 2, **more}
+    return embed(url, str(output), redis_url=team.stack.valkey.url, settings=settings(), **options)  # type: ignore[arg-type]
+
+
+def settings() -> Settings:
+    return Settings(precision="fp32", max_attempts=ATTEMPTS)
+
+
+def command(team: Team, folder: Path, url: str, output: Path, *options: object, name: str = "embed") -> Embed:
+    return Embed(folder, url, output, "--shard-size", 5, "--batch-size", 2, *options, name=name, env=team.stack.env())
+
+
+@contextmanager
+def under_way(team: Team, url: str, output: Path, **more: object) -> Iterator[Future[Report]]:
+    """A run of slow passes, in the middle: some of its shards are whole."""
+    over = threading.Event()
+    team.faults.delay(PASS)
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(run, team, url, output, should_stop=over.is_set, **more)
+        try:
+            wait_for(lambda: count_complete(output) >= 1 or report.done(), 120, "a first shard")
+            yield report
+        finally:
+            over.set()
+
+
+def all_there(output: Path, source: datasets.Dataset, whole: dict[str, str]) -> None:
+    assert checksums(output) == whole
+    assert strays(output) == []
+    assert [row["image_path"] for row in table(output)] == [name for name, _, _ in source.good]
+    assert [row["image_path"] for row in table(output, "errors")] == source.bad
+
+
+def at_work(team: Team) -> Service:
+    """A worker that is in the middle of a pass."""
+    before = len(team.faults.passes())
+    wait_for(lambda: len(team.faults.passes()) > before, 60, "a pass")
+    pid = team.faults.passes()[-1].pid
+    return next(worker for worker in team.workers if worker.pid == pid)
+
+
+def jobs(team: Team, kind: Kind) -> list[Job]:
+    """What the store knows of a kind."""
+    store = team.store()
+    try:
+        found = [store.client.hgetall(key) for key in store.client.scan_iter("cq:job:*", count=1000)]
+    finally:
+        store.close()
+    there = [ops.record(fields) for fields in found if fields]  # one may expire between the two looks
+    return [job for job in there if job.kind is kind]
