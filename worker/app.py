@@ -16,10 +16,11 @@ from typing import Any
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from kombu.entity import Exchange, Queue
 
+from clip_queue.shared import startup
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import parse_models
-from clip_queue.shared.settings import Settings, get_settings
+from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.heartbeat import Heartbeat
@@ -27,12 +28,18 @@ from clip_queue.worker.inference.engine import InferenceEngine
 
 log = logging.getLogger(__name__)
 
+PROGRAM = "clip-queue worker"
+
 
 class Worker:
     """The parts of a worker process: inference engine, job executor and heartbeat."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the models and start the threads. Raises what open_clip raises if a model cannot be loaded."""
+        """Load the models and start the threads.
+
+        Raises:
+            CannotWork: a setting is wrong, or a model cannot be loaded.
+        """
         engine = InferenceEngine(settings)
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.executor = JobExecutor(engine, Store.connect(settings), settings, worker_id)
@@ -51,12 +58,14 @@ def start(settings: Settings) -> Worker:
     """The worker of this process. Ends the process, with a line on stderr, if it cannot start."""
     try:
         return Worker(settings)
+    except startup.CannotWork as error:
+        startup.stop(PROGRAM, error)
     except Exception as error:  # Celery would log what a signal's receiver raises and go on without a model
         log.critical("the worker could not start", exc_info=True)
-        sys.exit(f"clip-queue worker: {error}")
+        sys.exit(f"{PROGRAM}: {type(error).__name__}")
 
 
-settings = get_settings()
+settings = startup.of_process(PROGRAM)
 app = celery_app(settings)
 app.conf.update(
     worker_pool="threads",
