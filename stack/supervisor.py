@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clip_queue.shared.startup import CANNOT_WORK
 from clip_queue.stack.guardian import Guardian
 from clip_queue.stack.log import LOG_LIMIT, Log, LogWriter
 
@@ -186,6 +187,8 @@ class Supervisor:
         delay = min(self._max_delay, FIRST_DELAY * 2 ** min(child.deaths - 1, 16))
         child.due, child.ended = now + delay, how
         child.ends += 1  # the last, because who waits for it reads the others then
+        if child.code == CANNOT_WORK and child.ends == 1:
+            return  # who starts it says why, or it is said the next time
         if child.deaths <= REPORTED_DEATHS or child.deaths & (child.deaths - 1) == 0:  # a power of two
             again = f" (death {child.deaths} in a row, see {child.log.path})" if child.deaths > 1 else ""
             self._say(f"{child.spec.name} ended ({how}); starting it again in {delay:g} s{again}")
