@@ -16,6 +16,7 @@ from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.request_log import RequestLog
+from clip_queue.shared import startup
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.version import __version__
 
@@ -86,4 +87,4 @@ def _without_keys(record: logging.LogRecord) -> bool:
 
 _KEY = re.compile(r"((?:api_key|service_secret)=)[^&\s]*", re.IGNORECASE)
 
-app = create_app()
+app = create_app(startup.of_process("clip-queue API"))

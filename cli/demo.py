@@ -49,15 +49,16 @@ def load_samples() -> list[Sample]:
     return [Sample(entry["name"], (folder / entry["file"]).read_bytes()) for entry in listed]
 
 
-def demo(console: Console, make_stack: Callable[[Settings], EmbeddedStack] = EmbeddedStack) -> None:
+def demo(console: Console, settings: Settings, make_stack: Callable[[Settings], EmbeddedStack] = EmbeddedStack) -> None:
     """Start a service, embed and compare the samples, and print what came out.
+
+    ``settings`` serve :data:`MODEL`, to anybody.
 
     Raises:
         StackError: the service does not start or does not answer, or its answers are wrong.
     """
     samples = load_samples()
     words = [sample.name for sample in samples]
-    settings = Settings(models=[MODEL], api_keys=[])
     stack = make_stack(settings)
     try:
         with step(console, "started Valkey, a Celery worker and the API"):

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
 from clip_queue.bulk.run.options import options
 from clip_queue.cli.options import with_options
 from clip_queue.cli.terminal import print_line
-from clip_queue.shared.models import parse_models
+from clip_queue.shared import startup
 from clip_queue.shared.settings import Settings
 from clip_queue.stack.machine import StackError
 from clip_queue.version import __version__
@@ -45,17 +44,25 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+OPTIONS = {"models": "--model", "redis_url": "--redis", "data_dir": "--data-dir"}
+
+
 def load_settings(**given: Any) -> Settings:
     """The settings: those of the command line, else those of the environment. Ends the command if they are wrong."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    startup.warn()
     try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-        parse_models(settings.models)
-    except ValidationError as error:  # its text would show the values, also of keys
-        problems = (f"CLIP_QUEUE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        fail("wrong settings: " + "; ".join(problems))
-    except ValueError as error:
+        return startup.load(names={name: OPTIONS.get(name, name) for name in chosen}, **chosen)
+    except startup.CannotWork as error:
         fail(str(error))
-    return settings
+
+
+def as_typed(message: str, **given: Any) -> str:
+    """A message in which each setting that was given as an option has the option's name."""
+    for name, value in given.items():
+        if value is not None:
+            message = message.replace(startup.variable(name), OPTIONS[name])
+    return message
 
 
 @app.callback(invoke_without_command=True)
@@ -96,9 +103,9 @@ def up(
     settings = load_settings(models=model, redis_url=redis, data_dir=data_dir)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
     try:
-        run_up(console, settings, host=host, port=port, workers=workers, redis_url=given)
+        run_up(console, errors, settings, host=host, port=port, workers=workers, redis_url=given)
     except StackError as error:
-        fail(str(error))
+        fail(as_typed(str(error), models=model, redis_url=redis, data_dir=data_dir))
 
 
 @app.command()
@@ -112,10 +119,11 @@ def models() -> None:
 @app.command()
 def demo() -> None:
     """Embed and compare the sample images, end to end on this machine."""
+    from clip_queue.cli.demo import MODEL
     from clip_queue.cli.demo import demo as run_demo
 
     try:
-        run_demo(console)
+        run_demo(console, load_settings(models=[MODEL], api_keys=[]))
     except StackError as error:
         fail(str(error))
 
@@ -174,7 +182,7 @@ def embed(
                 **options,
             )
     except (StackError, ClipError) as error:
-        print_error(str(error))
+        print_error(as_typed(str(error), models=options["model"], redis_url=redis))
         when = "To go on" if should_stop() else "To go on once that is mended"
         print_line(errors, f"{when}:\n  {escape(again)}")
         raise typer.Exit(130 if should_stop() else 1) from None

@@ -26,6 +26,7 @@ POLL_INTERVAL = 0.1  # seconds between checks whether to stop
 
 def up(
     console: Console,
+    errors: Console,
     settings: Settings,
     *,
     host: str,
@@ -37,6 +38,8 @@ def up(
     """Serve until Ctrl-C or SIGTERM. At the second one the processes are killed at once.
 
     Args:
+        console: gets what runs where.
+        errors: gets a line about each thing that goes wrong, and about the log that cannot be written.
         host: the address that the API listens on.
         port: the port of the API.
         workers: number of workers; None: one a GPU, or one.
@@ -59,7 +62,7 @@ def up(
         port=port,
         redis_url=redis_url,
         data_dir=settings.data_dir,
-        say=lambda line: print_line(console, f"[yellow]{escape(line)}[/]"),
+        say=lambda line: print_line(errors, f"[yellow]{escape(line)}[/]"),
     )
     with stop_signals(stack.hurry) as should_stop:
         try:

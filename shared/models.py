@@ -95,8 +95,17 @@ def parse_model(text: str) -> ModelSpec:
 
 
 def parse_models(texts: Iterable[str]) -> dict[str, ModelSpec]:
-    """The served models by name, in order. The first is the default."""
-    return {spec.name: spec for spec in map(parse_model, texts)}
+    """The served models by name, in order. The first is the default.
+
+    Raises:
+        ValueError: one is no model, or two have the same name.
+    """
+    models: dict[str, ModelSpec] = {}
+    for spec in map(parse_model, texts):
+        if spec.name in models:
+            raise ValueError(f"the name {spec.name!r} stands there twice: give each model a name of its own")
+        models[spec.name] = spec
+    return models
 
 
 def check_known(name: str, *others: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from clip_queue.shared.redis_errors import CLUSTER
+from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.store import Op
 
 LEAST_VERSION = (7, 0)
@@ -13,7 +14,7 @@ SENTINEL = "The Redis URL names a Sentinel, not a server: write sentinel:// inst
 REPLICA = "The Redis URL names a replica, which cannot be written to: name its master, or Sentinels with sentinel://."
 
 
-class WrongServer(Exception):
+class WrongServer(CannotWork):
     """The server answers, but nothing can ever work on it as it is. The message says what to change."""
 
 

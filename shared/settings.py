@@ -10,13 +10,16 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CommaList = Annotated[list[str], NoDecode]
 
 
 class Settings(BaseSettings):
     """What can be set. The description of each field is its text in ``docs/settings.md``."""
 
-    model_config = SettingsConfigDict(env_prefix="CLIP_QUEUE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CLIP_QUEUE_", env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True
+    )
 
     # Where things are
     redis_url: SecretStr = Field(
@@ -240,7 +243,10 @@ class Settings(BaseSettings):
     @field_validator("data_dir", "cache_dir")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        return value.expanduser() if value else value
+        try:
+            return value.expanduser() if value else value
+        except RuntimeError:
+            raise ValueError("the user after '~' is not known here") from None
 
     def env(self) -> dict[str, str]:
         """These settings as environment variables, for a child process (secrets included: never print it)."""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from clip_queue.shared.settings import Settings, cores
+from clip_queue.shared.startup import CHECKED
 from clip_queue.stack.supervisor import Spec
 
 API_GRACE = 10.0  # seconds that the API has to finish its requests
@@ -37,7 +38,7 @@ def valkey(folder: Path, port: int, password: str, *, maxmemory: int, keep_fds: 
 
 def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec:
     """Worker ``number`` (from 1) of ``of`` workers. ``gpu``: its ``CUDA_VISIBLE_DEVICES``; None: as inherited."""
-    name, env = f"worker-{number}", settings.env()
+    name, env = f"worker-{number}", environment(settings)
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = gpu
     elif of > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -55,4 +56,9 @@ def api(settings: Settings, host: str, port: int) -> Spec:
     protocol = ["--http", "clip_queue.api.http_protocol:HttpProtocol"]
     address = ["--host", host, "--port", str(port)]
     options = ["--timeout-graceful-shutdown", f"{API_GRACE:.0f}", "--log-level", settings.log_level.lower()]
-    return Spec("api", [*uvicorn, *protocol, *address, *options], API_GRACE + 5, rank=2, env=settings.env())
+    return Spec("api", [*uvicorn, *protocol, *address, *options], API_GRACE + 5, rank=2, env=environment(settings))
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings for a child. Its parent has warned of misspelt names."""
+    return {**settings.env(), CHECKED: "1"}

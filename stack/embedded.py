@@ -21,10 +21,12 @@ from clip_queue.shared.models import parse_model
 from clip_queue.shared.redis_errors import what_it_means
 from clip_queue.shared.server_check import WrongServer, server_check
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.startup import CANNOT_WORK
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import workers
 from clip_queue.stack import children
 from clip_queue.stack.machine import (
+    OTHER_FOLDER,
     FolderLock,
     StackError,
     bind_problem,
@@ -37,6 +39,8 @@ from clip_queue.stack.memory import valkey_memory
 from clip_queue.stack.supervisor import Child, Spec, Supervisor
 
 POLL_INTERVAL = 0.05  # seconds between checks whether something is ready
+FAILURES = 3  # ends by its own after which a process that has never been ready is given up
+KILLS = 6  # the same for ends by a signal, as when memory is short
 TEMPORARY = "clip-queue-"  # the beginning of the names of temporary data folders
 
 
@@ -77,7 +81,7 @@ class EmbeddedStack:
         self.workers = workers if workers is not None else max(1, len(self.gpus))
         self.redis_url = redis_url or ""
         self.embedded = redis_url is None
-        self._temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY) if data_dir is None else None
+        self._temporary = temporary_folder() if data_dir is None else None
         self.data_dir = Path(self._temporary.name) if self._temporary else (data_dir or Path()).expanduser().absolute()
         # The children run in the data folder, so that no folder of the user hides their packages.
         update = {"models": [absolute(m) for m in settings.models], "data_dir": self.data_dir}
@@ -87,6 +91,8 @@ class EmbeddedStack:
         self._supervisor = Supervisor(self.data_dir, say=say, max_delay=max_delay)
         self._lock: FolderLock | None = None
         self._deadline, self._should_stop = 0.0, never
+        self._workers: list[Child] = []
+        self._seen: list[Child] = []  # workers that were registered at some time
 
     @property
     def api_url(self) -> str:
@@ -124,14 +130,17 @@ class EmbeddedStack:
         self.stop()
 
     def start(self, *, timeout: float = 180.0, should_stop: Callable[[], bool] = never) -> None:
-        """Start all processes and wait until the service is ready.
+        """Start all processes and wait until the service is ready: the API answers and a worker embeds.
+
+        What ends meanwhile is started again, also after this call. It gives up only if nothing can work: Valkey, the
+        API or every worker cannot start.
 
         Args:
             timeout: longest wait, seconds.
             should_stop: asked while waiting; True ends the wait.
 
         Raises:
-            StackError: the service cannot run, or is not ready in time. All processes are stopped again.
+            StackError: nothing can work, or it is not ready in time. All processes are stopped again.
         """
         self._deadline, self._should_stop = time.monotonic() + timeout, should_stop
         try:
@@ -142,13 +151,11 @@ class EmbeddedStack:
                 self._take_port()
             self._supervisor.start()
             self._start_redis()
-            started = [self._supervisor.add(self.worker(n)) for n in range(1, self.workers + 1)]
+            self._workers = [self._supervisor.add(self.worker(n)) for n in range(1, self.workers + 1)]
+            api = [self._supervisor.add(children.api(self.settings, self.host, self.port))] if self.api else []
+            self._await(self._workers_settled, "the workers", needed=api)
             if self.api:
-                self._supervisor.add(children.api(self.settings, self.host, self.port))
-            self._await(lambda: self._workers_live(started), "the workers")
-            if self.api:
-                self._await(self._api_ready, "the API")
-            self._supervisor.keep_alive()
+                self._await(self._api_ready, "the API", needed=api)
         except BaseException:
             self.stop()
             raise
@@ -194,10 +201,12 @@ class EmbeddedStack:
         self._use(f"redis://:{password}@127.0.0.1:{port}/0")
         assert self._lock is not None
         # Valkey inherits the folder's lock: after a kill of the supervisor, the folder is free once Valkey has ended.
-        maxmemory = valkey_memory(self.settings.valkey_maxmemory)
-        spec = children.valkey(self.data_dir, port, password, maxmemory=maxmemory, keep_fds=(self._lock.fd,))
-        self._supervisor.add(spec)
-        self._await(lambda: self._ping() is None, "Valkey")
+        try:
+            maxmemory = valkey_memory(self.settings.valkey_maxmemory)
+            spec = children.valkey(self.data_dir, port, password, maxmemory=maxmemory, keep_fds=(self._lock.fd,))
+        except OSError as error:
+            raise StackError(f"cannot write to {self.data_dir} ({error.strerror}): {OTHER_FOLDER}") from None
+        self._await(lambda: self._ping() is None, "Valkey", needed=[self._supervisor.add(spec)])
 
     def _use(self, url: str) -> None:
         self.redis_url = url
@@ -205,14 +214,21 @@ class EmbeddedStack:
 
     # Waiting
 
-    def _await(self, ready: Callable[[], bool], what: str) -> None:
-        """Wait until ``ready``. Raises :class:`StackError` if a child ends, on ``should_stop``, and at the deadline."""
+    def _await(self, ready: Callable[[], bool], what: str, *, needed: list[Child]) -> None:
+        """Wait until ``ready``. What ends meanwhile is started again.
+
+        Args:
+            needed: children without which nothing works.
+
+        Raises:
+            StackError: one of ``needed``, or every worker, cannot start; on ``should_stop``; at the deadline.
+        """
         while not ready():
-            for child in self._supervisor.ended:
-                raise StackError(
-                    f"{child.spec.name} ended before it was ready ({child.ended}). The end of {child.log}:\n"
-                    f"{child.tail()}"
-                )
+            hopeless = [child for child in needed if cannot_start(child)]
+            if self._workers and all(child not in self._seen and cannot_start(child) for child in self._workers):
+                hopeless += self._workers
+            if hopeless:
+                raise StackError(reason(hopeless[0]))
             if self._should_stop():
                 raise StackError("stopped before it was ready")
             if time.monotonic() > self._deadline:
@@ -235,14 +251,16 @@ class EmbeddedStack:
         except WrongServer as error:
             raise StackError(str(error)) from None
 
-    def _workers_live(self, started: list[Child]) -> bool:
-        """Whether all workers that were started have registered in the store."""
+    def _workers_settled(self) -> bool:
+        """Whether a worker is registered in the store, and each of the others is too, or has failed at least once."""
         try:
             with contextlib.closing(Store.connect(self.settings)) as store:
                 live = {worker.pid for worker in store.execute(workers()) if worker.host == socket.gethostname()}
         except Unavailable:
             return False
-        return all(child.pid in live for child in started)
+        up = [child for child in self._workers if child.pid in live]
+        self._seen += [child for child in up if child not in self._seen]
+        return (bool(up) or not self._workers) and all(child in up or child.ends for child in self._workers)
 
     def _api_ready(self) -> bool:
         """Whether the API can answer an embed request."""
@@ -252,8 +270,37 @@ class EmbeddedStack:
             return False
 
 
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """A new temporary data folder. Raises :class:`StackError` if there is no place for one."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StackError(f"cannot make a temporary folder ({error.strerror}): set TMPDIR to one with room") from None
+
+
+def cannot_start(child: Child) -> bool:
+    """Whether to give a child up that has never been ready: it said so, or has failed again and again."""
+    if not child.ends:
+        return False
+    failed = child.code is not None and child.code > 0  # by itself; what was killed may have better luck
+    return child.code == CANNOT_WORK or child.ends >= (FAILURES if failed else KILLS)
+
+
+def reason(child: Child) -> str:
+    """Why a child cannot start: its own words, or the end of its log."""
+    said = [line for line in child.tail().splitlines() if line.startswith("clip-queue")]
+    if child.code == CANNOT_WORK and said:
+        return f"{child.spec.name} cannot start: {said[-1].partition(': ')[2]}"
+    return f"{child.spec.name} ended before it was ready ({child.ended}). The end of {child.log.path}:\n{child.tail()}"
+
+
 def absolute(model: str) -> str:
     """A model's setting in which a ``local-dir:`` path is absolute."""
     spec = parse_model(model)
     path = spec.source.removeprefix("local-dir:")
-    return model if path == spec.source else f"{spec.name}=local-dir:{Path(path).expanduser().absolute()}"
+    if path == spec.source:
+        return model
+    folder = Path(path)
+    with contextlib.suppress(RuntimeError):  # no such user: the worker says that there is no such folder
+        folder = folder.expanduser()
+    return f"{spec.name}=local-dir:{folder.absolute()}"

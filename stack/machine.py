@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import os
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 SMI_TIMEOUT = 10.0  # seconds that nvidia-smi may take; with a broken driver it can hang
+OTHER_FOLDER = "choose another folder with --data-dir or CLIP_QUEUE_DATA_DIR"
 LOCK = "lock"  # name of the lock file in a data folder
 FRESH = 60.0  # seconds in which a folder may exist and not be locked yet
 LOCK_WAIT = 5.0  # seconds that the Valkey of a killed supervisor has to end and release the folder
@@ -64,6 +66,8 @@ def bind_problem(host: str, port: int) -> str | None:
             probe.bind(address)
     except OSError as error:
         return error.strerror or str(error)
+    except (UnicodeError, OverflowError):  # no host name; no port
+        return "no such address"
     return None
 
 
@@ -111,9 +115,7 @@ class FolderLock:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = (folder / LOCK).open("a+")
         except OSError as error:
-            raise StackError(
-                f"cannot write to {folder} ({error.strerror}): choose another folder with --data-dir"
-            ) from None
+            raise StackError(f"cannot write to {folder} ({error.strerror}): {OTHER_FOLDER}") from None
         deadline = time.monotonic() + wait
         while not self._acquire():
             if time.monotonic() > deadline:
@@ -124,16 +126,21 @@ class FolderLock:
                     f"another clip-queue (pid {holder}) uses {folder}: stop it, or choose another with --data-dir"
                 )
             time.sleep(POLL_INTERVAL)
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
+        except OSError as error:  # a full disk: Valkey could not write either
+            self.release()
+            raise StackError(f"cannot write to {folder} ({error.strerror}): {OTHER_FOLDER}") from None
 
     @property
     def fd(self) -> int:
         return self._file.fileno()
 
     def release(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what could not be written
+            self._file.close()
 
     def _acquire(self) -> bool:
         try:

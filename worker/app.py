@@ -17,6 +17,7 @@ from typing import Any
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from kombu.entity import Exchange, Queue
 
+from clip_queue.shared import startup
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.fields import member
@@ -24,11 +25,13 @@ from clip_queue.shared.lane import Lane
 from clip_queue.shared.loading import begin_loading, end_loading
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.redis_url import BadRedisUrl
-from clip_queue.shared.server_check import WrongServer, server_check
-from clip_queue.shared.settings import Settings, get_settings
+from clip_queue.shared.server_check import server_check
+from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 
 log = logging.getLogger(__name__)
+
+PROGRAM = "clip-queue worker"
 
 
 class Worker:
@@ -38,8 +41,7 @@ class Worker:
         """Load the models and start the threads.
 
         Raises:
-            BadRedisUrl, WrongServer: nothing can ever work on this Redis.
-            Exception: what open_clip raises if a model cannot be loaded.
+            CannotWork, BadRedisUrl: a setting is wrong, a model cannot be loaded, or nothing can work on this Redis.
         """
         store, models = Store.connect(settings), parse_models(settings.models)
         try:
@@ -76,14 +78,14 @@ def start(settings: Settings) -> Worker:
     """The worker of this process. Ends the process, with a line on stderr, if it cannot start."""
     try:
         return Worker(settings)
-    except (WrongServer, BadRedisUrl) as error:
-        sys.exit(f"clip-queue worker: {error}")
+    except (startup.CannotWork, BadRedisUrl) as error:
+        startup.stop(PROGRAM, error)
     except Exception as error:  # Celery would log what a signal's receiver raises and go on without a model
         log.critical("the worker could not start", exc_info=True)
-        sys.exit(f"clip-queue worker: {error}")
+        sys.exit(f"{PROGRAM}: {type(error).__name__}")
 
 
-settings = get_settings()
+settings = startup.of_process(PROGRAM)
 app = celery_app(settings)
 app.conf.update(
     worker_pool="threads",

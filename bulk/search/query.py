@@ -9,6 +9,7 @@ import numpy as np
 from clip_queue.shared.errors import BadInput, check_text_length
 from clip_queue.shared.models import CATALOGUE, ModelInfo, ModelSpec, parse_model, parse_models
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import Vector
 
 
@@ -36,8 +37,8 @@ def embed_query(
     try:
         same = {name: getattr(info, name) for name in ("precision", "resize", "jpeg_draft")}
         clip = ClipModel(spec, settings.model_copy(update=same))
-    except Exception as error:  # open_clip, torch and the hub raise errors of many kinds
-        raise BadInput(f"the model {spec.name}={spec.source} cannot be loaded: {error}") from error
+    except CannotWork as error:
+        raise BadInput(str(error).replace("CLIP_QUEUE_MODELS: ", "the model ")) from error
     if clip.fingerprint != info.fingerprint:
         raise BadInput(
             f"the vectors are of {info.name} ({info.source}), fingerprint {info.fingerprint}; what was loaded here, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from open_clip.transform import PreprocessCfg
 
 from clip_queue.shared.models import RANDOM, SHIPPED, ModelInfo, ModelSpec
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import Matrix, Pixels, Tokens
 from clip_queue.worker.inference import preprocess
 from clip_queue.worker.inference.text import TextTower, Tokenizer
@@ -57,11 +59,21 @@ class ClipModel:
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings) -> None:
-        """Load the model. Raises what :func:`load` raises."""
+        """Load the model.
+
+        Raises:
+            CannotWork: the device or the model cannot be used.
+        """
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
         self._dtype = DTYPES[self.precision]
-        model, name = load(spec, settings.cache_dir)
+        try:
+            model, name = load(spec, settings.cache_dir)
+        except MemoryError:
+            raise
+        except Exception as error:  # open_clip, torch and the hub raise errors of many kinds
+            why = reason(spec, error)
+            raise CannotWork(f"CLIP_QUEUE_MODELS: {spec.name}={spec.source} cannot be loaded: {why}") from error
         self._model = model.eval().requires_grad_(False)
         self.config = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
@@ -141,11 +153,49 @@ def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:
     return open_clip.create_model(architecture, pretrained=tag, cache_dir=cache), architecture
 
 
+def reason(spec: ModelSpec, error: Exception) -> str:
+    """Why a model was not loaded, in a line that says what to do where that is known."""
+    source = spec.source
+    if source.startswith("local-dir:"):
+        folder = Path(source.removeprefix("local-dir:"))
+        if not folder.is_dir():
+            return f"there is no folder {folder}"
+        if not (folder / "open_clip_config.json").is_file():
+            return f"{folder} has no open_clip_config.json"
+    elif not source.startswith(("hf-hub:", SHIPPED)):
+        name, _, tag = source.partition("/")
+        known = open_clip.list_models()
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]}?" if near else "see open_clip.list_models()"
+            return f"open_clip has no architecture {name!r}: {meant}"
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if tag != RANDOM and tag not in tags and not Path(tag).exists():
+            return f"{name} has no weights {tag!r}: use one of {', '.join(tags) or RANDOM}"
+    said = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {said[:300]}"
+
+
 def pick_device(name: str) -> torch.device:
-    """The device of a setting; ``auto``: CUDA if there is a GPU, else the CPU."""
+    """The device of a setting; ``auto``: CUDA if there is a GPU, else the CPU.
+
+    Raises:
+        CannotWork: there is no such device here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except torch.cuda.OutOfMemoryError:  # the device is there, and may have room later
+        raise
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
+        count = torch.cuda.device_count()
+        there = f"{count} CUDA device{'' if count == 1 else 's'} here" if count else "no CUDA device or driver here"
+        raise CannotWork(
+            f"CLIP_QUEUE_DEVICE: {name[:40]!r} cannot be used ({there}): use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    return device
 
 
 def pick_precision(name: str, device: torch.device) -> str:

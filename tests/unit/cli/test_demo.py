@@ -90,7 +90,7 @@ def run(service: Service) -> str:
 
     out = console()
     try:
-        demo(out, make)
+        demo(out, Settings(), make)
     finally:
         assert made[0].stopped
     return printed(out)

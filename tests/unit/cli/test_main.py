@@ -54,7 +54,8 @@ def test_the_package_can_be_run() -> None:
             ["no API key is set, so anyone who reaches 0.0.0.0 could use this service", "CLIP_QUEUE_API_KEYS"],
         ),
         (["--model", "no-such"], ["unknown model 'no-such'", "ViT-B-16", "NAME=SOURCE"]),
-        (["--redis", "not a url"], ["no answer from the Redis given (ValueError): is it running, is its URL right?"]),
+        (["--redis", "s3cr3t"], ["wrong settings: --redis: ", "redis://"]),
+        (["--redis", "http://:s3cr3t@host"], ["wrong settings: --redis: ", "redis://"]),
     ],
 )
 def test_up_refuses_in_a_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
@@ -62,6 +63,7 @@ def test_up_refuses_in_a_line(arguments: list[str], words: list[str], tmp_path: 
     assert result.exit_code == 1
     assert all(word in result.stderr for word in words)
     assert len(result.stderr.splitlines()) == 1
+    assert "s3cr3t" not in result.output
     assert "Traceback" not in result.output
 
 

@@ -59,7 +59,7 @@ def run(on_start: Callable[[Stack], None], settings: Settings | None = None, **o
     out = console()
     given = {"host": "127.0.0.1", "port": 9001, "workers": None, "redis_url": None, **options}
     try:
-        up(out, settings or Settings(), make_stack=make, **given)
+        up(out, out, settings or Settings(), make_stack=make, **given)
     finally:
         assert all(stack.calls[-1] == "stop" for stack in made)
     return made[0], printed(out)

@@ -11,6 +11,7 @@ import torch
 
 from clip_queue.shared.models import CATALOGUE, parse_model
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import normalise
 from clip_queue.worker.inference.clip_model import (
     ClipModel,
@@ -98,7 +99,8 @@ def test_a_source_without_a_model_is_an_error_of_open_clip(tmp_path: Path) -> No
 
 def test_the_device_is_cuda_where_there_is_one() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(CannotWork, match=r"^CLIP_QUEUE_DEVICE: 'cuda:99' cannot be used"):
+        pick_device("cuda:99")
 
 
 def test_the_precision_follows_the_device() -> None:
