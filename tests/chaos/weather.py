@@ -6,45 +6,91 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import redis
 
+from tests.chaos.report import Report
 from tests.harness import Service, Stack, wait_for
 
 PERIOD = 0.1  # seconds between the supervisor's looks
-KINDS = 8  # of misfortune
+
+
+@dataclass(frozen=True)
+class Misfortune:
+    """``act`` does it, and returns when it is over. ``often``: how many of them there are in a round."""
+
+    name: str
+    act: Callable[[], None]
+    often: int = 1
 
 
 class Weather:
-    """``kinds`` of misfortune: KILL, TERM or STOP (for a while), each to a worker, the API or Valkey."""
+    """KILL, TERM or STOP (for a while) to a worker, the API or Valkey, and further misfortunes.
 
-    def __init__(self, stack: Stack, workers: list[Service], api: Service, rng: random.Random) -> None:
-        self._stack, self._workers, self._api, self._rng = stack, workers, api, rng
+    ``others`` are services that no misfortune ends, but that are started again if one did. ``redelivered``: seconds from
+    a worker's end to its job's next start, or end.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        workers: list[Service],
+        api: Service,
+        others: list[Service],
+        rng: random.Random,
+        report: Report,
+    ) -> None:
+        self._stack, self._workers, self._api, self._rng, self._report = stack, workers, api, rng, report
+        self._everyone = [stack.valkey, *workers, api, *others]
         self._client = redis.Redis(port=stack.valkey.port, socket_timeout=1)
         self._calm = threading.Event()
         self._away: set[Service] = set()  # to be left ended for the moment
+        self._ours: set[Service] = set()  # whose end was a misfortune
         self._orphans: dict[str, tuple[float, str]] = {}  # jobs of ended workers: when it ended, which
-        self.done: Counter[str] = Counter()
-        self.redelivered: list[float] = []  # seconds from a worker's end to its job's next start, or end
+        self._latest: deque[str] = deque(maxlen=3)
+        self.misfortunes = [
+            Misfortune("kill a worker", self._kill_worker, 2),
+            Misfortune("terminate a worker", self._terminate_worker),
+            Misfortune("pause a worker", self._pause_worker),
+            Misfortune("stop Valkey", self._stop_valkey),
+            Misfortune("kill Valkey", self._kill_valkey),
+            Misfortune("pause Valkey", self._pause_valkey),
+            Misfortune("kill the API", self._kill_api),
+            Misfortune("pause the API", self._pause_api),
+        ]
+        self.redelivered: list[float] = []
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._supervisor.start()
 
     def rage(self, until: float, pause: tuple[float, float]) -> None:
         """One misfortune after the other, at least one of each, until ``until`` (monotonic)."""
-        for act in self._acts():
-            if time.monotonic() > until and len(self.done) == KINDS:
+        done: set[str] = set()
+        for misfortune in self._forever():
+            if time.monotonic() > until and len(done) == len(self.misfortunes):
                 return
-            act()
+            if time.monotonic() > until and misfortune.name in done:
+                continue
+            self.note(misfortune.name)
+            done.add(misfortune.name)
+            misfortune.act()
             time.sleep(self._rng.uniform(*pause))
+
+    def note(self, what: str) -> None:
+        self._report.misfortunes[what] += 1
+        self._latest.append(what)
+
+    def amid(self) -> str:
+        """The latest misfortunes."""
+        return ", ".join(self._latest)
 
     def calm(self) -> None:
         """Everything runs again, and goes on running."""
-        everyone = (*self._workers, self._api, self._stack.valkey)
-        for service in everyone:
+        for service in self._everyone:
             service.signal(signal.SIGCONT)
-        wait_for(lambda: all(service.alive for service in everyone), 10, "the supervisor to have started all again")
+        wait_for(lambda: all(service.alive for service in self._everyone), 30, "all to have been started again")
 
     def end(self) -> None:
         self._calm.set()
@@ -56,55 +102,43 @@ class Weather:
         """Whether a job of an ended worker has not been taken up yet."""
         return bool(self._orphans)
 
-    def _acts(self) -> Iterator[Callable[[], None]]:
+    def _forever(self) -> Iterator[Misfortune]:
         while True:
-            acts = self._all()
-            self._rng.shuffle(acts)
-            yield from acts
-
-    def _all(self) -> list[Callable[[], None]]:
-        to_workers = [self._kill_worker, self._kill_worker, self._terminate_worker, self._pause_worker]
-        to_valkey = [self._stop_valkey, self._kill_valkey, self._pause_valkey]
-        return [*to_workers, *to_valkey, self._kill_api, self._pause_api]
+            some = [misfortune for misfortune in self.misfortunes for _ in range(misfortune.often)]
+            self._rng.shuffle(some)
+            yield from some
 
     def _kill_worker(self) -> None:
-        self._note("kill a worker")
         worker, held = max(((w, self._held(w)) for w in self._workers), key=lambda pair: len(pair[1]))  # the busier
-        worker.signal(signal.SIGKILL)
+        self._end(worker, signal.SIGKILL)
         now = time.monotonic()
         for job, holder in held.items():
             self._orphans[job] = (now, holder)
 
     def _terminate_worker(self) -> None:
-        self._note("terminate a worker")
-        self._rng.choice(self._workers).signal(signal.SIGTERM)
+        self._end(self._rng.choice(self._workers), signal.SIGTERM)
 
     def _pause_worker(self) -> None:
-        self._note("pause a worker")
         self._pause(self._rng.choice(self._workers), self._rng.uniform(1, 6))
 
     def _kill_api(self) -> None:
-        self._note("kill the API")
-        self._api.signal(signal.SIGKILL)
+        self._end(self._api, signal.SIGKILL)
 
     def _pause_api(self) -> None:
-        self._note("pause the API")
         self._pause(self._api, self._rng.uniform(0.5, 3))
 
     def _stop_valkey(self) -> None:
-        self._note("stop Valkey")
         self._take_away(self._stack.valkey, signal.SIGTERM)
 
     def _kill_valkey(self) -> None:
-        self._note("kill Valkey")
         self._take_away(self._stack.valkey, signal.SIGKILL)
 
     def _pause_valkey(self) -> None:
-        self._note("pause Valkey")
         self._pause(self._stack.valkey, self._rng.uniform(0.5, 3))
 
-    def _note(self, what: str) -> None:
-        self.done[what] += 1
+    def _end(self, service: Service, number: signal.Signals) -> None:
+        self._ours.add(service)
+        service.signal(number)
 
     def _pause(self, service: Service, seconds: float) -> None:
         service.signal(signal.SIGSTOP)
@@ -113,7 +147,7 @@ class Weather:
 
     def _take_away(self, service: Service, number: signal.Signals) -> None:
         self._away.add(service)
-        service.signal(number)
+        self._end(service, number)
         time.sleep(self._rng.uniform(0, 4))
         self._away.discard(service)
 
@@ -121,8 +155,11 @@ class Weather:
 
     def _supervise(self) -> None:
         while not self._calm.wait(PERIOD):
-            for service in (self._stack.valkey, *self._workers, self._api):
+            for service in self._everyone:
                 if not service.alive and service not in self._away:
+                    if service not in self._ours:
+                        self._report.ended_early[service.name] += 1
+                    self._ours.discard(service)
                     Service.start(service)  # not Valkey's own, which waits until it answers: here nobody waits
             self._watch()
 
