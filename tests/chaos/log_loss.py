@@ -43,7 +43,8 @@ class Up(Service):
                 with contextlib.suppress(psutil.Error):
                     words = process.cmdline()
                     name = next((w.partition("@")[0] for w in words if w.startswith("worker-")), None)
-                    found[name or "api"] = process
+                    if name or "uvicorn" in words:
+                        found[name or "api"] = process
         return found
 
 

@@ -111,9 +111,8 @@ class Report:
             *counted("keys in the store at the end", self.keys),
         ]
         lines = [f"{name:<60}{value:>8}" for name, value in rows]
-        lines += [
-            f"outage of {s:.1f} s at {at:.0f} s: {amid}" for s, at, amid in sorted(self.outages, reverse=True)[:5]
-        ]
+        longest_first = sorted(self.outages, reverse=True)
+        lines += [f"outage of {s:.1f} s at {at:.0f} s: {amid}" for s, at, amid in longest_first[:5]]
         for found in (self.lost, self.wrong, self.left):
             lines += found.quoted[:8]
         if self.processes:

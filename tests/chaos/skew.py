@@ -1,7 +1,7 @@
 """Version skew: a worker and an API of the last release run for a while beside today's, on the same store.
 
-The release does not know today's bounds on what an image may cost. So hostile clients rest meanwhile, and what they have
-sent before ends first.
+The release does not know today's bounds on what an image may cost. So hostile clients rest meanwhile, and what they
+have sent before ends first.
 """
 
 from __future__ import annotations

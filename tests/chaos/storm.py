@@ -33,6 +33,7 @@ from tests.chaos.memory_full import MemoryFull
 from tests.chaos.outage import OutageClock
 from tests.chaos.report import Report
 from tests.chaos.skew import Skew
+from tests.chaos.stores import OneValkey, StormStore
 from tests.chaos.weather import Misfortune, Weather
 from tests.chaos.work import Client, Sender
 from tests.faults import Faults
@@ -104,13 +105,12 @@ class Storm:
         self._folder, self._plan, self._report, self._stack = folder, plan, report, it
         self._rng = random.Random(plan.seed)
         self._over = threading.Event()
-        report.seed, report.minutes, report.store = plan.seed, round(plan.seconds / 60, 2), "Valkey"
+        report.seed, report.minutes = plan.seed, round(plan.seconds / 60, 2)
 
     def run(self) -> None:
         it, report, plan = self._stack, self._report, self._plan
-        # Every write is on disk before it is answered, so that even kill -9 may not lose one.
-        it.valkey.client().config_set("appendfsync", "always")
-        it.valkey.command += ["--appendfsync", "always"]
+        self._store: StormStore = OneValkey(it.valkey)
+        report.store = self._store.name
         faults = Faults(self._folder / "faults")
         faults.delay(PASS)
         self._workers, self._api = [it.worker("tests.faulty") for _ in range(2)], it.api()
@@ -119,7 +119,8 @@ class Storm:
         it.ready(*self._workers, self._api, timeout=START)
         wait_for(lambda: self._up.ready or not self._up.alive, START, "clip-queue up")
         assert self._up.ready, self._up.tail()
-        self._weather = Weather(it, self._workers, self._api, [self._up], self._rng, report)
+        others = [*self._store.services, self._up]
+        self._weather = Weather(self._workers, self._api, others, self._store.client, self._rng, report)
         self._audit = Audit(self._up.url, KEY, report, OutageClock(self._weather.amid))
         senders = self._senders()
         skew = self._skew([sender for sender in senders if isinstance(sender, Hostile)])
@@ -188,13 +189,14 @@ class Storm:
         )
 
     def _more_misfortunes(self) -> list[Misfortune]:
-        memory = MemoryFull(self._stack.valkey.client, self._rng)
+        memory = MemoryFull(self._store.client, self._rng)
         acts = {"memory limit at what is in use": memory.limit, "memory filled with junk": memory.fill}
         if "memory" in self._plan.without:
             acts.clear()
         if "logs" not in self._plan.without:
             acts |= LogLoss(self._up, self._rng, self._report).ways()
-        return [Misfortune(name, act) for name, act in acts.items()]
+        more = [Misfortune(name, act) for name, act in acts.items()]
+        return [*self._store.misfortunes(self._weather), *more]
 
     @contextlib.contextmanager
     def _all_at_work(self, senders: list[Sender], skew: Skew | None) -> Iterator[None]:
@@ -242,7 +244,7 @@ class Storm:
     def _attacked(self) -> bool:
         """Whether the store has unfinished work of the hostile tenant, as far as it says."""
         try:
-            with self._stack.valkey.client() as client:
+            with self._store.client() as client:
                 ids = client.zrange("cq:open:emoji-mini", 0, -1)
                 owners = [client.hget(f"cq:job:{raw.decode()}", "owner") for raw in ids]
         except redis.RedisError:
@@ -250,7 +252,7 @@ class Storm:
         return owner_of(hostile.KEY).encode() in owners
 
     def _processes(self) -> dict[str, psutil.Process]:
-        services: list[Service] = [self._stack.valkey, *self._workers, self._api, self._up]
+        services: list[Service] = [*self._store.services, *self._workers, self._api, self._up]
         found = {}
         for service in services:
             with contextlib.suppress(psutil.Error):
@@ -260,7 +262,7 @@ class Storm:
 
     def _keys(self) -> None:
         """Count the keys, and find those that should not be. Probes of readiness come and go."""
-        client = self._stack.valkey.client()
+        client = self._store.client()
         until = time.monotonic() + 30 + self._plan.expire * self._plan.ttl
         while (left := left_in(client, ever=self._plan.expire)) and time.monotonic() < until:
             time.sleep(0.5)
@@ -272,7 +274,6 @@ class Storm:
     def _end(self) -> None:
         """All processes end when told to, and leave nothing."""
         children = self._up.children()
-        self._up.signal(15)
         code = self._up.stop(60)
         if code:
             self._report.wrong.add(f"up ended with {code}:\n{self._up.tail()}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import redis
 
 from tests.chaos.report import Report
-from tests.harness import Service, Stack, wait_for
+from tests.harness import Service, wait_for
 
 PERIOD = 0.1  # seconds between the supervisor's looks
 
@@ -28,24 +29,23 @@ class Misfortune:
 
 
 class Weather:
-    """KILL, TERM or STOP (for a while) to a worker, the API or Valkey, and further misfortunes.
+    """KILL, TERM or STOP (for a while) to a worker or the API, and what is added to ``misfortunes``.
 
-    ``others`` are services that no misfortune ends, but that are started again if one did. ``redelivered``: seconds from
-    a worker's end to its job's next start, or end.
+    ``others`` are services that are also started again when they have ended; no misfortune here ends them. ``client``
+    connects to the store. ``redelivered``: seconds from a worker's end to its job's next start, or end.
     """
 
     def __init__(
         self,
-        stack: Stack,
         workers: list[Service],
         api: Service,
         others: list[Service],
+        client: Callable[[], redis.Redis],
         rng: random.Random,
         report: Report,
     ) -> None:
-        self._stack, self._workers, self._api, self._rng, self._report = stack, workers, api, rng, report
-        self._everyone = [stack.valkey, *workers, api, *others]
-        self._client = redis.Redis(port=stack.valkey.port, socket_timeout=1)
+        self._workers, self._api, self._connect, self.rng, self._report = workers, api, client, rng, report
+        self._everyone = [*others, *workers, api]
         self._calm = threading.Event()
         self._away: set[Service] = set()  # to be left ended for the moment
         self._ours: set[Service] = set()  # whose end was a misfortune
@@ -55,9 +55,6 @@ class Weather:
             Misfortune("kill a worker", self._kill_worker, 2),
             Misfortune("terminate a worker", self._terminate_worker),
             Misfortune("pause a worker", self._pause_worker),
-            Misfortune("stop Valkey", self._stop_valkey),
-            Misfortune("kill Valkey", self._kill_valkey),
-            Misfortune("pause Valkey", self._pause_valkey),
             Misfortune("kill the API", self._kill_api),
             Misfortune("pause the API", self._pause_api),
         ]
@@ -76,7 +73,7 @@ class Weather:
             self.note(misfortune.name)
             done.add(misfortune.name)
             misfortune.act()
-            time.sleep(self._rng.uniform(*pause))
+            time.sleep(self.rng.uniform(*pause))
 
     def note(self, what: str) -> None:
         self._report.misfortunes[what] += 1
@@ -95,7 +92,6 @@ class Weather:
     def end(self) -> None:
         self._calm.set()
         self._supervisor.join(10)
-        self._client.close()
 
     @property
     def waiting(self) -> bool:
@@ -105,7 +101,7 @@ class Weather:
     def _forever(self) -> Iterator[Misfortune]:
         while True:
             some = [misfortune for misfortune in self.misfortunes for _ in range(misfortune.often)]
-            self._rng.shuffle(some)
+            self.rng.shuffle(some)
             yield from some
 
     def _kill_worker(self) -> None:
@@ -116,39 +112,31 @@ class Weather:
             self._orphans[job] = (now, holder)
 
     def _terminate_worker(self) -> None:
-        self._end(self._rng.choice(self._workers), signal.SIGTERM)
+        self._end(self.rng.choice(self._workers), signal.SIGTERM)
 
     def _pause_worker(self) -> None:
-        self._pause(self._rng.choice(self._workers), self._rng.uniform(1, 6))
+        self.pause(self.rng.choice(self._workers), self.rng.uniform(1, 6))
 
     def _kill_api(self) -> None:
         self._end(self._api, signal.SIGKILL)
 
     def _pause_api(self) -> None:
-        self._pause(self._api, self._rng.uniform(0.5, 3))
-
-    def _stop_valkey(self) -> None:
-        self._take_away(self._stack.valkey, signal.SIGTERM)
-
-    def _kill_valkey(self) -> None:
-        self._take_away(self._stack.valkey, signal.SIGKILL)
-
-    def _pause_valkey(self) -> None:
-        self._pause(self._stack.valkey, self._rng.uniform(0.5, 3))
+        self.pause(self._api, self.rng.uniform(0.5, 3))
 
     def _end(self, service: Service, number: signal.Signals) -> None:
         self._ours.add(service)
         service.signal(number)
 
-    def _pause(self, service: Service, seconds: float) -> None:
+    def pause(self, service: Service, seconds: float) -> None:
         service.signal(signal.SIGSTOP)
         time.sleep(seconds)
         service.signal(signal.SIGCONT)
 
-    def _take_away(self, service: Service, number: signal.Signals) -> None:
+    def take_away(self, service: Service, number: signal.Signals, seconds: float) -> None:
+        """End a service by a signal, and start it again only after so many seconds."""
         self._away.add(service)
         self._end(service, number)
-        time.sleep(self._rng.uniform(0, 4))
+        time.sleep(seconds)
         self._away.discard(service)
 
     # The supervisor's thread
@@ -165,25 +153,23 @@ class Weather:
 
     def _watch(self) -> None:
         """Which jobs of ended workers have been taken up by now."""
-        for job, (ended, holder) in list(self._orphans.items()):
-            try:
-                state, worker = self._client.hmget(f"cq:job:{job}", "state", "worker")
-            except redis.RedisError:
-                return
-            if state == b"queued" or (state == b"running" and worker == holder.encode()):
-                continue
-            del self._orphans[job]
-            if state in (b"running", b"succeeded"):
-                self.redelivered.append(time.monotonic() - ended)
+        if not self._orphans:
+            return
+        with contextlib.suppress(redis.RedisError, OSError), self._connect() as client:
+            for job, (ended, holder) in list(self._orphans.items()):
+                state, worker = client.hmget(f"cq:job:{job}", "state", "worker")
+                if state == b"queued" or (state == b"running" and worker == holder.encode()):
+                    continue
+                del self._orphans[job]
+                if state in (b"running", b"succeeded"):
+                    self.redelivered.append(time.monotonic() - ended)
 
     def _held(self, worker: Service) -> dict[str, str]:
         """The jobs that a worker holds, and its name in the store."""
         held: dict[str, str] = {}
-        try:
-            for raw in self._client.zrange("cq:open:emoji-mini", 0, -1):
-                state, holder = self._client.hmget(f"cq:job:{raw.decode()}", "state", "worker")
+        with contextlib.suppress(redis.RedisError, OSError), self._connect() as client:
+            for raw in client.zrange("cq:open:emoji-mini", 0, -1):
+                state, holder = client.hmget(f"cq:job:{raw.decode()}", "state", "worker")
                 if state == b"running" and f"-{worker.pid}-" in holder.decode():
                     held[raw.decode()] = holder.decode()
-        except redis.RedisError:
-            pass
         return held
