@@ -78,9 +78,9 @@ class Plan:
 def storm(folder: Path, plan: Plan, report: Report) -> None:
     """Let it rage, then account for everything in ``report``, which is true at any moment until then."""
     (folder / "tmp").mkdir()
-    with mock.patch.dict(os.environ, {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}):
-        with stack(folder, **settings(folder, plan)) as it:
-            Storm(folder, plan, report, it).run()
+    env = {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
+    with mock.patch.dict(os.environ, env), stack(folder, **settings(folder, plan)) as it:
+        Storm(folder, plan, report, it).run()
     report.files += sorted(str(path.relative_to(folder)) for path in (folder / "tmp").rglob("*"))
     for name in report.files:
         report.left.add(f"left: the file {name}")
