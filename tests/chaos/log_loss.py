@@ -23,13 +23,12 @@ SECONDS = (0.5, 2.0)  # that a log is gone or useless
 class Up(Service):
     """``clip-queue up`` with its own API and workers on the store of the storm."""
 
-    def __init__(self, folder: Path, url: str, workers: int, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, workers: int, env: dict[str, str]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data = folder / "data"
-        # The URL is given by the environment: what is on a command line is seen by all.
         command = [sys.executable, "-m", "clip_queue.cli", "up", "--port", str(self.port), "--workers", str(workers)]
-        super().__init__("up", [*command, "--data-dir", str(self.data)], folder, {**env, "CLIP_QUEUE_REDIS_URL": url})
+        super().__init__("up", [*command, "--data-dir", str(self.data)], folder, env)
 
     @property
     def ready(self) -> bool:

@@ -114,7 +114,7 @@ class Storm:
         faults = Faults(self._folder / "faults")
         faults.delay(PASS)
         self._workers, self._api = [it.worker("tests.faulty") for _ in range(2)], it.api()
-        self._up = Up(self._folder, it.valkey.url, plan.up_workers, it.env())
+        self._up = Up(self._folder, plan.up_workers, it.env())
         it.add(self._up)
         it.ready(*self._workers, self._api, timeout=START)
         wait_for(lambda: self._up.ready or not self._up.alive, START, "clip-queue up")
