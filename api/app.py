@@ -44,6 +44,7 @@ def create_app(
         client = connect(settings)
         app.state.job_client = client
         app.state.readiness = health.Readiness(client)
+        await client.check_server()
         client.start()
         try:
             yield

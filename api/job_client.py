@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import Request
 
+from clip_queue.api.critical_task import terminate
 from clip_queue.api.items import FetchedItems, RequestItems
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reconciler import Reconciler
@@ -23,8 +24,9 @@ from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable
 from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.server_check import WrongServer, server_check
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import AsyncStore
+from clip_queue.shared.store import AsyncStore, replicated
 from clip_queue.shared.wire import unpack_result
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class JobClient:
     def connect(cls, settings: Settings) -> JobClient:
         """A client of the Redis that the settings name."""
         store = AsyncStore.connect(settings)
-        publisher = CoalescingPublisher(store, celery_app(settings, publisher=True))
+        publisher = CoalescingPublisher(store, celery_app(settings, publisher=True), replicas=_replicas(settings))
         return cls(settings, store, publisher, ReplyListener.connect(settings), Fetcher(settings))
 
     @staticmethod
@@ -71,6 +73,16 @@ class JobClient:
         self.replies.start()
         self.registry.start()
         self.reconciler.start()
+
+    async def check_server(self) -> None:
+        """End this process if the Redis cannot serve it ever. One that is away now may be right when it comes."""
+        try:
+            await self.store.execute(server_check())
+        except WrongServer as error:
+            log.critical("this process ends: %s", error)
+            terminate()
+        except Unavailable as error:
+            log.warning("the job store could not be looked at: %s", error.message)
 
     @property
     def alive(self) -> bool:
@@ -104,7 +116,8 @@ class JobClient:
         job = submission.job
         try:
             if job.refused and not submission.inputs.items:
-                accepted = await self.store.execute(ops.accept_failed(submission, ClipError.from_wire(job.refused[0])))
+                failed = ops.accept_failed(submission, ClipError.from_wire(job.refused[0]))
+                accepted = await self.store.execute(replicated(failed, *_replicas(self.settings)))
                 if isinstance(accepted, ClipError):
                     raise accepted
                 return accepted
@@ -207,3 +220,8 @@ class JobClient:
         if late:
             raise Late(f"No result within {timeout:g} s; job {job.id} was {view.job.state}.")
         return None
+
+
+def _replicas(settings: Settings) -> tuple[int, float]:
+    """How many replicas must have an accepted job, and how long they may take: less than the store's own timeout, s."""
+    return settings.redis_replicas, settings.redis_timeout / 2

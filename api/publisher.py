@@ -21,7 +21,7 @@ from clip_queue.shared import ops
 from clip_queue.shared.broker import MESSAGE, TASK, queue_name
 from clip_queue.shared.errors import ClipError, Unavailable
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.store import AsyncStore
+from clip_queue.shared.store import AsyncStore, replicated
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,15 @@ class CoalescingPublisher:
     Args:
         app: sends the messages. Only its ``send_task`` is called, in threads.
         max_pending: most submissions that wait in each lane of a model.
+        replicas: how many of Redis's replicas must have a job before it is accepted, and how long they may take, s.
     """
 
-    def __init__(self, store: AsyncStore, app: Celery, *, max_pending: int = MAX_PENDING) -> None:
+    def __init__(
+        self, store: AsyncStore, app: Celery, *, max_pending: int = MAX_PENDING, replicas: tuple[int, float] = (0, 0)
+    ) -> None:
         self._store = store
         self._app = app
-        self._max_pending = max_pending
+        self._max_pending, self._replicas = max_pending, replicas
         self._pending: dict[tuple[str, Lane], deque[Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # send_task blocks. With two threads, one queue does not wait for another.
@@ -112,7 +115,8 @@ class CoalescingPublisher:
         if not batch:
             return
         try:
-            results = await self._store.execute(ops.accept([p.submission for p in batch]))
+            accepting = ops.accept([p.submission for p in batch])
+            results = await self._store.execute(replicated(accepting, *self._replicas))
         except Unavailable:
             # The store may have written the jobs, and only its reply was lost.
             self._start(self._discard([p.submission.job.id for p in batch]), "discard")

@@ -13,14 +13,14 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import redis.asyncio
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from clip_queue.api.critical_task import CriticalTask
+from clip_queue.shared.redis_client import async_client
+from clip_queue.shared.redis_errors import what_it_means
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.wire import unpack_reply
 
@@ -63,13 +63,7 @@ class ReplyListener:
 
     @classmethod
     def connect(cls, settings: Settings) -> ReplyListener:
-        client = redis.asyncio.Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            socket_timeout=BLOCK + settings.redis_timeout,
-            socket_connect_timeout=settings.redis_timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return cls(client)
+        return cls(async_client(settings, max_connections=1, timeout=BLOCK + settings.redis_timeout))
 
     def start(self) -> None:
         self._task.start(self._read())
@@ -103,8 +97,10 @@ class ReplyListener:
                 popped = await self._client.blmpop(self._block, 1, self.address, direction="LEFT", count=BATCH)
             except (RedisError, OSError) as error:
                 if not lost:
-                    log.warning("replies cannot be read: %s", type(error).__name__)
+                    log.warning("replies cannot be read: %s", what_it_means(error) or type(error).__name__)
                 lost = True
+                with suppress(RedisError, OSError):  # what is connected may be a replica since a failover
+                    await self._client.connection_pool.disconnect()
                 await asyncio.sleep(RETRY_AFTER)
                 continue
             if lost:

@@ -20,7 +20,15 @@ class Settings(BaseSettings):
 
     # Where things are
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="The Redis (≥ 7) or Valkey that holds queue and jobs."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="The Redis (≥ 7) or Valkey that holds queue and jobs: `redis://`, `rediss://`, `unix://` or "
+        "`sentinel://` ([redis.md](redis.md)).",
+    )
+    redis_replicas: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Replicas that must have a job before it is accepted, so that a failover of Redis keeps it.",
     )
     data_dir: Path = Field(
         Path("~/.clip-queue"), description="Folder of the embedded Valkey's append-only file and logs."

@@ -17,13 +17,13 @@ from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
-from redis.retry import Retry
 
 from clip_queue.shared.errors import Cancelled, ClipError, Late, Unavailable, WorkerLost
 from clip_queue.shared.job import TRANSITIONS
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.redis_client import async_client, client
+from clip_queue.shared.redis_errors import what_it_means
 from clip_queue.shared.settings import Settings
 
 T = TypeVar("T")
@@ -76,6 +76,22 @@ def call(name: str, *args: Any) -> Command:
     return ("EVALSHA", script(name).sha, 0, *args)
 
 
+def replicated(op: Op[T], replicas: int, timeout: float) -> Op[T]:
+    """The operation, done once so many replicas have what it wrote: then a failover keeps it.
+
+    Its ``parse`` raises :class:`Unavailable` if they have not said so within ``timeout`` seconds.
+    """
+    if replicas == 0:
+        return op
+
+    def parse(replies: list[Any]) -> T:
+        if replies[-1] < replicas:
+            raise Unavailable(f"Only {replies[-1]} of {replicas} replicas have the job; try again.", retry_after=1)
+        return op.parse(replies[:-1])
+
+    return Op([*op.commands, ("WAIT", replicas, int(timeout * 1000))], parse)
+
+
 def _lua(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"[{_lua(k)}]={_lua(v)}" for k, v in value.items()) + "}"
@@ -84,14 +100,15 @@ def _lua(value: Any) -> str:
     return str(value) if isinstance(value, int) else "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _unloaded(replies: Sequence[Any]) -> list[int]:
-    """The places of commands that failed because the server does not know their script."""
-    return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+def _unloaded(commands: Sequence[Command], replies: Sequence[Any]) -> list[int]:
+    """The places of commands that failed because the server does not know their script, and of a WAIT for them."""
+    failed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    return failed + [i for i, command in enumerate(commands) if failed and command[0] == "WAIT"]
 
 
 def _sources(commands: Sequence[Command]) -> list[str]:
     by_sha = {s.sha: s.source for s in map(script, sorted(p.stem for p in LUA.glob("*.lua") if p.stem != "prelude"))}
-    return [by_sha[sha] for sha in dict.fromkeys(c[1] for c in commands)]
+    return [by_sha[sha] for sha in dict.fromkeys(c[1] for c in commands if c[0] == "EVALSHA")]
 
 
 def _raise_first(replies: Sequence[Any]) -> None:
@@ -101,7 +118,9 @@ def _raise_first(replies: Sequence[Any]) -> None:
 
 
 def unavailable(error: Exception) -> Unavailable:
-    """The error for the caller. It has only the type of ``error``: Redis's message can contain its URL and password."""
+    """The error for the caller. It quotes only the type of ``error``: Redis's message can contain URL and password."""
+    if meaning := what_it_means(error):
+        return Unavailable(meaning, retry_after=1)
     return Unavailable(f"The job store cannot be reached ({type(error).__name__}); try again.", retry_after=1)
 
 
@@ -113,19 +132,12 @@ class Store:
 
     @classmethod
     def connect(cls, settings: Settings) -> Store:
-        # No retries: only the caller knows whether an operation may run twice.
-        client = redis.Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            socket_timeout=settings.redis_timeout,
-            socket_connect_timeout=settings.redis_timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-        return cls(client)
+        return cls(client(settings))
 
     def execute(self, op: Op[T]) -> T:
         try:
             replies = self._send(op.commands)
-            if unloaded := _unloaded(replies):
+            if unloaded := _unloaded(op.commands, replies):
                 missing = [op.commands[i] for i in unloaded]
                 for source in _sources(missing):
                     self.client.script_load(source)
@@ -133,6 +145,9 @@ class Store:
                     replies[place] = reply
             _raise_first(replies)
         except (RedisError, OSError) as error:
+            # An idle connection may lead to a server that is gone, or that is a replica since a failover.
+            with suppress(RedisError, OSError):
+                self.client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(error) from error
         return op.parse(replies)
 
@@ -155,20 +170,12 @@ class AsyncStore:
 
     @classmethod
     def connect(cls, settings: Settings, *, max_connections: int = 64) -> AsyncStore:
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            settings.redis_url.get_secret_value(),
-            max_connections=max_connections,
-            timeout=settings.redis_timeout,
-            socket_timeout=settings.redis_timeout,
-            socket_connect_timeout=settings.redis_timeout,
-            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
-        )
-        return cls(redis.asyncio.Redis(connection_pool=pool))
+        return cls(async_client(settings, max_connections=max_connections))
 
     async def execute(self, op: Op[T]) -> T:
         try:
             replies = await self._send(op.commands)
-            if unloaded := _unloaded(replies):
+            if unloaded := _unloaded(op.commands, replies):
                 missing = [op.commands[i] for i in unloaded]
                 for source in _sources(missing):
                     await self.client.script_load(source)
@@ -176,7 +183,6 @@ class AsyncStore:
                     replies[place] = reply
             _raise_first(replies)
         except (RedisError, OSError) as error:
-            # Otherwise each idle connection would fail once more when the server is back.
             with suppress(RedisError, OSError):
                 await self.client.connection_pool.disconnect(inuse_connections=False)
             raise unavailable(error) from error

