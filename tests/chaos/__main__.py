@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--bulk", action="store_true", help="over bulk runs instead of requests and jobs")
     parser.add_argument("--release", type=Path, default=checkout(), help="a checkout of the last release, for skew")
     parser.add_argument("--json", type=Path, help="a file that gets the report as JSON")
+    parser.add_argument("--sentinel", action="store_true", help="over Redis under Sentinels, whose master is killed")
     parser.add_argument("--without", nargs="+", choices=PARTS, default=(), help="parts of the storm to leave out")
     asked = parser.parse_args()
     print(f"a storm of {asked.minutes:g} minutes, seed {asked.seed}", flush=True)
@@ -45,6 +46,7 @@ def main() -> int:
             expire=True,
             release=asked.release.absolute() if asked.release else None,
             without=tuple(asked.without),
+            sentinel=asked.sentinel,
         )
         broken = not run(folder, plan, 60 * asked.minutes + GRACE, asked.json)
     if broken:

@@ -33,11 +33,12 @@ from tests.chaos.memory_full import MemoryFull
 from tests.chaos.outage import OutageClock
 from tests.chaos.report import Report
 from tests.chaos.skew import Skew
-from tests.chaos.stores import OneValkey, StormStore
+from tests.chaos.stores import OneValkey, SentinelGroup, StormStore
 from tests.chaos.weather import Misfortune, Weather
 from tests.chaos.work import Client, Sender
 from tests.faults import Faults
 from tests.harness import Service, Stack, stack, wait_for
+from tests.redis_servers import guarded
 
 KEY = "good-key"
 PARTS = ("images", "logs", "memory", "skew")
@@ -62,6 +63,7 @@ class Plan:
         release: a checkout of the last release; None: no version skew.
         skew: seconds that a process of the release serves, and seconds before each turn.
         without: parts of the storm (of :data:`PARTS`) that are left out, to look at the others.
+        sentinel: the store is a master with replicas under Sentinels, and the master is killed.
     """
 
     seed: int
@@ -73,14 +75,24 @@ class Plan:
     release: Path | None = None
     skew: tuple[float, float] = (10.0, 60.0)
     without: tuple[str, ...] = ()
+    sentinel: bool = False
 
 
 def storm(folder: Path, plan: Plan, report: Report) -> None:
     """Let it rage, then account for everything in ``report``, which is true at any moment until then."""
     (folder / "tmp").mkdir()
     env = {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
-    with mock.patch.dict(os.environ, env), stack(folder, **settings(folder, plan)) as it:
-        Storm(folder, plan, report, it).run()
+    with mock.patch.dict(os.environ, env), contextlib.ExitStack() as end:
+        if plan.sentinel:
+            group = end.enter_context(guarded(folder))
+            # What is accepted has reached a replica, so that it outlives the master.
+            more: dict[str, object] = {"redis_replicas": 1, "lease": 5}
+            it = end.enter_context(stack(folder, redis_url=group.url, **settings(folder, plan), **more))
+            store: StormStore = SentinelGroup(group)
+        else:
+            it = end.enter_context(stack(folder, **settings(folder, plan)))
+            store = OneValkey(it.valkey)
+        Storm(folder, plan, report, it, store).run()
     report.files += sorted(str(path.relative_to(folder)) for path in (folder / "tmp").rglob("*"))
     for name in report.files:
         report.left.add(f"left: the file {name}")
@@ -101,15 +113,14 @@ def settings(folder: Path, plan: Plan) -> dict[str, object]:
 
 
 class Storm:
-    def __init__(self, folder: Path, plan: Plan, report: Report, it: Stack) -> None:
-        self._folder, self._plan, self._report, self._stack = folder, plan, report, it
+    def __init__(self, folder: Path, plan: Plan, report: Report, it: Stack, store: StormStore) -> None:
+        self._folder, self._plan, self._report, self._stack, self._store = folder, plan, report, it, store
         self._rng = random.Random(plan.seed)
         self._over = threading.Event()
         report.seed, report.minutes = plan.seed, round(plan.seconds / 60, 2)
 
     def run(self) -> None:
         it, report, plan = self._stack, self._report, self._plan
-        self._store: StormStore = OneValkey(it.valkey)
         report.store = self._store.name
         faults = Faults(self._folder / "faults")
         faults.delay(PASS)

@@ -134,10 +134,18 @@ class Weather:
 
     def take_away(self, service: Service, number: signal.Signals, seconds: float) -> None:
         """End a service by a signal, and start it again only after so many seconds."""
+        with self.away(service, number):
+            time.sleep(seconds)
+
+    @contextlib.contextmanager
+    def away(self, service: Service, number: signal.Signals) -> Iterator[None]:
+        """End a service by a signal; it is started again after the block."""
         self._away.add(service)
-        self._end(service, number)
-        time.sleep(seconds)
-        self._away.discard(service)
+        try:
+            self._end(service, number)
+            yield
+        finally:
+            self._away.discard(service)
 
     # The supervisor's thread
 
