@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from clip_queue.api.clip import embeddings, matrix, similarity
 from clip_queue.api.refused import complete_job, complete_result
 from clip_queue.shared.errors import BadInput
+from clip_queue.shared.fields import is_known
 from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.ops import View
@@ -104,6 +105,8 @@ def document(view: View, result: JobResult | None = None) -> dict[str, Any]:
 def result_document(job: Job, result: JobResult) -> dict[str, Any]:
     """The response of the synchronous route."""
     out: dict[str, Any] = {"inference_id": None, "frame_id": None, "time": (job.finished - job.created) / 1000}
+    if not is_known(job.kind):
+        return out  # of a later release: its own API shows more
     if job.kind in BULK:
         return {**out, "rows": job.done, "failed": job.failed}
     if job.kind is Kind.COMPARE:
@@ -115,8 +118,10 @@ def array(job: Job, result: JobResult) -> NDArray[np.float32]:
     """The result as one array (total, dimension), with NaN in the rows of failed items. Of a comparison: (prompts,).
 
     Raises:
-        BadInput: the job is a bulk job, so its vectors are in its output folder.
+        BadInput: the job is a bulk job, so its vectors are in its output folder; or it is of an unknown kind.
     """
+    if not is_known(job.kind):
+        raise BadInput(f"This API does not know results of jobs of kind {str(job.kind)!r}.")
     if job.kind in BULK:
         raise BadInput("The vectors of a bulk run are in its output folder.")
     if job.kind is Kind.COMPARE:

@@ -129,5 +129,11 @@ class WorkerLost(ClipError):
     code, status = "worker_lost", 500
 
 
+class Unreadable(ClipError):
+    """What another release has written, or what is damaged, and cannot be read here."""
+
+    code, status = "unreadable", 500
+
+
 def _family(kind: type[ClipError]) -> list[type[ClipError]]:
     return [kind, *(k for sub in kind.__subclasses__() for k in _family(sub))]

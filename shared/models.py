@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from clip_queue.shared.errors import UnknownModel
-from clip_queue.shared.fields import known_fields
+from clip_queue.shared.errors import UnknownModel, Unreadable
+from clip_queue.shared.fields import read
 
 SHIPPED = "shipped:"  # a checkpoint inside this distribution
 RANDOM = "random"  # a pretrained tag: seeded random weights, for measuring speed
@@ -38,8 +38,13 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> ModelInfo:
-        """The model of a dictionary. Unknown fields, which a later release may write, are ignored."""
-        return cls(**{**known_fields(cls, raw), "image_size": tuple(raw["image_size"])})
+        """The model of a dictionary, as :func:`clip_queue.shared.fields.read` does it."""
+        model = read(cls, raw)
+        try:
+            height, width = model.image_size
+        except ValueError:
+            raise Unreadable(f"field 'image_size' of ModelInfo is {model.image_size}") from None
+        return replace(model, image_size=(height, width))
 
 
 def _openai(architecture: str) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
-from clip_queue.shared.errors import ClipError, KeyReused, QueueFull, UnknownJob
-from clip_queue.shared.job import Inputs, Job, JobResult, State
+from clip_queue.shared.errors import ClipError, KeyReused, QueueFull, UnknownJob, Unreadable
+from clip_queue.shared.fields import member
+from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import Op, call
 from clip_queue.shared.wire import pack_inputs, pack_result, record, unpack_inputs, unpack_result
+
+log = logging.getLogger(__name__)
 
 INLINE = 64 * 1024  # inputs up to this size come back with the claim, bytes
 PAGE = 500  # jobs that one call reconciles
@@ -108,33 +113,50 @@ def discard(job_ids: Iterable[str]) -> Op[None]:
 
 @dataclass(frozen=True)
 class Claimed:
-    """The reply to a claim. ``job`` is None if the worker did not get the job; then ``reason`` says why."""
+    """The reply to a claim. ``job`` is None if the worker did not get the job; then ``reason`` says why.
+
+    ``error``: the worker has the job and cannot read its record or its inputs, so it is to fail the job. Without a
+    record, ``job`` has nothing but the id.
+    """
 
     reason: str
     job: Job | None = None
     inputs: Inputs | None = None  # None: too large, see :func:`inputs`
+    error: Unreadable | None = None
 
 
-def claim(job_ids: Sequence[str], worker: str, max_attempts: int, *, alone: bool = False) -> Op[list[Claimed]]:
-    """Take jobs for a worker.
+class Suspicion(IntEnum):
+    """What a claim takes of the jobs that have lost workers."""
 
-    Args:
-        alone: also take a job that has lost all its earlier workers and has one attempt left. Otherwise it is refused
-            with the reason ``alone``: the worker should run it at a time when it runs no other such job.
-    """
+    NONE = 0  # fresh jobs only
+    SOME = 1  # also those that have lost workers and have more than one attempt left
+    ALL = 2  # also those that have one attempt left
 
-    def parse_one(reply: list[Any]) -> Claimed:
+
+def claim(
+    job_ids: Sequence[str], worker: str, max_attempts: int, suspicion: Suspicion = Suspicion.SOME
+) -> Op[list[Claimed]]:
+    """Take jobs for a worker. Those that are more suspicious than ``suspicion`` are refused, with the reason
+    ``suspect``."""
+
+    def parse_one(job_id: str, reply: list[Any]) -> Claimed:
         if reply[0] != b"yours":
             return Claimed(reply[0].decode())
-        return Claimed("yours", record(reply[1]), unpack_inputs(reply[2]) if reply[2] else None)
+        job = Job(member(Kind, ""), "", 0, id=job_id)
+        try:
+            job = record(reply[1])
+            return Claimed("yours", job, unpack_inputs(reply[2]) if reply[2] else None)
+        except Unreadable as error:
+            return Claimed("yours", job, error=error)
 
     return Op(
-        [call("claim", i, worker, max_attempts, INLINE, int(alone)) for i in job_ids],
-        lambda replies: [*map(parse_one, replies)],
+        [call("claim", i, worker, max_attempts, INLINE, int(suspicion)) for i in job_ids],
+        lambda replies: [*map(parse_one, job_ids, replies)],
     )
 
 
 def inputs(job_id: str) -> Op[Inputs | None]:
+    """The inputs of a job; None if there are none. Raises :class:`Unreadable`."""
     return Op([("GET", f"cq:in:{job_id}")], lambda r: unpack_inputs(r[0]) if r[0] else None)
 
 
@@ -176,7 +198,7 @@ def cancel(job_id: str, owner: str) -> Op[tuple[State, bool]]:
         if not replies[0]:
             raise unknown(job_id)
         state, ours = replies[0]
-        return State(state.decode()), ours == 1
+        return member(State, state.decode()), ours == 1
 
     return Op([call("cancel", job_id, owner)], parse)
 
@@ -225,16 +247,36 @@ def reconcile(
     def parse(replies: list[Any]) -> Page:
         reply, resend = replies[0], dict[Lane, list[str]]()
         for lane, job_id in zip(reply[1::2], reply[2::2], strict=True):
-            resend.setdefault(Lane(lane.decode()), []).append(job_id.decode())
+            resend.setdefault(member(Lane, lane.decode()), []).append(job_id.decode())
         return Page(int(reply[0]), resend)
 
     after = int(resend_after * 1000)
     return Op([call("reconcile", model, offset, size, max_attempts, after, 12 * after, int(neglected * 1000))], parse)
 
 
-def peek_queued(model: str, lane: Lane, jobs: int, items: int) -> Op[list[str]]:
-    """The ids of the oldest jobs that wait in a lane: at most ``jobs``, with about ``items`` items together."""
-    return Op([call("peek_queued", model, lane, jobs, items)], lambda r: [i.decode() for i in r[0]])
+@dataclass(frozen=True)
+class Peeked:
+    """Jobs that wait. ``suspects``: how many that have lost workers were passed over."""
+
+    job_ids: list[str]
+    suspects: int = 0
+
+
+def peek_queued(model: str, lane: Lane, jobs: int, items: int) -> Op[Peeked]:
+    """The ids of the oldest jobs that wait in a lane and have lost no worker: at most ``jobs``, with about ``items``
+    items together."""
+    return Op(
+        [call("peek_queued", model, lane, jobs, items, 0)], lambda r: Peeked([*map(bytes.decode, r[0][1:])], r[0][0])
+    )
+
+
+def peek_suspects(model: str, lane: Lane, max_attempts: int, jobs: int, items: int) -> Op[list[str]]:
+    """The ids of the oldest jobs that wait in a lane and have lost workers.
+
+    They are at most ``jobs`` of which each has more than one attempt left, with about ``items`` items together; or, if
+    the oldest has one attempt left, this one.
+    """
+    return Op([call("peek_queued", model, lane, jobs, items, max_attempts)], lambda r: [*map(bytes.decode, r[0][1:])])
 
 
 def renew_run(run: Job, leader: str, lease: float) -> Op[State]:
@@ -244,7 +286,7 @@ def renew_run(run: Job, leader: str, lease: float) -> Op[State]:
     """
     head = (run.id, leader, int(lease * 1000), run.model, run.owner, run.ttl, run.kind, run.lane)
     progress = (run.total, run.done, run.failed, json.dumps(run.progress))
-    return Op([call("renew_run", *head, *progress)], lambda replies: State(replies[0].decode()))
+    return Op([call("renew_run", *head, *progress)], lambda replies: member(State, replies[0].decode()))
 
 
 @dataclass(frozen=True)
@@ -290,9 +332,18 @@ def watch(job_id: str, reply: str) -> Op[bool]:
 
 
 def list_jobs(owner: str, state: State | None, limit: int, cursor: str) -> Op[tuple[list[Job], str]]:
-    """A page of an owner's jobs, newest first, and the cursor of the next page (empty: there is none)."""
+    """A page of an owner's jobs, newest first, and the cursor of the next page (empty: there is none).
+
+    A record that cannot be read is left out.
+    """
 
     def parse(replies: list[Any]) -> tuple[list[Job], str]:
-        return [record(fields) for fields in replies[0][1:]], replies[0][0].decode()
+        jobs = []
+        for fields in replies[0][1:]:
+            try:
+                jobs.append(record(fields))
+            except Unreadable as error:
+                log.warning("a job is left out of a list: %s", error.message)
+        return jobs, replies[0][0].decode()
 
     return Op([call("list_jobs", owner, state or "", limit, cursor)], parse)

@@ -1,6 +1,7 @@
 """The encoding of jobs in Redis: a hash for the record, msgpack of plain types for inputs and results, no pickle.
 
-Unknown fields are ignored, so a process can read the data of the next release.
+Unknown fields are ignored and unknown words are kept as they are, so a process can read the data of the next release.
+What cannot be read raises :class:`Unreadable`, which says what of it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 import msgpack
 
-from clip_queue.shared.fields import known_fields
+from clip_queue.shared.errors import Unreadable
+from clip_queue.shared.fields import member, read
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, OnError, State
 from clip_queue.shared.lane import Lane
 
@@ -23,7 +25,7 @@ def pack_inputs(inputs: Inputs) -> bytes:
 
 
 def unpack_inputs(data: bytes) -> Inputs:
-    return Inputs(**known_fields(Inputs, _unpack(data)))
+    return read(Inputs, _unpack(data))
 
 
 def pack_result(result: JobResult) -> bytes:
@@ -31,31 +33,47 @@ def pack_result(result: JobResult) -> bytes:
 
 
 def unpack_result(data: bytes) -> JobResult:
-    return JobResult(**known_fields(JobResult, _unpack(data)))
+    return read(JobResult, _unpack(data))
 
 
 def record(fields: list[Any] | dict[Any, Any]) -> Job:
     """The record of a job from its Redis hash."""
     pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-    raw = {k.decode(): v.decode() for k, v in pairs}
+    raw = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in pairs}
+    try:
+        return _job(raw)
+    except KeyError as error:
+        raise Unreadable(f"The job's record has no field {error}.") from None
+    except (ValueError, TypeError) as error:
+        raise Unreadable(f"The job's record cannot be read ({error}).") from None
+
+
+def _job(raw: dict[str, str]) -> Job:
     numbers = ("created", "started", "finished", "deadline", "expires", "ttl", "attempts", "done", "failed")
     return Job(
         id=raw["id"],
-        kind=Kind(raw["kind"]),
+        kind=member(Kind, raw["kind"]),
         model=raw["model"],
-        lane=Lane(raw["lane"]),
-        state=State(raw["state"]),
+        lane=member(Lane, raw["lane"]),
+        state=member(State, raw["state"]),
         total=int(raw.get("rows", raw["total"])),
         owner=raw.get("owner", ""),
         reply=raw.get("reply", ""),
-        on_error=OnError(raw.get("on_error", OnError.FAIL)),
+        on_error=member(OnError, raw.get("on_error", OnError.FAIL)),
         worker=raw.get("worker", ""),
-        error=json.loads(raw["error"]) if raw.get("error") else None,
-        timings=json.loads(raw["timings"]) if raw.get("timings") else {},
-        progress=json.loads(raw["progress"]) if raw.get("progress") else None,
-        refused=json.loads(raw["refused"]) if raw.get("refused") else [],
+        error=_json(raw, "error", dict) or None,
+        timings=_json(raw, "timings", dict),
+        progress=_json(raw, "progress", dict) or None,
+        refused=_json(raw, "refused", list),
         **{n: int(raw.get(n, 0)) for n in numbers},
     )
+
+
+def _json(raw: dict[str, str], name: str, kind: type[Any]) -> Any:
+    value = json.loads(raw[name]) if raw.get(name) else None
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"field {name!r} is {type(value).__name__}")
+    return kind() if value is None else value
 
 
 def unpack_reply(data: bytes) -> tuple[str, bytes]:
@@ -68,7 +86,9 @@ def _pack(value: dict[str, Any]) -> bytes:
     return packed
 
 
-def _unpack(data: bytes) -> dict[str, Any]:
+def _unpack(data: bytes) -> Any:
     # msgpack's default limits are lower than those of the settings, which were checked before the data was written.
-    value: dict[str, Any] = msgpack.unpackb(data, raw=False, max_bin_len=len(data), max_str_len=len(data))
-    return value
+    try:
+        return msgpack.unpackb(data, raw=False, max_bin_len=len(data), max_str_len=len(data))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:  # the last two: odd extensions, too deep
+        raise Unreadable(f"{len(data)} bytes of msgpack cannot be read ({type(error).__name__})") from None

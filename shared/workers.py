@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import msgpack
 
-from clip_queue.shared.fields import known_fields
+from clip_queue.shared.errors import Unreadable
+from clip_queue.shared.fields import read
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.store import Op, call
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,44 @@ class WorkerInfo:
 
     @classmethod
     def unpack(cls, data: bytes) -> WorkerInfo:
-        raw: dict[str, Any] = msgpack.unpackb(data)
-        return cls(**{**known_fields(cls, raw), "models": [ModelInfo.from_json(model) for model in raw["models"]]})
+        """What a worker has written. A model of it that cannot be read is left out.
+
+        Raises:
+            Unreadable: the rest cannot be read.
+        """
+        try:
+            raw = msgpack.unpackb(data)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise Unreadable(f"{len(data)} bytes of msgpack cannot be read ({type(error).__name__})") from None
+        info = read(cls, raw)
+        return replace(info, models=[model for found in info.models if (model := _model(found))])
+
+
+def _model(raw: Any) -> ModelInfo | None:
+    try:
+        return ModelInfo.from_json(raw)
+    except Unreadable as error:
+        _report("a worker's model is passed over", error.message)
+        return None
+
+
+@lru_cache(maxsize=256)  # once for each reason: the workers are read every second
+def _report(what: str, reason: str) -> None:
+    log.warning("%s: %s", what, reason)
 
 
 def workers() -> Op[list[WorkerInfo]]:
-    """The live workers."""
-    return Op([call("workers")], lambda replies: [WorkerInfo.unpack(data) for data in replies[0]])
+    """The live workers. One whose record cannot be read, from another release, is passed over."""
+
+    def parse(replies: list[Any]) -> list[WorkerInfo]:
+        return [info for data in replies[0] if (info := _worker(data))]
+
+    return Op([call("workers")], parse)
+
+
+def _worker(data: bytes) -> WorkerInfo | None:
+    try:
+        return WorkerInfo.unpack(data)
+    except Unreadable as error:
+        _report("a worker is passed over", error.message)
+        return None

@@ -40,19 +40,27 @@ def wait_for(condition: Callable[[], Any], timeout: float = 30.0, what: str = ""
 
 
 class Service:
-    """A child process and its log. It can be started again."""
+    """A child process and its log. It can be started again. ``root``: the code that it runs."""
 
-    def __init__(self, name: str, command: list[str], folder: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: list[str], folder: Path, env: dict[str, str] | None = None, root: Path = ROOT
+    ) -> None:
         self.name = name
         self.command = command
         self.log = folder / f"{name}.log"
-        self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+        self.root = root
+        self.env = {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1", **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Service:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, cwd=ROOT, env=self.env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                self.command,
+                cwd=self.root,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
             )
         return self
 
@@ -146,15 +154,17 @@ class Stack:
         self.services.append(service)
         return service.start()
 
-    def worker(self, app: str = "clip_queue.worker.app", **settings: object) -> Service:
+    def worker(self, app: str = "clip_queue.worker.app", *, root: Path = ROOT, **settings: object) -> Service:
         """Start a worker; :meth:`ready` waits until it serves."""
         name = f"worker-{len(self.services)}"
         flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO", "-n", f"{name}@%h"]
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", *flags]
-        return self.add(Service(name, command, self.folder, self.env(**settings)))
+        return self.add(Service(name, command, self.folder, self.env(**settings), root))
 
-    def api(self, app: str = "clip_queue.api.app:app", **settings: object) -> Api:
-        api = Api(app, self.folder, f"api-{len(self.services)}", self.env(**settings))
+    def api(
+        self, app: str = "clip_queue.api.app:app", *, http: str = HTTP, root: Path = ROOT, **settings: object
+    ) -> Api:
+        api = Api(app, self.folder, f"api-{len(self.services)}", self.env(**settings), http, root)
         self.services.append(api)
         api.start()
         return api
@@ -193,7 +203,9 @@ class Stack:
 
 
 class Api(Service):
-    def __init__(self, app: str, folder: Path, name: str, env: dict[str, str]) -> None:
+    def __init__(
+        self, app: str, folder: Path, name: str, env: dict[str, str], http: str = HTTP, root: Path = ROOT
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [
@@ -202,13 +214,13 @@ class Api(Service):
             "uvicorn",
             app,
             "--http",
-            HTTP,
+            http,
             "--port",
             str(self.port),
             "--log-level",
             "info",
         ]
-        super().__init__(name, command, folder, env)
+        super().__init__(name, command, folder, env, root)
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)

@@ -69,15 +69,15 @@ class StoreMachine(StoreModel):
         if first:
             first.promised = first.promised or first.state is State.QUEUED
 
-    @rule(ids=st.lists(jobs, min_size=1, max_size=4), worker=workers, alone=st.booleans())
-    def deliver(self, ids: list[str], worker: str, alone: bool) -> None:
+    @rule(ids=st.lists(jobs, min_size=1, max_size=4), worker=workers, suspicion=st.sampled_from(ops.Suspicion))
+    def deliver(self, ids: list[str], worker: str, suspicion: ops.Suspicion) -> None:
         """A message of any age, delivered once or more often."""
-        claims = self.store.execute(ops.claim(ids, worker, ATTEMPTS, alone=alone))
+        claims = self.store.execute(ops.claim(ids, worker, ATTEMPTS, suspicion))
         for job_id, claim in zip(ids, claims, strict=True):
-            assert claim.reason == self.claimed(job_id, worker, alone)
+            assert claim.reason == self.claimed(job_id, worker, suspicion)
             assert (claim.job is not None) == (claim.inputs is not None) == (claim.reason == "yours")
 
-    def claimed(self, job_id: str, worker: str, alone: bool) -> str:
+    def claimed(self, job_id: str, worker: str, suspicion: ops.Suspicion) -> str:
         job = self.known.get(job_id)
         if job is None:
             return "gone"
@@ -86,8 +86,11 @@ class StoreMachine(StoreModel):
         if job.late:
             self.move(job, State.EXPIRED)
             return "expired"
-        if job.attempts == ATTEMPTS - 1 and not alone:
-            return "alone"
+        needed = ops.Suspicion.NONE
+        if job.attempts:
+            needed = ops.Suspicion.ALL if job.attempts == ATTEMPTS - 1 else ops.Suspicion.SOME
+        if needed > suspicion:
+            return "suspect"
         self.move(job, State.RUNNING)
         job.worker = worker
         job.attempts += 1

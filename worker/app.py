@@ -18,6 +18,7 @@ from kombu.entity import Exchange, Queue
 
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.fields import member
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.server_check import server_check
@@ -47,10 +48,14 @@ class Worker:
             log.warning("the job store could not be looked at: %s", error.message)
         engine = InferenceEngine(settings)
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.executor = JobExecutor(engine, store, settings, worker_id)
+        self._sender = celery_app(settings, publisher=True)
+        self.executor = JobExecutor(engine, store, settings, worker_id, ring=self._ring)
         engine.start()
-        self.heartbeat = Heartbeat(self.executor, settings)
+        self.heartbeat = Heartbeat(self.executor, settings, sender=self._sender)
         self.heartbeat.start()
+
+    def _ring(self, model: str, lane: Lane, names: list[str]) -> None:
+        self._sender.send_task(TASK, (model, lane, names), queue=queue_name(model, lane), retry=False)
 
     def stop(self) -> None:
         """Give back the jobs that are left, end the threads and the lease. Call it after the last message."""
@@ -88,11 +93,11 @@ _worker: Worker | None = None
 
 
 @app.task(name=TASK)
-def run(model: str, lane: str, job_ids: list[str]) -> None:
-    """Process a message. Its jobs are in the store; the message refers to them by id."""
+def run(model: str, lane: str, job_ids: list[str], *_: Any, **__: Any) -> None:
+    """Process a message. Its jobs are in the store; the message refers to them by id. A later release may say more."""
     if _worker is None:
         raise RuntimeError("a message came before the model was loaded")
-    _worker.executor.deliver(model, Lane(lane), job_ids)
+    _worker.executor.deliver(model, member(Lane, lane), job_ids)
 
 
 @worker_init.connect

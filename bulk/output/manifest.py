@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from clip_queue.bulk.output.layout import MANIFEST, Output
+from clip_queue.shared.errors import Unreadable
 from clip_queue.shared.fields import known_fields
 from clip_queue.shared.models import ModelInfo
 from clip_queue.sources.source import Source, SourceError
@@ -75,7 +76,7 @@ def load(output: Output) -> Manifest | None:
         if raw["version"] != VERSION:
             raise ValueError(f"version {raw['version']}")
         return Manifest(RunPlan.from_json(raw["plan"]), raw["result"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, Unreadable) as error:
         raise SourceError(f"{output.path(MANIFEST)} cannot be understood ({error}): choose another output") from error
 
 

@@ -1,9 +1,9 @@
 -- Take a job for a worker: {'yours', record, inputs}, or {reason} if the worker does not get it.
 -- A job that another worker holds is refused, even if that worker is dead: then the reconciler puts the job back in the
 -- queue. Inputs of up to `inline` bytes are part of the reply.
--- A job that has lost all its earlier workers gets its last attempt only with `alone` = 1.
+-- A job that has lost workers is a suspect: `suspicion` 0 takes none, 1 those with more than one attempt left, 2 all.
 local id, worker, max_attempts, inline = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local alone = ARGV[5] == '1'
+local suspicion = tonumber(ARGV[5])
 local k = job(id)
 local f = redis.call('HMGET', k, 'state', 'deadline', 'attempts', 'size', 'model', 'lane')
 if not f[1] then return {'gone'} end
@@ -14,16 +14,16 @@ if deadline > 0 and deadline <= t then
   close(id, 'expired', ERRORS.expired, '', t)
   return {'expired'}
 end
-local attempts = tonumber(f[3])
+local attempts = tonumber(f[3]) or 0
 if attempts >= max_attempts then
   close(id, 'failed', ERRORS.worker_lost, '', t)
   return {'failed'}
 end
-if attempts > 0 and attempts + 1 == max_attempts and not alone then return {'alone'} end
+if attempts > 0 and suspicion < (attempts + 1 == max_attempts and 2 or 1) then return {'suspect'} end
 redis.call('HSET', k, 'state', 'running', 'worker', worker, 'started', int(t))
 redis.call('HINCRBY', k, 'attempts', 1)
-redis.call('ZREM', 'cq:queued:' .. f[5] .. ':' .. f[6], id)
+redis.call('ZREM', 'cq:queued:' .. (f[5] or '') .. ':' .. (f[6] or ''), id)
 tell_watchers(id)
 local inputs = false
-if tonumber(f[4]) <= inline then inputs = redis.call('GET', 'cq:in:' .. id) end
+if (tonumber(f[4]) or 0) <= inline then inputs = redis.call('GET', 'cq:in:' .. id) end
 return {'yours', redis.call('HGETALL', k), inputs}

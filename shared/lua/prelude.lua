@@ -68,11 +68,13 @@ local function close(id, state, err, result, t)
   local k = job(id)
   local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem')
   if not may(f[1], state) then return 0 end
-  local ttl = tonumber(f[6])
+  -- A record that lacks a field, of another release or damaged, must be able to end too.
+  local ttl = tonumber(f[6]) or 60000
+  f[2], f[3] = f[2] or '', f[3] or ''
   redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
   redis.call('ZREM', 'cq:open:' .. f[2], id)
   redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
-  redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -tonumber(f[4]))
+  redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -(tonumber(f[4]) or 0))
   redis.call('DEL', 'cq:in:' .. id)
   if result ~= '' then redis.call('SET', 'cq:out:' .. id, result, 'PX', int(ttl)) end
   redis.call('PEXPIRE', k, int(ttl))

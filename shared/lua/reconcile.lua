@@ -17,7 +17,7 @@ for _, id in ipairs(ids) do
   local f = redis.call('HMGET', job(id), 'state', 'worker', 'deadline', 'attempts', 'lane', 'created', 'sent', 'led',
                        'started', 'held')
   local state, worker, deadline, lane, sent = f[1], f[2], tonumber(f[3] or '0'), f[5], tonumber(f[7] or '0')
-  if not state then
+  if not state or not lane then
     redis.call('ZREM', 'cq:open:' .. model, id) -- its record was evicted
     for _, lane in ipairs(LANES) do redis.call('ZREM', 'cq:queued:' .. model .. ':' .. lane, id) end
   else
@@ -28,10 +28,10 @@ for _, id in ipairs(ids) do
         if f[8] then
           close(id, 'failed', ERRORS.leader_lost, '', t)
           state = 'failed'
-        elseif tonumber(f[4]) >= max_attempts then
+        elseif (tonumber(f[4]) or 0) >= max_attempts then
           close(id, 'failed', ERRORS.worker_lost, '', t)
         else
-          requeue(id, model, lane, f[6])
+          requeue(id, model, lane, tonumber(f[6]) and f[6] or int(t))
           state, sent = 'queued', 0
         end
       end

@@ -3,31 +3,49 @@
 ::
 
     message ─► claim ─► execution ─► items ─► engine ─► completion ─► reply list
-                     └► job handler (a kind that another package has added), in the message's thread
+                 │   └► job handler (a kind that another package has added), in the message's thread
+                 └► jobs that have lost a worker: the thread of suspects claims them, a few at a time
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from clip_queue.shared import ops
-from clip_queue.shared.errors import ClipError
-from clip_queue.shared.job import JobResult, State
+from clip_queue.shared.errors import ClipError, Unavailable, Unreadable
+from clip_queue.shared.job import Inputs, Kind
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.ops import Suspicion
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
+from clip_queue.worker.executor.doorbell import Doorbell, Ring
 from clip_queue.worker.executor.execution import JobExecution
-from clip_queue.worker.executor.handlers import HandlerFactory, JobHandler, load_handlers, unsupported
-from clip_queue.worker.executor.leases import Lease, Leases
+from clip_queue.worker.executor.handlers import (
+    HandlerFactory,
+    JobHandler,
+    failure,
+    load_handlers,
+    unknown_form,
+    unknown_word,
+    unsupported,
+)
+from clip_queue.worker.executor.leases import Claims, Lease, Leases
+from clip_queue.worker.executor.suspects import Suspects
 from clip_queue.worker.inference.engine import InferenceEngine
 
 CONCURRENCY = 2  # messages of a lane (not interactive) at once: one feeds while the other completes or writes
 BACKGROUND_ITEMS = 256  # most items that a message of the background lane claims at a time
 BACKGROUND_JOBS = 64  # most jobs that it claims at a time
 COMPLETIONS = 64  # most jobs that are completed in one round trip
+SUSPECTS = 16  # most jobs that have lost a worker, and have more than one attempt left, at once
+CONTENDED = 0.02  # seconds until the next look at suspects that another worker was quicker to claim
+LOCK_WAIT = 1.0  # seconds that a wait for other suspects takes until it looks whether the worker drains
 FEED_INTERVAL = 0.02  # seconds that feeding waits for a free place before it completes jobs that are over
+
+EMBEDDING = frozenset({Kind.EMBED_IMAGE, Kind.EMBED_TEXT, Kind.COMPARE})
 
 OverQueue = queue.SimpleQueue[JobExecution]
 
@@ -37,6 +55,7 @@ class JobExecutor:
 
     Args:
         concurrency: most messages of the background lane, and of the bulk lane, at once.
+        ring: sends a message for another worker; None: nobody is told.
         handlers: factories of job handlers by kind; None: those that are installed.
     """
 
@@ -48,6 +67,7 @@ class JobExecutor:
         worker_id: str,
         *,
         concurrency: int = CONCURRENCY,
+        ring: Ring | None = None,
         handlers: Mapping[str, HandlerFactory] | None = None,
     ) -> None:
         self.id = worker_id
@@ -55,9 +75,14 @@ class JobExecutor:
         self.handlers = load_handlers() if handlers is None else handlers
         self.draining = threading.Event()
         self.leases = Leases(store, worker_id, settings.max_attempts, self.draining)
+        self.suspects = Suspects(self._run_suspects)
         self._store = store
+        self._max_attempts = settings.max_attempts
         self._concurrency = {lane: threading.BoundedSemaphore(concurrency) for lane in Lane}
-        self._last_attempt = threading.Lock()
+        self._suspect_runs = threading.Lock()
+        self._doorbells = {
+            (model, lane): Doorbell(worker_id, model, lane, ring) for lane in Lane for model in engine.models if ring
+        }
 
     def abandon_handlers(self) -> None:
         """Stop all job handlers. A worker that drains has no time for their jobs, so they are given back."""
@@ -67,72 +92,120 @@ class JobExecutor:
 
     def stop(self) -> None:
         """Give back all jobs that are left. Call it after the last message has returned."""
+        self.suspects.stop()
         self.leases.give_back_all()
+        self.suspects.join(5)
         self._store.close()
 
     def deliver(self, model: str, lane: Lane, job_ids: list[str]) -> None:
         """Process a message.
 
-        An interactive message names its jobs. A background or bulk message only says that jobs of this model and lane
-        wait in the store: it takes jobs from there until there are none. If ``concurrency`` other messages of the lane
-        are being processed, it does nothing. So this work never occupies all threads.
+        An interactive message names its jobs, as does one of a lane that this release does not know. A background or
+        bulk message only says that jobs of this model and lane wait in the store: it takes jobs from there until there
+        are none. If ``concurrency`` other messages of the lane are being processed, it is passed on to another worker.
+        So this work never occupies all threads.
         """
-        if lane is Lane.INTERACTIVE:
-            self._execute(job_ids, self._embed)
+        if lane is not Lane.BACKGROUND and lane is not Lane.BULK:
+            self._execute(model, lane, job_ids)
             return
-        concurrency, process = self._concurrency[lane], self._handle if lane is Lane.BULK else self._embed
-        while concurrency.acquire(blocking=False):
+        concurrency = self._concurrency[lane]
+        while not self.draining.is_set() and concurrency.acquire(blocking=False):
             try:
                 while ids := self._peek(model, lane):
-                    self._execute(ids, process)
+                    self._execute(model, lane, ids)
             finally:
                 concurrency.release()
             if not self._peek(model, lane):  # a job may have come after the last peek and before the release
                 return
+        if doorbell := self._doorbells.get((model, lane)):
+            doorbell.ring_on(job_ids, lambda: self._work_waits(model, lane), self.draining)
+
+    def _work_waits(self, model: str, lane: Lane) -> bool:
+        return bool(self._store.execute(ops.peek_queued(model, lane, 1, 1)).job_ids)
 
     def _peek(self, model: str, lane: Lane) -> list[str]:
         """The ids of queued jobs to process next; none while the worker drains."""
         if self.draining.is_set():
             return []
         jobs, items = (1, 1) if lane is Lane.BULK else (BACKGROUND_JOBS, BACKGROUND_ITEMS)
-        return self._store.execute(ops.peek_queued(model, lane, jobs, items))
+        peeked = self._store.execute(ops.peek_queued(model, lane, jobs, items))
+        if peeked.suspects and lane is not Lane.BULK:
+            self.suspects.notice(model, lane)
+        elif peeked.suspects and not peeked.job_ids:
+            return self._store.execute(ops.peek_suspects(model, lane, self._max_attempts, jobs, items))
+        return peeked.job_ids
 
-    def _execute(self, job_ids: list[str], process: Callable[..., list[str]]) -> None:
+    def _execute(self, model: str, lane: Lane, job_ids: list[str]) -> None:
         """Process jobs until each is completed, given back, or held by another worker.
 
-        A job that has lost all its earlier workers makes its last attempt beside no other such job. So a job is not
-        failed only because it ran beside the one that ended the worker.
+        Jobs that have lost a worker are left to the thread of suspects. Shards take long and would hold it up: they are
+        processed here, and a last attempt waits until no suspect runs.
         """
-        for job_id in process(job_ids):
-            with self._last_attempt:
-                if not self.draining.is_set():
-                    process([job_id], alone=True)
+        if lane is not Lane.BULK:
+            if self._embed(job_ids, Suspicion.NONE).suspects:
+                self.suspects.notice(model, lane)
+            return
+        for job_id in self._handle(job_ids, Suspicion.SOME).suspects:
+            while not self.draining.is_set():
+                if self._suspect_runs.acquire(timeout=LOCK_WAIT):
+                    try:
+                        self._handle([job_id], Suspicion.ALL)
+                    finally:
+                        self._suspect_runs.release()
+                    break
 
-    def _handle(self, job_ids: list[str], *, alone: bool = False) -> list[str]:
-        """Claim jobs and let their handlers do them. Returns the ids of jobs whose last attempt must run alone."""
-        with self.leases.claim(job_ids, alone=alone) as claims:
+    def _run_suspects(self, model: str, lane: Lane) -> bool:
+        """Process a few of the jobs that have lost a worker, or one that has its last attempt left, beside no other.
+
+        So a job is not failed only because it ran beside the one that ended the worker. Returns whether more may wait.
+        """
+        if self.draining.is_set():
+            return False
+        if not self._suspect_runs.acquire(timeout=LOCK_WAIT):
+            return True
+        try:
+            op = ops.peek_suspects(model, lane, self._max_attempts, SUSPECTS, BACKGROUND_ITEMS)
+            ids = self._store.execute(op)
+            claims = self._embed(ids, Suspicion.SOME if len(ids) > 1 else Suspicion.ALL)
+        finally:
+            self._suspect_runs.release()
+        if ids and not claims.leases:
+            time.sleep(CONTENDED)
+        return bool(ids)
+
+    def _handle(self, job_ids: list[str], suspicion: Suspicion) -> Claims:
+        """Claim jobs and let their handlers do them."""
+        with self.leases.claim(job_ids, suspicion) as claims:
             for lease in claims.leases:
-                inputs, factory = self.leases.inputs(lease), self.handlers.get(lease.job.kind)
-                if factory is None or inputs is None:
-                    self.leases.complete([lease], [unsupported(lease.job)])
-                    continue
-                handler: JobHandler = factory(lease.job, inputs, self.engine)
-                if not self.leases.begin(lease, handler):
-                    continue
-                if self.draining.is_set():
-                    handler.abandon()
-                if completion := handler.run():
-                    self.leases.complete([lease], [completion])
-        return claims.left_for_alone
+                if handler := self._handler(lease):
+                    if self.draining.is_set():
+                        handler.abandon()
+                    if completion := handler.run():
+                        self.leases.complete([lease], [completion])
+        return claims
 
-    def _embed(self, job_ids: list[str], *, alone: bool = False) -> list[str]:
-        """Claim jobs, embed their items and complete them. Returns the ids of jobs whose last attempt must run alone.
+    def _handler(self, lease: Lease) -> JobHandler | None:
+        """The handler of a job; None if the job has ended instead."""
+        job = lease.job
+        try:
+            inputs, factory = self._inputs(lease), self.handlers.get(job.kind)
+        except Unreadable as error:
+            self.leases.complete([lease], [failure(job, error)])
+            return None
+        if factory is None or inputs is None:
+            self.leases.complete([lease], [unsupported(job)])
+            return None
+        handler: JobHandler = factory(job, inputs, self.engine)
+        return handler if self.leases.begin(lease, handler) else None
+
+    def _embed(self, job_ids: list[str], suspicion: Suspicion) -> Claims:
+        """Claim jobs, embed their items and complete them.
 
         Each job is completed when its own items are done. It does not wait for the other jobs.
         """
         pending: dict[str, Lease] = {}
         over = OverQueue()
-        with self.leases.claim(job_ids, alone=alone) as claims:
+        with self.leases.claim(job_ids, suspicion) as claims:
             try:
                 for lease in claims.leases:
                     if execution := self._begin(lease, over):
@@ -145,19 +218,34 @@ class JobExecutor:
                 for lease in pending.values():
                     if lease.task:
                         lease.task.abandon()
-        return claims.left_for_alone
+        return claims
 
     def _begin(self, lease: Lease, over: OverQueue) -> JobExecution | None:
         """Begin a job. Returns its execution; None if the job has ended instead."""
         job, model = lease.job, self.engine.models.get(lease.job.model)
-        inputs = self.leases.inputs(lease)
-        if model is None or inputs is None:
-            # The message is on a wrong queue, or the store has evicted the inputs, or a cancellation has removed them.
-            error = ClipError("The job's inputs are gone." if model else "This worker does not serve the job's model.")
-            self.leases.complete([lease], [ops.Completion(job.id, State.FAILED, JobResult(error=error.to_wire()))])
+        try:
+            inputs = self._inputs(lease)
+            if job.kind not in EMBEDDING:
+                raise ClipError(f"Jobs of kind {str(job.kind)!r} cannot be done in the lane {str(job.lane)!r}.")
+            if model is None:
+                raise ClipError("This worker does not serve the job's model.")  # the message is on a wrong queue
+            if inputs is None:  # the store has evicted them, or a cancellation has removed them
+                raise ClipError("The job's inputs are gone.")
+            if not inputs.items:
+                raise Unreadable("The job has no items.")
+        except Unavailable:
+            raise
+        except ClipError as error:
+            self.leases.complete([lease], [failure(job, error)])
             return None
         execution = JobExecution(job, inputs, model.fingerprint, over.put)
         return execution if self.leases.begin(lease, execution) else None
+
+    def _inputs(self, lease: Lease) -> Inputs | None:
+        """A job's inputs; None if they are gone. Raises :class:`Unreadable`."""
+        if error := lease.error or unknown_word(lease.job):
+            raise error
+        return self.leases.inputs(lease)
 
     def _feed(self, execution: JobExecution, meanwhile: Callable[[], None]) -> None:
         """Pass an execution's items to the engine as places become free; ``meanwhile`` is called while none is free."""
@@ -168,7 +256,11 @@ class JobExecutor:
             if execution.over:
                 self.engine.release(lane)
                 return
-            self.engine.embed(model, lane, item, execution.item(index))
+            if error := unknown_form(item):
+                self.engine.release(lane)
+                execution.fail(index, error)
+            else:
+                self.engine.embed(model, lane, item, execution.item(index), execution.job.owner)
 
     def _complete(self, over: OverQueue, pending: dict[str, Lease], wait: float) -> None:
         """Complete the jobs that are over, in one round trip. Waits up to ``wait`` seconds for the first of them."""

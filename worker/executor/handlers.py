@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from clip_queue.shared.errors import ClipError
+from clip_queue.shared.errors import ClipError, Unreadable
+from clip_queue.shared.fields import is_known
 from clip_queue.shared.job import Inputs, Job, JobResult, State
 from clip_queue.shared.ops import Completion
 from clip_queue.worker.executor.leases import Task
@@ -49,5 +50,27 @@ def load_handlers(points: Iterable[EntryPoint] | None = None) -> dict[str, Handl
 
 def unsupported(job: Job) -> Completion:
     """The completion of a job whose kind has no handler here, or whose inputs are gone."""
-    message = f"This worker cannot do {job.kind}: pip install 'clip-queue[serve]' there."
-    return Completion(job.id, State.FAILED, JobResult(error=ClipError(message).to_wire()))
+    return failure(job, ClipError(f"This worker cannot do {job.kind}: pip install 'clip-queue[serve]' there."))
+
+
+def failure(job: Job, error: ClipError) -> Completion:
+    """The completion of a job that cannot be begun."""
+    return Completion(job.id, State.FAILED, JobResult(error=error.to_wire()))
+
+
+def unknown_form(item: object) -> Unreadable | None:
+    """The error of an item that is neither an image's bytes nor a text."""
+    if isinstance(item, bytes | str):
+        return None
+    return Unreadable(f"This worker does not know items of the form {type(item).__name__}.")
+
+
+def unknown_word(job: Job) -> Unreadable | None:
+    """What a job of another release asks for that this one does not know."""
+    words = (("jobs of kind", job.kind), ("lane", job.lane), ("on_error", job.on_error))
+    for what, word in words:
+        if not is_known(word):
+            return Unreadable(
+                f"This worker does not know {what} {str(word)[:80]!r}: it is older than the API that took the job."
+            )
+    return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from clip_queue.shared import ops
-from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.errors import Unavailable, Unreadable
 from clip_queue.shared.job import Inputs, Job
 from clip_queue.shared.store import Store
 
@@ -40,20 +40,17 @@ class Lease:
 
     job: Job
     inputs: Inputs | None  # None: too large to come with the claim
+    error: Unreadable | None = None  # why the job cannot be begun
     task: Task | None = None
     ended: bool = False
 
 
 @dataclass
 class Claims:
-    """The result of a claim.
-
-    ``left_for_alone`` are the ids of the jobs that were not claimed because their last attempt must run beside no
-    other last attempt.
-    """
+    """The result of a claim. ``suspects`` are the ids of jobs that were not claimed because they have lost workers."""
 
     leases: list[Lease] = field(default_factory=list)
-    left_for_alone: list[str] = field(default_factory=list)
+    suspects: list[str] = field(default_factory=list)
 
 
 class Leases:
@@ -83,7 +80,7 @@ class Leases:
         self._to_release: list[str] = []
 
     @contextmanager
-    def claim(self, job_ids: Sequence[str], *, alone: bool = False) -> Iterator[Claims]:
+    def claim(self, job_ids: Sequence[str], suspicion: ops.Suspicion = ops.Suspicion.SOME) -> Iterator[Claims]:
         """Claim jobs, as far as the store gives them. Leases that have not ended when the block ends are given back.
 
         Raises:
@@ -93,9 +90,9 @@ class Leases:
         claims = Claims()
         unanswered = list(job_ids)
         try:
-            replies = self._store.execute(ops.claim(job_ids, self._worker_id, self._max_attempts, alone=alone))
-            claims.leases = [Lease(reply.job, reply.inputs) for reply in replies if reply.job]
-            claims.left_for_alone = [i for i, reply in zip(job_ids, replies, strict=True) if reply.reason == "alone"]
+            replies = self._store.execute(ops.claim(job_ids, self._worker_id, self._max_attempts, suspicion))
+            claims.leases = [Lease(reply.job, reply.inputs, reply.error) for reply in replies if reply.job]
+            claims.suspects = [i for i, reply in zip(job_ids, replies, strict=True) if reply.reason == "suspect"]
             with self._lock:
                 self._leases.update((lease.job.id, lease) for lease in claims.leases)
             unanswered = []
@@ -110,7 +107,7 @@ class Leases:
             return not lease.ended
 
     def inputs(self, lease: Lease) -> Inputs | None:
-        """The inputs of a job; None if the store does not have them any more."""
+        """The inputs of a job; None if the store does not have them any more. Raises :class:`Unreadable`."""
         return lease.inputs or self._store.execute(ops.inputs(lease.job.id))
 
     def complete(self, leases: Sequence[Lease], completions: list[ops.Completion]) -> None:

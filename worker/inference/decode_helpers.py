@@ -6,24 +6,33 @@ A thread cannot be ended while Pillow holds it; a process can.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from clip_queue.shared.errors import BadImage, ClipError
+from clip_queue.shared.errors import BadImage, ClipError, Unavailable
 from clip_queue.worker.inference.decode_helper import READY, REPLY, REQUEST
 from clip_queue.worker.inference.image_limits import Limits
 
+log = logging.getLogger(__name__)
+
 COMMAND = (sys.executable, "-m", "clip_queue.worker.inference.decode_helper")
 BASE_MEMORY = 512 << 20  # bytes of a helper, and so many for each pixel that an image may have
+FREE_TIMEOUT = 120.0  # seconds that an image waits for a process which is free
+END_TIMEOUT = 5.0  # seconds until a killed process has ended; one that the kernel holds longer is left to it
 START_TIMEOUT = 60.0  # seconds that a process may take to start on a loaded machine
 PIXEL_MEMORY = 24  # JPEG 2000 takes 18, the most of all
+
+
+class Unwanted(Exception):
+    """Nobody waits for the image any more."""
 
 
 class DecodeHelpers:
@@ -41,25 +50,38 @@ class DecodeHelpers:
         *,
         memory: int | None = None,
         command: Sequence[str] = COMMAND,
+        free_timeout: float = FREE_TIMEOUT,
     ) -> None:
         self._limits = limits
         self._timeout = timeout
+        self._free_timeout = free_timeout
         self._closed = False
         self._helpers = [_Helper(command, memory or BASE_MEMORY + PIXEL_MEMORY * limits.pixels) for _ in range(count)]
         self._idle: queue.LifoQueue[_Helper] = queue.LifoQueue()
         for helper in self._helpers:
             self._idle.put(helper)
 
-    def to_rgb(self, data: bytes, draft: int = 0) -> Image.Image:
+    def to_rgb(self, data: bytes, draft: int = 0, wanted: Callable[[], bool] = lambda: True) -> Image.Image:
         """As :func:`clip_queue.worker.inference.decode.to_rgb`, in the first helper that is free.
 
+        Args:
+            wanted: whether somebody still waits for the image when a process is free.
+
         Raises:
+            Unwanted: nobody does; it is not decoded.
+            Unavailable: no process became free.
             BadImage: as there; also if decoding took longer than the time limit, or ended the helper.
         """
         limits = self._limits
         head = REQUEST.pack(len(data), limits.bytes, limits.pixels, limits.work, draft, self._timeout)
-        helper = self._idle.get()
         try:
+            helper = self._idle.get(timeout=self._free_timeout)
+        except queue.Empty:
+            reason = f"No process that decodes such images was free within {self._free_timeout:g} s; try again."
+            raise Unavailable(reason) from None
+        try:
+            if not wanted():
+                raise Unwanted
             if self._closed:
                 raise BadImage.because("The worker is stopping.")
             width, height, body = helper.ask(head, data, self._timeout)
@@ -113,7 +135,10 @@ class _Helper:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.wait()
+            try:
+                process.wait(END_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                log.warning("process %d, which decoded images, was killed and has not ended", process.pid)
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):  # of what was not yet written to it
                     if pipe:

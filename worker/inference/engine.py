@@ -23,7 +23,7 @@ from clip_queue.shared.vectors import Pixels, Vector
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.clip_model import ClipModel, pick_device
 from clip_queue.worker.inference.decode import preprocessed, to_rgb
-from clip_queue.worker.inference.decode_helpers import DecodeHelpers
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers, Unwanted
 from clip_queue.worker.inference.fatal import die
 from clip_queue.worker.inference.image_limits import Limits, examine
 from clip_queue.worker.inference.item import BatchItem, Recipient
@@ -94,10 +94,13 @@ class InferenceEngine:
         """Give back a place that was taken for an item which is not passed to :meth:`embed`."""
         self._places[lane].release()
 
-    def embed(self, model: ClipModel, lane: Lane, item: bytes | str, recipient: Recipient) -> None:
-        """Embed an encoded image or a text that has a place. ``recipient`` gets the features or the error."""
+    def embed(self, model: ClipModel, lane: Lane, item: bytes | str, recipient: Recipient, owner: str = "") -> None:
+        """Embed an encoded image or a text that has a place. ``recipient`` gets the features or the error.
+
+        ``owner``: on whose behalf; features in the cache are for the same owner only.
+        """
         if isinstance(item, str):
-            self._embed_text(model, lane, item, recipient)
+            self._embed_text(model, lane, item, recipient, owner)
         else:
             self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
 
@@ -111,9 +114,9 @@ class InferenceEngine:
         image = to_rgb(file, self.limits, model.draft) if file.in_thread else self.helpers.to_rgb(data, model.draft)
         return preprocessed(image, model.preprocess)
 
-    def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient) -> None:
+    def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient, owner: str) -> None:
         began = time.monotonic()
-        cached = self._cache.get(model.fingerprint, text)
+        cached = self._cache.get(owner, model.fingerprint, text)
         if cached is not None:
             self.release(lane)
             recipient.resolve(cached, {"prepare": time.monotonic() - began, "wait": 0.0, "forward": 0.0})
@@ -131,7 +134,7 @@ class InferenceEngine:
         def leave(features: Vector | None) -> None:
             self.release(lane)
             if features is not None:
-                self._cache.put(model.fingerprint, text, features)
+                self._cache.put(owner, model.fingerprint, text, features)
 
         self.batcher.put(BatchItem(recipient, lane, model.embed_texts, tokens, began, leave))
 
@@ -150,9 +153,12 @@ class InferenceEngine:
             self._decode(model, lane, lambda: to_rgb(file, self.limits, model.draft), recipient, began)
             return
 
+        def load() -> Image.Image:
+            return self.helpers.to_rgb(data, model.draft, lambda: not recipient.gone)
+
         def ask() -> None:
             if not self._passed_over(lane, recipient):
-                self._decode(model, lane, lambda: self.helpers.to_rgb(data, model.draft), recipient, began)
+                self._decode(model, lane, load, recipient, began)
 
         self._askers.submit(lane, ask)
 
@@ -174,6 +180,9 @@ class InferenceEngine:
     ) -> None:
         try:
             pixels = preprocessed(load(), model.preprocess)
+        except Unwanted:
+            self._passed_over(lane, recipient)
+            return
         except ClipError as error:
             self.release(lane)
             recipient.fail(error)

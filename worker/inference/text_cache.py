@@ -1,4 +1,9 @@
-"""A cache of text features: labels are sent again and again."""
+"""A cache of text features: labels are sent again and again.
+
+Each owner has its own: otherwise the time of an answer would tell which texts other owners have embedded. Without API
+keys all jobs have one owner. The size is that of all owners together, and the text used longest ago goes first. So an
+owner can push out another's texts: that tells how much others embed, as the load does, and not what.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +18,15 @@ class TextCache:
     """The features (dimension,) of the ``size`` texts that were used last; for many threads. 0: no cache."""
 
     def __init__(self, size: int) -> None:
-        self._features: LRUCache[tuple[str, str], Vector] = LRUCache(size)
+        self._features: LRUCache[tuple[str, str, str], Vector] = LRUCache(size)
         self._lock = threading.Lock()
 
-    def get(self, fingerprint: str, text: str) -> Vector | None:
-        """The features of a text by the model with this fingerprint; None if they are not in the cache."""
+    def get(self, owner: str, fingerprint: str, text: str) -> Vector | None:
+        """The features of an owner's text by the model with this fingerprint; None if they are not in the cache."""
         with self._lock:
-            return self._features.get((fingerprint, text))
+            return self._features.get((owner, fingerprint, text))
 
-    def put(self, fingerprint: str, text: str, features: Vector) -> None:
+    def put(self, owner: str, fingerprint: str, text: str, features: Vector) -> None:
         if self._features.maxsize:
             with self._lock:
-                self._features[fingerprint, text] = features
+                self._features[owner, fingerprint, text] = features

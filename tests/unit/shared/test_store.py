@@ -176,15 +176,15 @@ def test_places_in_the_queue_are_by_arrival_and_survive_a_lost_worker(store: Sto
 
 def test_a_worker_with_room_takes_so_many_jobs_and_about_so_many_items(store: Store) -> None:
     accepted(store, *(new(4) for _ in range(6)))
-    assert len(store.execute(ops.peek_queued(MODEL, Lane.BACKGROUND, 64, 10))) == 3
-    assert len(store.execute(ops.peek_queued(MODEL, Lane.BACKGROUND, 2, 1000))) == 2
-    assert store.execute(ops.peek_queued(MODEL, Lane.INTERACTIVE, 64, 10)) == []
+    assert len(store.execute(ops.peek_queued(MODEL, Lane.BACKGROUND, 64, 10)).job_ids) == 3
+    assert len(store.execute(ops.peek_queued(MODEL, Lane.BACKGROUND, 2, 1000)).job_ids) == 2
+    assert store.execute(ops.peek_queued(MODEL, Lane.INTERACTIVE, 64, 10)).job_ids == []
 
 
 def test_a_record_that_was_evicted_does_not_stay_in_the_queue_or_in_the_load(store: Store) -> None:
     ids = accepted(store, new(4), new(2))
     store.client.delete(f"cq:job:{ids[0]}")
-    assert store.execute(ops.peek_queued(MODEL, Lane.BACKGROUND, 64, 100)) == [ids[1]]
+    assert store.execute(ops.peek_queued(MODEL, Lane.BACKGROUND, 64, 100)).job_ids == [ids[1]]
     store.execute(ops.reconcile(MODEL, 0, 3, 3, HOUR))
     assert store.client.zrange(f"cq:open:{MODEL}", 0, -1) == [ids[1].encode()]
     claim(store, ids[1])

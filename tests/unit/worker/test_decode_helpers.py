@@ -14,9 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from clip_queue.shared.errors import BadImage
+from clip_queue.shared.errors import BadImage, Unavailable
 from clip_queue.worker.inference.decode import decode
-from clip_queue.worker.inference.decode_helpers import DecodeHelpers, environment
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers, Unwanted, environment
 from clip_queue.worker.inference.image_limits import Limits
 from tests.images import noise_image
 
@@ -108,6 +108,44 @@ def test_a_helper_that_dies_fails_its_image_alone(helpers: Any) -> None:
     assert pool.to_rgb(GOOD).size == (96, 80)
     children()[0].kill()  # while it is idle: the next image must not pay for it
     time.sleep(0.3)
+    assert pool.to_rgb(GOOD).size == (96, 80)
+
+
+def test_the_wait_for_a_free_helper_has_a_limit() -> None:
+    pool = DecodeHelpers(1, LIMITS, 5.0, free_timeout=0.1)
+    helper = pool._idle.get()  # it is another image's
+    with pytest.raises(Unavailable, match=r"was free within 0\.1 s"):
+        pool.to_rgb(GOOD)
+    pool._idle.put(helper)
+    assert pool.to_rgb(GOOD).size == (96, 80)
+    pool.close()
+
+
+def test_an_image_for_which_nobody_waits_any_more_starts_no_helper(helpers: Any) -> None:
+    pool = helpers()
+    for _ in range(3):
+        with pytest.raises(Unwanted):
+            pool.to_rgb(b"hang", wanted=lambda: False)
+    assert pool._helpers[0]._process is None
+    assert pool._idle.qsize() == 1, "the helper is free again"
+
+
+def test_a_killed_process_that_does_not_end_is_left_behind(
+    helpers: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = helpers()
+    pool.to_rgb(GOOD)
+    process = pool._helpers[0]._process
+
+    def held(timeout: float | None = None) -> int:
+        assert timeout is not None, "without a limit it would be waited for without end"
+        raise subprocess.TimeoutExpired("x", timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "wait", held)
+        pool._helpers[0].end()
+    assert f"process {process.pid}, which decoded images, was killed and has not ended" in caplog.text
+    process.wait(10)
     assert pool.to_rgb(GOOD).size == (96, 80)
 
 

@@ -159,6 +159,15 @@ def test_a_text_is_computed_once_and_then_comes_from_the_cache(engine: Inference
     assert model_of(engine).batches == [[3]]
 
 
+def test_the_cache_tells_an_owner_nothing_of_the_texts_of_others(engine: InferenceEngine) -> None:
+    for owner, passes in (("a", 1), ("b", 2), ("a", 2), ("b", 2)):
+        recipient = Recipient()
+        assert engine.acquire(LANE, 1)
+        engine.embed(engine.models[MODEL], LANE, "secret", recipient, owner)
+        assert recipient.wait() == [6.0]
+        assert len(model_of(engine).batches) == passes, (owner, passes)
+
+
 def test_features_in_the_cache_do_not_keep_their_batch_in_memory(engine: InferenceEngine) -> None:
     got: list[Vector] = []
 

@@ -9,7 +9,7 @@ import pytest
 
 from clip_queue.shared import ops
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.job import State
+from clip_queue.shared.job import Inputs, Job, Kind, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.executor.executor import FEED_INTERVAL, JobExecutor
@@ -246,3 +246,12 @@ def test_a_background_message_of_a_worker_that_drains_claims_nothing(parts: Part
     parts.executor.draining.set()
     parts.deliver(job, lane=Lane.BACKGROUND)
     assert parts.look(job).state is State.QUEUED
+
+
+def test_texts_are_cached_for_each_owner_apart(parts: Parts) -> None:
+    for owner, passes in (("one key", 1), ("another", 2), ("one key", 2)):
+        job = Job(Kind.EMBED_TEXT, MODEL, 1, owner=owner, ttl=60_000)
+        parts.store.execute(ops.accept([ops.Submission(job, Inputs(["secret"]), 100)]))
+        parts.deliver(job.id)
+        assert parts.look(job.id).state is State.SUCCEEDED
+        assert len(parts.model.batches) == passes
