@@ -42,7 +42,7 @@ def main() -> int:
     else:
         plan = Plan(
             asked.seed,
-            max(30.0, 60 * asked.minutes - LAST),
+            60 * asked.minutes - LAST,
             expire=True,
             release=asked.release.absolute() if asked.release else None,
             without=tuple(asked.without),

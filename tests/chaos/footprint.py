@@ -25,7 +25,8 @@ class Figures:
 
 
 class Footprint(threading.Thread):
-    """Looks at all processes every two seconds. ``roots``: the services' processes by name.
+    """Looks at all processes every two seconds. ``roots``: the services' processes by name; ``first``: when the
+    figures of the beginning are taken, seconds.
 
     Their children are named by what they are; of several with one name (decoding helpers) the sum is taken.
     """

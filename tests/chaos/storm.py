@@ -54,9 +54,10 @@ ETERNAL = ("cq:load", "cq:workers", "cq:owner", "unacked", "_kombu.binding")
 
 @dataclass(frozen=True)
 class Plan:
-    """``seconds`` it rages, with ``pause`` seconds between misfortunes.
+    """It rages for ``seconds``, in which the start counts, with ``pause`` seconds between misfortunes.
 
     Attributes:
+        least: seconds that it rages however long the start took.
         ttl: how long results are kept, seconds; an audit that does not look in this time takes jobs for lost.
         expire: wait at the end until all results have expired.
         up_workers: workers of ``clip-queue up``, the last of which is killed.
@@ -69,6 +70,7 @@ class Plan:
     seed: int
     seconds: float
     pause: tuple[float, float] = (1.0, 4.0)
+    least: float = 20.0
     ttl: float = 90.0
     expire: bool = False
     up_workers: int = 2
@@ -116,6 +118,7 @@ class Storm:
     def __init__(self, folder: Path, plan: Plan, report: Report, it: Stack, store: StormStore) -> None:
         self._folder, self._plan, self._report, self._stack, self._store = folder, plan, report, it, store
         self._rng = random.Random(plan.seed)
+        self._until = time.monotonic() + plan.seconds
         self._over = threading.Event()
         report.seed, report.minutes = plan.seed, round(plan.seconds / 60, 2)
 
@@ -135,7 +138,7 @@ class Storm:
         self._audit = Audit(self._up.url, KEY, report, OutageClock(self._weather.amid))
         senders = self._senders()
         skew = self._skew([sender for sender in senders if isinstance(sender, Hostile)])
-        footprint = Footprint(self._processes, min(FIRST, plan.seconds / 3))
+        footprint = Footprint(self._processes, FIRST if plan.seconds > 3 * FIRST else plan.least / 2)
         try:
             with self._all_at_work(senders, skew):
                 footprint.start()
@@ -143,7 +146,7 @@ class Storm:
                 self._weather.misfortunes += self._more_misfortunes()
                 report.expected = [misfortune.name for misfortune in self._weather.misfortunes]
                 report.expected += ["release-worker served", "release-api served"] * bool(skew)
-                self._weather.rage(time.monotonic() + plan.seconds, plan.pause)
+                self._weather.rage(max(self._until, time.monotonic() + plan.least), plan.pause)
             report.phase = "the work that is left"
             # A worker that was terminated last may still have to end and be started again.
             wait_for(self._served, START, "everyone to be back")
