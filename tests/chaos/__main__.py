@@ -16,7 +16,6 @@ from types import FrameType
 
 from tests.chaos.bulk_storm import bulk_storm
 from tests.chaos.report import Report
-from tests.chaos.skew import checkout
 from tests.chaos.storm import PARTS, Plan, storm
 
 LAST = 90.0  # seconds of the whole in which no new misfortune begins, so that the work ends and results expire
@@ -28,7 +27,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10, help="how long it takes (default: 10)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="what it is made of (default: the time)")
     parser.add_argument("--bulk", action="store_true", help="over bulk runs instead of requests and jobs")
-    parser.add_argument("--release", type=Path, default=checkout(), help="a checkout of the last release, for skew")
     parser.add_argument("--json", type=Path, help="a file that gets the report as JSON")
     parser.add_argument("--sentinel", action="store_true", help="over Redis under Sentinels, whose master is killed")
     parser.add_argument("--without", nargs="+", choices=PARTS, default=(), help="parts of the storm to leave out")
@@ -44,7 +42,6 @@ def main() -> int:
             asked.seed,
             60 * asked.minutes - LAST,
             expire=True,
-            release=asked.release.absolute() if asked.release else None,
             without=tuple(asked.without),
             sentinel=asked.sentinel,
         )

@@ -6,7 +6,6 @@ have sent before ends first.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sys
@@ -20,6 +19,7 @@ from tests.chaos.hostile import Hostile
 from tests.chaos.report import Report
 from tests.chaos.work import Client
 from tests.harness import Api, Service
+from tests.release_archive import LAST_API, LAST_HTTP, LAST_WORKER
 
 START = 90.0  # seconds that a process of the release may take to serve
 QUIET = 60.0  # seconds that hostile work may take to end
@@ -27,25 +27,10 @@ END = 30.0  # seconds that a process of the release may take to end on SIGTERM
 
 
 def release_worker(release: Path, folder: Path, env: dict[str, str]) -> Service:
-    """A worker of the release whose checkout is ``release``, not started. ``env``: its settings."""
+    """A worker of the release whose code is in ``release``, not started. ``env``: its settings."""
     flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO", "-n", "worker-release@%h"]
-    celery = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--pool", "threads"]
-    return of_release(Service("release-worker", [*celery, *flags], folder, env), release)
-
-
-def release_api(release: Path, folder: Path, env: dict[str, str]) -> Api:
-    api = Api("api.app:app", folder, "release-api", env)
-    at = api.command.index("--http")
-    del api.command[at : at + 2]  # 0.1.0 has no protocol of its own
-    of_release(api, release)
-    return api
-
-
-def of_release(service: Service, release: Path) -> Service:
-    # The code of 0.1.0 has top-level names, found in this order: in its checkout, and nowhere else.
-    service.command = ["env", "-C", str(release), *service.command]
-    service.env |= {"PYTHONPATH": str(release)}
-    return service
+    celery = [sys.executable, "-m", "celery", "-A", LAST_WORKER, "worker", "--pool", "threads"]
+    return Service("release-worker", [*celery, *flags], folder, env, release)
 
 
 class Skew(threading.Thread):
@@ -73,7 +58,8 @@ class Skew(threading.Thread):
         pause: float,
     ) -> None:
         super().__init__(name="skew", daemon=True)
-        self._worker, self._api = release_worker(release, folder, env), release_api(release, folder, env)
+        self._worker = release_worker(release, folder, env)
+        self._api = Api(LAST_API, folder, "release-api", env, LAST_HTTP, release)
         self._hostile, self._audit, self._report, self._seed = hostile, audit, report, rng.random()
         self._key, self._note, self._registered, self._attacked = key, note, registered, attacked
         self._seconds, self._pause = seconds, pause
@@ -145,9 +131,3 @@ def within(seconds: float, true: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.1)
     return True
-
-
-def checkout() -> Path | None:
-    """The checkout of the last release that the environment names (``CLIP_QUEUE_TEST_RELEASE``)."""
-    named = os.environ.get("CLIP_QUEUE_TEST_RELEASE")
-    return Path(named) if named else None

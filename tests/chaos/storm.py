@@ -39,6 +39,7 @@ from tests.chaos.work import Client, Sender
 from tests.faults import Faults
 from tests.harness import Service, Stack, stack, wait_for
 from tests.redis_servers import guarded
+from tests.release_archive import LAST, unpack
 
 KEY = "good-key"
 PARTS = ("images", "logs", "memory", "skew")
@@ -61,8 +62,7 @@ class Plan:
         ttl: how long results are kept, seconds; an audit that does not look in this time takes jobs for lost.
         expire: wait at the end until all results have expired.
         up_workers: workers of ``clip-queue up``, the last of which is killed.
-        release: a checkout of the last release; None: no version skew.
-        skew: seconds that a process of the release serves, and seconds before each turn.
+        skew: seconds that a process of the last release serves, and seconds before each turn.
         without: parts of the storm (of :data:`PARTS`) that are left out, to look at the others.
         sentinel: the store is a master with replicas under Sentinels, and the master is killed.
     """
@@ -74,7 +74,6 @@ class Plan:
     ttl: float = 90.0
     expire: bool = False
     up_workers: int = 2
-    release: Path | None = None
     skew: tuple[float, float] = (10.0, 60.0)
     without: tuple[str, ...] = ()
     sentinel: bool = False
@@ -183,11 +182,11 @@ class Storm:
         return [*good, *bad]
 
     def _skew(self, enemies: list[Hostile]) -> Skew | None:
-        if self._plan.release is None or "skew" in self._plan.without:
+        if "skew" in self._plan.without:
             return None
         seconds, pause = self._plan.skew
         return Skew(
-            self._plan.release,
+            unpack(LAST, self._folder),
             self._folder,
             self._stack.env(),
             enemies,

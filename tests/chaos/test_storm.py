@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.report import Report
-from tests.chaos.skew import checkout
 from tests.chaos.storm import Plan, storm
 from tests.redis_servers import needs_redis
 
 SEED = 20261123
-VALKEY = Plan(SEED, seconds=20, pause=(0.2, 1.0), ttl=900, up_workers=1, release=checkout(), skew=(3, 8))
+VALKEY = Plan(SEED, seconds=20, pause=(0.2, 1.0), ttl=900, up_workers=1, skew=(3, 8))
 # What needs no other store is left to the first.
 SENTINEL = Plan(SEED, 10, pause=(0.5, 1.0), ttl=900, up_workers=1, sentinel=True, without=("memory", "logs", "skew"))
 
