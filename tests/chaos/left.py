@@ -15,7 +15,8 @@ ETERNAL = ("cq:load", "cq:workers", "cq:owner", "unacked", "_kombu.binding")
 
 def kinds_of_keys(client: redis.Redis) -> Counter[str]:
     """The number of keys of each kind, such as ``cq:job``."""
-    return Counter(":".join(raw.decode().split(":")[:2]) for raw in client.keys("*"))
+    keys: list[Any] = client.keys("*")
+    return Counter(":".join(raw.decode().split(":")[:2]) for raw in keys)
 
 
 def computed(faults: Faults) -> Counter[str]:
@@ -26,8 +27,8 @@ def computed(faults: Faults) -> Counter[str]:
 def left_in(client: redis.Redis, *, ever: bool) -> list[str]:
     """What the store holds and should not. ``ever``: all that has an end has ended."""
     left = [f"left: load {name!r} {n!r}" for name, n in client.hgetall("cq:load").items() if int(n)]
-    keys: list[Any] = [raw.decode() for raw in client.keys("*")]
-    for key in keys:
+    keys: list[Any] = client.keys("*")
+    for key in (raw.decode() for raw in keys):
         if key.startswith(ETERNAL):
             continue
         lasts = client.pttl(key)
