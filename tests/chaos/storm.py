@@ -12,11 +12,9 @@ import os
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import psutil
@@ -28,6 +26,7 @@ from tests.chaos import hostile
 from tests.chaos.audit import Audit
 from tests.chaos.footprint import FIRST, Footprint, zombies
 from tests.chaos.hostile import Hostile
+from tests.chaos.left import computed, kinds_of_keys, left_in
 from tests.chaos.log_loss import LogLoss, Up
 from tests.chaos.memory_full import MemoryFull
 from tests.chaos.outage import OutageClock
@@ -49,8 +48,6 @@ PASS = 0.2  # seconds that each forward pass takes longer, so that blows fall in
 START = 240.0  # seconds that the stack may take to start, and again to finish its work when the storm is over
 ATTEMPTS = 20  # a storm takes a job's workers down more often than any one job does
 DECODING = 1.0  # seconds that an image may take: some of the expensive ones take longer
-# Keys without a time to live, or with a very long one: one each, however much work goes through.
-ETERNAL = ("cq:load", "cq:workers", "cq:owner", "unacked", "_kombu.binding")
 
 
 @dataclass(frozen=True)
@@ -281,7 +278,7 @@ class Storm:
             time.sleep(0.5)
         for what in left:
             self._report.left.add(what)
-        self._report.keys = Counter(":".join(raw.decode().split(":")[:2]) for raw in client.keys("*"))
+        self._report.keys = kinds_of_keys(client)
         client.close()
 
     def _end(self) -> None:
@@ -297,21 +294,3 @@ class Storm:
             service.stop(60)
         expected = {"valkey.conf", "lock", "logs"}
         self._report.files += [f"data/{path.name}" for path in self._up.data.iterdir() if path.name not in expected]
-
-
-def computed(faults: Faults) -> Counter[str]:
-    """How often each text went into a forward pass."""
-    return Counter(item for p in faults.passes() for item in p.items if " says " in item)
-
-
-def left_in(client: redis.Redis, *, ever: bool) -> list[str]:
-    """What the store holds and should not. ``ever``: all that has an end has ended."""
-    left = [f"left: load {name!r} {n!r}" for name, n in client.hgetall("cq:load").items() if int(n)]
-    keys: list[Any] = [raw.decode() for raw in client.keys("*")]
-    for key in keys:
-        if key.startswith(ETERNAL):
-            continue
-        lasts = client.pttl(key)
-        if lasts == -1 or (ever and lasts > 10_000):
-            left.append(f"left: {key} ({'without an end' if lasts == -1 else f'for {lasts / 1000:.0f} s'})")
-    return left
