@@ -54,7 +54,7 @@ bench: .venv/.done  ## the figures, each as a ratio within one run
 bench-bulk: .venv/.done .venv-retrieval/.done  ## bulk against its ceilings and against clip-retrieval
 	@$(BIN)/python -m bench bulk memory $(ARGS)
 
-chaos: .venv/.done  ## a storm of kills, MINUTES long
+chaos: .venv/.done  ## a storm of misfortunes, MINUTES long
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 lock:            ## resolve requirements.lock anew, keeping the pins that still fit

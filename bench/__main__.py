@@ -1,4 +1,7 @@
-"""``python -m bench [NAME …]``: the benchmarks of these names, or all of them, which takes about an hour."""
+"""``python -m bench [NAME …]``: the benchmarks of these names, or all of them, which takes about an hour.
+
+``python -m bench versus PATH [NAME …]``: this checkout against another.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,11 @@ NAMES = ("exactness", "parity", "start", "latency", "texts", "jobs", "lanes", "i
 
 def main(names: list[str]) -> None:
     """Run benchmarks; all of them if ``names`` is empty."""
+    if names[:1] == ["versus"]:
+        importlib.import_module("bench.versus").main(names[1:])
+        return
     if unknown := set(names) - set(NAMES):
-        sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are versus PATH, {', '.join(NAMES)}")
     for name in names or NAMES:
         module = importlib.import_module(f"bench.{name}")
         console.rule(f"{name}: {(module.__doc__ or '').strip()}")

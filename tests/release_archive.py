@@ -13,6 +13,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+LAST, LAST_API, LAST_HTTP, LAST_WORKER = "0.1.0", "api.app:app", "auto", "worker.app"
 DATA = Path(__file__).parent / "data"
 FOLDERS = ("api", "shared", "worker", "clip_queue")
 LEFT_OUT = ("worker/checkpoints",)

@@ -1,211 +1,296 @@
-"""A seeded storm over a real stack, and the account of it: what was accepted is done, exactly."""
+"""A seeded storm over a real stack, and the account of it: what was accepted is done, exactly.
+
+Two workers and an API are killed, paused and started again. Beside them, on the same store, stands a deployment of
+``clip-queue up``, whose logs are lost; its API and its first worker live from the beginning to the end, so that their
+memory tells what an hour leaves. A good tenant's clients ask all of them; a hostile tenant sends expensive images.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
-import httpx
-import numpy as np
+import psutil
 import redis
-from numpy.typing import NDArray
 
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.models import CATALOGUE
-from clip_queue.shared.settings import Settings
-from clip_queue.worker.inference.clip_model import ClipModel
-from clip_queue.worker.inference.decode import decode
-from tests.chaos.weather import Weather
-from tests.chaos.work import IMAGES, Accepted, Books, Client, Fate
+from clip_queue.shared.owners import owner_of
+from tests.chaos import hostile
+from tests.chaos.audit import Audit
+from tests.chaos.footprint import FIRST, Footprint, zombies
+from tests.chaos.hostile import Hostile
+from tests.chaos.left import computed, kinds_of_keys, left_in
+from tests.chaos.log_loss import LogLoss, Up
+from tests.chaos.memory_full import MemoryFull
+from tests.chaos.outage import OutageClock
+from tests.chaos.report import Report
+from tests.chaos.skew import Skew
+from tests.chaos.stores import OneValkey, SentinelGroup, StormStore
+from tests.chaos.weather import Misfortune, Weather
+from tests.chaos.work import Client, Sender
 from tests.faults import Faults
-from tests.harness import Api, Stack, stack, wait_for
-from tests.jobs_api import FINAL
+from tests.harness import Service, Stack, stack, wait_for
+from tests.redis_servers import guarded
+from tests.release_archive import LAST, unpack
 
-EXACT = 1e-5  # how far a vector may be off, as a part of its length
+KEY = "good-key"
+PARTS = ("images", "logs", "memory", "skew")
 CLIENTS = 4
+ENEMIES = 2
 PASS = 0.2  # seconds that each forward pass takes longer, so that blows fall into the middle of some
 START = 240.0  # seconds that the stack may take to start, and again to finish its work when the storm is over
 ATTEMPTS = 20  # a storm takes a job's workers down more often than any one job does
-# Keys without a time to live: one each, however much work goes through.
-ETERNAL = ("cq:load", "cq:workers", "cq:held", "cq:kept", "_kombu.binding")
+DECODING = 1.0  # seconds that an image may take: some of the expensive ones take longer
 
 
-@dataclass
-class Report:
-    submitted: int = 0
-    accepted: int = 0
-    answered: int = 0  # synchronous requests with 200
-    refused: Counter[str] = field(default_factory=Counter)
-    succeeded: int = 0
-    cancelled: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    silent: int = 0
-    left: list[str] = field(default_factory=list)  # what should be empty or gone, and is not
-    misfortunes: Counter[str] = field(default_factory=Counter)
-    duplicates: int = 0  # texts that went through the model more than once
-    redeliveries: int = 0
-    slowest: float = 0.0  # longest time from a worker's end to its job's next start, seconds
+@dataclass(frozen=True)
+class Plan:
+    """It rages for ``seconds``, in which the start counts, with ``pause`` seconds between misfortunes.
 
-    def table(self) -> str:
-        rows: list[tuple[str, object]] = [
-            ("submitted", self.submitted),
-            ("accepted jobs", self.accepted),
-            ("  succeeded", self.succeeded),
-            ("  cancelled by their owners", self.cancelled),
-            *((f"  failed: {reason}", n) for reason, n in sorted(self.failed.items())),
-            ("  lost", len(self.lost)),
-            ("synchronous requests answered", self.answered),
-            *((f"  refused: {how}", n) for how, n in sorted(self.refused.items())),
-            ("  never answered", self.silent),
-            ("wrong", len(self.wrong)),
-            ("left behind", len(self.left)),
-            ("duplicate runs", self.duplicates),
-            ("jobs of killed workers taken up again", self.redeliveries),
-            ("longest time to redelivery, s", f"{self.slowest:.1f}"),
-            *((what, n) for what, n in sorted(self.misfortunes.items())),
-        ]
-        lines = [f"{name:<42}{value:>8}" for name, value in rows]
-        return "\n".join([*lines, *self.lost[:5], *self.wrong[:5], *self.left[:5]])
+    Attributes:
+        least: seconds that it rages however long the start took.
+        ttl: how long results are kept, seconds; an audit that does not look in this time takes jobs for lost.
+        expire: wait at the end until all results have expired.
+        up_workers: workers of ``clip-queue up``, the last of which is killed.
+        skew: seconds that a process of the last release serves, and seconds before each turn.
+        without: parts of the storm (of :data:`PARTS`) that are left out, to look at the others.
+        sentinel: the store is a master with replicas under Sentinels, and the master is killed.
+    """
+
+    seed: int
+    seconds: float
+    pause: tuple[float, float] = (1.0, 4.0)
+    least: float = 20.0
+    ttl: float = 90.0
+    expire: bool = False
+    up_workers: int = 2
+    skew: tuple[float, float] = (10.0, 60.0)
+    without: tuple[str, ...] = ()
+    sentinel: bool = False
 
 
-def storm(folder: Path, *, seed: int, seconds: float, pause: tuple[float, float] = (1.0, 4.0)) -> Report:
-    """Let it rage for ``seconds``, then account for everything. ``pause``: seconds between misfortunes."""
-    rng = random.Random(seed)
-    settings = {"drain_timeout": 3, "request_timeout": 20, "max_attempts": ATTEMPTS, "test_faults": folder / "faults"}
-    with stack(folder, **settings) as it:
-        # Every write is on disk before it is answered, so that even kill -9 may not lose one.
-        it.valkey.client().config_set("appendfsync", "always")
-        it.valkey.command += ["--appendfsync", "always"]
-        faults = Faults(folder / "faults")
+def storm(folder: Path, plan: Plan, report: Report) -> None:
+    """Let it rage, then account for everything in ``report``, which is true at any moment until then."""
+    (folder / "tmp").mkdir()
+    env = {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
+    with mock.patch.dict(os.environ, env), contextlib.ExitStack() as end:
+        if plan.sentinel:
+            group = end.enter_context(guarded(folder))
+            # What is accepted has reached a replica, so that it outlives the master.
+            more: dict[str, object] = {"redis_replicas": 1, "lease": 5}
+            it = end.enter_context(stack(folder, redis_url=group.url, **settings(folder, plan), **more))
+            store: StormStore = SentinelGroup(group)
+        else:
+            it = end.enter_context(stack(folder, **settings(folder, plan)))
+            store = OneValkey(it.valkey)
+        Storm(folder, plan, report, it, store).run()
+    report.files += sorted(str(path.relative_to(folder)) for path in (folder / "tmp").rglob("*"))
+    for name in report.files:
+        report.left.add(f"left: the file {name}")
+    report.phase = "over"
+
+
+def settings(folder: Path, plan: Plan) -> dict[str, object]:
+    return {
+        "api_keys": f"{KEY},{hostile.KEY}",
+        "drain_timeout": 3,
+        "request_timeout": 20,
+        "max_attempts": ATTEMPTS,
+        "decode_timeout": DECODING,
+        "result_ttl": plan.ttl,
+        "sync_ttl": 30,
+        "test_faults": folder / "faults",
+    }
+
+
+class Storm:
+    def __init__(self, folder: Path, plan: Plan, report: Report, it: Stack, store: StormStore) -> None:
+        self._folder, self._plan, self._report, self._stack, self._store = folder, plan, report, it, store
+        self._rng = random.Random(plan.seed)
+        self._until = time.monotonic() + plan.seconds
+        self._over = threading.Event()
+        report.seed, report.minutes = plan.seed, round(plan.seconds / 60, 2)
+
+    def run(self) -> None:
+        it, report, plan = self._stack, self._report, self._plan
+        report.store = self._store.name
+        faults = Faults(self._folder / "faults")
         faults.delay(PASS)
-        workers, api = [it.worker("tests.faulty") for _ in range(2)], it.api()
-        it.ready(*workers, api, timeout=START)
-        books, over = Books(), threading.Event()
-        clients = [Client(api.url, f"client-{i}", random.Random(rng.random()), books, over) for i in range(CLIENTS)]
-        weather = Weather(it, workers, api, rng)
-        for client in clients:
-            client.start()
-        weather.rage(time.monotonic() + seconds, pause)
-        over.set()
-        weather.calm()
-        for client in clients:
-            client.join(START)
-            if client.error:
-                raise client.error
-        report = Report(books.submitted, len(books.accepted), len(books.answered), books.refused, silent=books.silent)
-        # A worker that was terminated last may still have to end and be started again.
-        wait_for(lambda: served(it) >= {worker.pid for worker in workers} and api.ready(), START, "everyone to be back")
-        documents = collect(api, books.accepted)
-        wait_for(lambda: not weather.waiting, START, "the jobs of killed workers to be taken up")
-        weather.end()
-        report.misfortunes = weather.done
-        report.redeliveries, report.slowest = len(weather.redelivered), max(weather.redelivered, default=0.0)
-        report.duplicates = sum(n > 1 for n in computed(faults).values())
-        report.left = left_behind(it)
-    account(report, books, documents)
-    return report
+        self._workers, self._api = [it.worker("tests.faulty") for _ in range(2)], it.api()
+        self._up = Up(self._folder, plan.up_workers, it.env())
+        it.add(self._up)
+        it.ready(*self._workers, self._api, timeout=START)
+        wait_for(lambda: self._up.ready or not self._up.alive, START, "clip-queue up")
+        assert self._up.ready, self._up.tail()
+        others = [*self._store.services, self._up]
+        self._weather = Weather(self._workers, self._api, others, self._store.client, self._rng, report)
+        self._audit = Audit(self._up.url, KEY, report, OutageClock(self._weather.amid))
+        senders = self._senders()
+        skew = self._skew([sender for sender in senders if isinstance(sender, Hostile)])
+        footprint = Footprint(self._processes, FIRST if plan.seconds > 3 * FIRST else plan.least / 2)
+        try:
+            with self._all_at_work(senders, skew):
+                footprint.start()
+                report.phase = "the storm"
+                self._weather.misfortunes += self._more_misfortunes()
+                report.expected = [misfortune.name for misfortune in self._weather.misfortunes]
+                report.expected += ["release-worker served", "release-api served"] * bool(skew)
+                self._weather.rage(max(self._until, time.monotonic() + plan.least), plan.pause)
+            report.phase = "the work that is left"
+            # A worker that was terminated last may still have to end and be started again.
+            wait_for(self._served, START, "everyone to be back")
+            wait_for(lambda: not self._audit.open or self._audit.error, START, "all work to end")
+            wait_for(lambda: not self._weather.waiting, START, "the jobs of killed workers to be taken up")
+            self._audit.end()
+            report.phase = "what is left"
+            self._keys()
+        finally:
+            self._over.set()
+            self._audit.end()
+            self._weather.end()
+            report.outages = self._audit.outage.outages
+            report.redeliveries = len(self._weather.redelivered)
+            report.slowest = max(self._weather.redelivered, default=0.0)
+            report.duplicates = sum(n > 1 for n in computed(faults).values())
+            report.processes = footprint.stop()
+        for found in zombies(self._processes()):
+            report.left.add(f"left: {found}")
+        report.phase = "the end"
+        self._end()
 
+    # What takes part
 
-def served(it: Stack) -> set[int]:
-    """Process ids of the workers that the store knows alive; none while it is away itself."""
-    try:
-        return it.workers()
-    except Unavailable:
-        return set()
+    def _senders(self) -> list[Sender]:
+        urls = (self._api.url, self._up.url)
+        good = [
+            Client(urls[n % 2], f"client-{n}", KEY, self._rng.random(), self._audit, self._over) for n in range(CLIENTS)
+        ]
+        bad = [
+            Hostile(urls[n % 2], f"enemy-{n}", hostile.KEY, self._rng.random(), self._audit, self._over)
+            for n in range(ENEMIES * ("images" not in self._plan.without))
+        ]
+        return [*good, *bad]
 
+    def _skew(self, enemies: list[Hostile]) -> Skew | None:
+        if "skew" in self._plan.without:
+            return None
+        seconds, pause = self._plan.skew
+        return Skew(
+            unpack(LAST, self._folder),
+            self._folder,
+            self._stack.env(),
+            enemies,
+            self._audit,
+            self._report,
+            self._rng,
+            key=KEY,
+            note=self._weather.note,
+            registered=self._registered,
+            attacked=self._attacked,
+            seconds=seconds,
+            pause=pause,
+        )
 
-def collect(api: Api, jobs: list[Accepted]) -> dict[str, dict[str, Any]]:
-    """The documents of all jobs once they have ended; those that do not exist, or do not end in time, are left out."""
-    documents: dict[str, dict[str, Any]] = {}
-    until = time.monotonic() + START
-    with api.client() as http:
-        for job in jobs:
-            while time.monotonic() < until:
-                try:
-                    response = http.get(f"/jobs/{job.id}", params={"wait": 5})
-                except httpx.TransportError:
-                    continue
-                if response.status_code == 404:
-                    break
-                if response.status_code == 200 and response.json()["state"] in FINAL:
-                    documents[job.id] = response.json()
-                    break
-    return documents
+    def _more_misfortunes(self) -> list[Misfortune]:
+        memory = MemoryFull(self._store.client, self._rng)
+        acts = {"memory limit at what is in use": memory.limit, "memory filled with junk": memory.fill}
+        if "memory" in self._plan.without:
+            acts.clear()
+        if "logs" not in self._plan.without:
+            acts |= LogLoss(self._up, self._rng, self._report).ways()
+        more = [Misfortune(name, act) for name, act in acts.items()]
+        return [*self._store.misfortunes(self._weather), *more]
 
+    @contextlib.contextmanager
+    def _all_at_work(self, senders: list[Sender], skew: Skew | None) -> Iterator[None]:
+        """Everyone works within; afterwards all is calm, and nobody sends any more."""
+        self._audit.start()
+        for thread in (*senders, *([skew] if skew else [])):
+            thread.start()
+        try:
+            yield
+            self._report.phase = "the last turn of the release"
+            if skew:
+                skew.end()
+                skew.join(START)
+                if skew.error:
+                    raise skew.error
+        finally:
+            self._over.set()
+        self._weather.calm()
+        self._report.phase = "the clients' last requests"
+        for sender in senders:
+            sender.join(START)
+            if sender.error:
+                raise sender.error
 
-def account(report: Report, books: Books, documents: dict[str, dict[str, Any]]) -> None:
-    reference = Reference(
-        [*(a.items for a in books.answered), *(j.items for j in books.accepted if j.fate is not Fate.BAD)]
-    )
-    for job in books.accepted:
-        document = documents.get(job.id)
-        if document is None:
-            report.lost.append(f"lost: {job.id} ({job.fate})")
-            continue
-        state, error = document["state"], document["error"] or {}
-        if state == "succeeded":
-            report.succeeded += 1
-        elif state == "cancelled":
-            report.cancelled += 1
-        else:
-            report.failed[error.get("code", state)] += 1
-        blamed = len(job.items) - 1 if len(job.items) > 1 else None  # the place of the item that is too long
-        if job.fate is Fate.BAD:
-            as_it_must = (state, error.get("code"), error.get("index")) == ("failed", "text_too_long", blamed)
-        else:
-            as_it_must = state in job.fate.split(" or ")
-        if not as_it_must:
-            report.wrong.append(f"wrong: {job.id} should have {job.fate}, but {state}: {error}")
-        elif state == "succeeded" and not reference.equals(job.items, document["result"]["embeddings"]):
-            report.wrong.append(f"wrong vectors: {job.id}")
-    report.wrong += ["wrong vectors: an answer" for a in books.answered if not reference.equals(a.items, a.vectors)]
+    # What it looks like
 
+    def _registered(self) -> set[int]:
+        """Process ids of the workers that the store knows alive; none while it is away itself."""
+        try:
+            return self._stack.workers()
+        except Unavailable:
+            return set()
 
-class Reference:
-    """The vectors of all items, computed in this process."""
+    def _served(self) -> bool:
+        children = self._up.children()
+        ours = {worker.pid for worker in self._workers}
+        ours |= {process.pid for name, process in children.items() if name != "api"}
+        return (
+            len(children) == self._plan.up_workers + 1
+            and self._registered() >= ours
+            and self._api.ready()
+            and not self._audit.error
+        )
 
-    def __init__(self, groups: list[list[str | int]]) -> None:
-        clip = ClipModel(CATALOGUE["emoji-mini"], Settings(device="cpu", precision="fp32"))
-        texts = sorted({item for items in groups for item in items if isinstance(item, str)})
-        self._rows: dict[str | int, NDArray[np.float32]] = {}
-        for i in range(0, len(texts), 64):
-            some = texts[i : i + 64]
-            self._rows.update(zip(some, clip.embed_texts([clip.tokenizer(t) for t in some]).result(), strict=True))
-        pixels = [decode(p, clip.preprocess, max_bytes=2**24, max_pixels=2**24) for p in IMAGES]
-        self._rows.update(enumerate(clip.embed_images(pixels).result()))
+    def _attacked(self) -> bool:
+        """Whether the store has unfinished work of the hostile tenant, as far as it says."""
+        try:
+            with self._store.client() as client:
+                ids = client.zrange("cq:open:emoji-mini", 0, -1)
+                owners = [client.hget(f"cq:job:{raw.decode()}", "owner") for raw in ids]
+        except redis.RedisError:
+            return True
+        return owner_of(hostile.KEY).encode() in owners
 
-    def equals(self, items: list[str | int], vectors: Any) -> bool:
-        got = np.array(vectors, dtype=np.float32)
-        expected = np.stack([self._rows[item] for item in items])
-        if got.shape != expected.shape:
-            return False
-        off = np.linalg.norm(got - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        return bool(off.max() <= EXACT)
+    def _processes(self) -> dict[str, psutil.Process]:
+        services: list[Service] = [*self._store.services, *self._workers, self._api, self._up]
+        found = {}
+        for service in services:
+            with contextlib.suppress(psutil.Error):
+                found[service.name] = psutil.Process(service.pid)
+        found |= {f"up's {name}": process for name, process in self._up.children().items()}
+        return {**found, "this storm": psutil.Process()}
 
+    def _keys(self) -> None:
+        """Count the keys, and find those that should not be. Probes of readiness come and go."""
+        client = self._store.client()
+        until = time.monotonic() + 30 + self._plan.expire * self._plan.ttl
+        while (left := left_in(client, ever=self._plan.expire)) and time.monotonic() < until:
+            time.sleep(0.5)
+        for what in left:
+            self._report.left.add(what)
+        self._report.keys = kinds_of_keys(client)
+        client.close()
 
-def computed(faults: Faults) -> Counter[str]:
-    """How often each text went into a forward pass."""
-    return Counter(item for p in faults.passes() for item in p.items if " says " in item)
-
-
-def left_behind(it: Stack) -> list[str]:
-    """What a stack that has done all its work still holds, and should not. Probes of readiness come and go."""
-    client = it.valkey.client()
-    until = time.monotonic() + 30
-    while (left := _left(client)) and time.monotonic() < until:
-        time.sleep(0.2)
-    client.close()
-    return left
-
-
-def _left(client: redis.Redis) -> list[str]:
-    left = [f"left: load {name!r} {n!r}" for name, n in client.hgetall("cq:load").items() if int(n)]
-    keys = [raw.decode() for raw in client.keys("*")]
-    return left + [f"left: {k} without an end" for k in keys if not k.startswith(ETERNAL) and client.pttl(k) == -1]
+    def _end(self) -> None:
+        """All processes end when told to, and leave nothing."""
+        children = self._up.children()
+        code = self._up.stop(60)
+        if code:
+            self._report.wrong.add(f"up ended with {code}:\n{self._up.tail()}")
+        for name, process in children.items():
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                self._report.left.add(f"left: {name} of up, pid {process.pid}")
+        for service in (self._api, *self._workers):
+            service.stop(60)
+        expected = {"valkey.conf", "lock", "logs"}
+        self._report.files += [f"data/{path.name}" for path in self._up.data.iterdir() if path.name not in expected]

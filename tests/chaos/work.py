@@ -1,85 +1,73 @@
-"""What clients do in a storm: submit through both doors, repeat what was cut off, cancel some, and keep the books."""
+"""What clients do in a storm: submit through both doors, repeat what was cut off, cancel some, and tell the audit."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from enum import StrEnum
+from typing import Any
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
-from tests.images import base64_image, noise_image
+from tests.chaos.audit import IMAGES, Accepted, Audit, Fate
+from tests.images import base64_image
 
-IMAGES = [noise_image(seed) for seed in range(6)]
 TOO_LONG = "word " * 200
 ANSWER = 40.0  # seconds after which an API that lives has said something
+AGAIN = (429, 503, 507)  # what a submission is refused with and comes again
 
 
-class Fate(StrEnum):
-    """How a job must end."""
+class Sender(threading.Thread):
+    """A client of one API in a thread of its own. ``error``: what ended it, if anything did."""
 
-    GOOD = "succeeded"
-    BAD = "failed"
-    CANCELLED = "cancelled"
-    EITHER = "cancelled or succeeded"  # nobody knows whether its cancellation got through
-
-
-@dataclass
-class Accepted:
-    """A job that was answered with its id. Its items are texts, or numbers of :data:`IMAGES`."""
-
-    id: str
-    items: list[str | int]
-    fate: Fate
-
-
-@dataclass
-class Answered:
-    """What a synchronous request was answered with."""
-
-    items: list[str | int]
-    vectors: NDArray[np.float32]
-
-
-@dataclass
-class Books:
-    """What all clients wrote down."""
-
-    submitted: int = 0
-    accepted: list[Accepted] = field(default_factory=list)
-    answered: list[Answered] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)  # synchronous requests that got an error, by status
-    silent: int = 0  # requests that nobody ever answered, although the API lived
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-class Client(threading.Thread):
-    """Submits one thing after the other until told to stop."""
-
-    def __init__(self, url: str, name: str, rng: random.Random, books: Books, over: threading.Event) -> None:
+    def __init__(self, url: str, name: str, key: str, seed: float, audit: Audit, over: threading.Event) -> None:
         super().__init__(name=name, daemon=True)
-        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(ANSWER, connect=5), trust_env=False)
-        self._rng, self._books, self._over = rng, books, over
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=httpx.Timeout(ANSWER, connect=5),
+            trust_env=False,
+        )
+        self._rng, self._audit, self._over = random.Random(seed), audit, over
         self._count = 0
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
-            while not self._over.wait(self._rng.uniform(0, 0.3)):
-                self._count += 1
-                with self._books.lock:
-                    self._books.submitted += 1
-                if self._rng.random() < 0.5:
-                    self._ask()
-                else:
-                    self._submit()
+            self._work()
         except Exception as error:  # shows in the report
             self.error = error
+        finally:
+            self._http.close()
+
+    def _work(self) -> None:
+        raise NotImplementedError
+
+    def _send(
+        self, method: str, path: str, sent: object = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response | None:
+        """The answer; None where the connection broke."""
+        try:
+            return self._http.request(method, path, json=sent, headers=headers)
+        except httpx.ReadTimeout:
+            self._audit.silent()
+        except httpx.TransportError:
+            time.sleep(0.1)  # nobody listens for the moment
+        return None
+
+
+class Client(Sender):
+    """Submits one good thing after the other until told to stop."""
+
+    def _work(self) -> None:
+        while not self._over.wait(self._rng.uniform(0, 0.3)):
+            self._count += 1
+            self._audit.submitted()
+            if self._rng.random() < 0.5:
+                self._ask()
+            else:
+                self._submit()
 
     def _items(self, most: int) -> list[str | int]:
         n = self._rng.randint(1, most)
@@ -90,14 +78,18 @@ class Client(threading.Thread):
     def _ask(self) -> None:
         """The synchronous door. Who is refused or cut off has no promise, and does not repeat."""
         items = self._items(4)
-        if (response := self._send("POST", f"/clip/{task(items)}", body(items))) is None:
-            self._refused("cut off")
-        elif response.status_code == 200:
-            vectors = np.array(response.json()["embeddings"], dtype=np.float32)
-            with self._books.lock:
-                self._books.answered.append(Answered(items, vectors))
+        self._audit.outage.sent()
+        response = self._send("POST", f"/clip/{task(items)}", body(items))
+        well = response is not None and response.status_code == 200
+        self._audit.outage.ended(well=well)
+        if response is None:
+            self._audit.refused("cut off")
+        elif well:
+            self._audit.answered(items, np.array(response.json()["embeddings"], dtype=np.float32))
         else:
-            self._refused(str(response.status_code))
+            self._audit.refused(str(response.status_code))
+            if response.status_code not in (429, 503, 504, 507):
+                self._audit.wrong(f"{response.status_code} for a good request: {response.text[:200]}")
 
     def _submit(self) -> None:
         """The job door. The same submission comes again, under its key, until it is accepted."""
@@ -107,44 +99,28 @@ class Client(threading.Thread):
         cancel = fate is Fate.GOOD and self._rng.random() < 0.1
         sent = {"task": task(items), **body(items)}
         key = {"Idempotency-Key": f"{self.name}-{self._count}"}
-        while (response := self._send("POST", "/jobs", sent, key)) is None or response.status_code in (429, 503):
+        while (response := self._send("POST", "/jobs", sent, key)) is None or response.status_code in AGAIN:
+            self._audit.repeated("cut off" if response is None else str(response.status_code))
             if self._over.wait(0.3):
                 return
         if response.status_code not in (200, 202):
-            raise AssertionError(f"{response.status_code} for a good job: {response.text[:200]}")
+            self._audit.wrong(f"{response.status_code} for a good job: {response.text[:200]}")
+            return
         job = Accepted(response.json()["id"], items, fate)
-        with self._books.lock:
-            self._books.accepted.append(job)
         if cancel:
             answer = self._send("DELETE", f"/jobs/{job.id}")
             if answer is None or answer.status_code not in (200, 409):
                 job.fate = Fate.EITHER
             elif answer.status_code == 200:
                 job.fate = Fate.CANCELLED
-
-    def _send(
-        self, method: str, path: str, sent: object = None, headers: dict[str, str] | None = None
-    ) -> httpx.Response | None:
-        """The answer; None where the connection broke."""
-        try:
-            return self._http.request(method, path, json=sent, headers=headers)
-        except httpx.ReadTimeout:
-            with self._books.lock:
-                self._books.silent += 1
-        except httpx.TransportError:
-            time.sleep(0.1)  # nobody listens for the moment
-        return None
-
-    def _refused(self, how: str) -> None:
-        with self._books.lock:
-            self._books.refused[how] += 1
+        self._audit.accepted(job)
 
 
 def task(items: list[str | int]) -> str:
     return "embed_text" if isinstance(items[0], str) else "embed_image"
 
 
-def body(items: list[str | int]) -> dict[str, object]:
+def body(items: list[str | int]) -> dict[str, Any]:
     if isinstance(items[0], str):
         return {"text": items}
     return {"image": [base64_image(IMAGES[int(i)]) for i in items]}

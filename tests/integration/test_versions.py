@@ -22,12 +22,11 @@ from tests.harness import Api, Service, Stack, stack
 from tests.images import base64_image, noise_image
 from tests.jobs_api import ended, look, submit, submit_texts, succeeded
 from tests.reference import Reference
-from tests.release_archive import unpack
+from tests.release_archive import LAST, LAST_API, LAST_HTTP, LAST_WORKER, unpack
 from tests.wire import cosines, embed_images, embed_texts, ok, refused, same, vectors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-LAST, LAST_API, LAST_HTTP, LAST_WORKER = "0.1.0", "api.app:app", "auto", "worker.app"
 START = 240.0  # most seconds that a process takes to start on a loaded machine
 IMAGES = [noise_image(seed) for seed in range(3)]
 TEXTS = ["red heart", "dog face", "pizza"]
