@@ -21,7 +21,7 @@ MAX_COLUMNS = 256  # columns that are inferred: a source with a new name in each
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "picture", "photo", "image_data")
 PATHS = (
     *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename", "file"),
-    *("url", "image_url", "img_url", "uri"),
+    *("image_url", "img_url", "url", "uri"),
 )
 TEXTS = ("caption", "text", "txt", "alt", "alt_text", "alttext", "description", "prompt", "sentence", "title")
 
@@ -104,8 +104,12 @@ def as_json(value: object) -> str | None:
         return None
 
 
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can encode a text: JSON may escape half of a surrogate pair, which is no character."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _encodable(text: str) -> str:
-    """A text that UTF-8 can encode: JSON may escape half of a surrogate pair, which is no character."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
@@ -146,7 +150,7 @@ def choose(
     text = _pick("text", source.text_column, source.texts, columns, [name for name in texts if name != image], TEXTS)
     if image is None and text is None:
         raise SourceError(
-            f"there is nothing to embed: no column looks like images or texts. Name one of: {_listed(columns)}"
+            f"there is nothing to embed: no column looks like images or texts. Name one of: {listed(columns)}"
         )
     return replace(source, image_column=image, text_column=text, images=image is not None, texts=text is not None)
 
@@ -163,18 +167,19 @@ def _pick(
         return None
     if asked is not None:
         if asked not in columns:
-            raise SourceError(f"there is no {what} column {asked!r}; the columns are: {_listed(columns)}")
+            raise SourceError(f"there is no {what} column {asked!r}; the columns are: {listed(columns)}")
         if asked not in able:
-            raise SourceError(f"the {what} column {asked!r} cannot hold any; the columns are: {_listed(columns)}")
+            raise SourceError(f"the {what} column {asked!r} cannot hold any; the columns are: {listed(columns)}")
         return asked
     names: dict[str, str] = {}
     for name in able:
         names.setdefault(name.lower(), name)
     found = next((names[name] for name in likely if name in names), None)
     if found is None and wanted:
-        raise SourceError(f"no column looks like {what}s; name one of: {_listed(columns)}")
+        raise SourceError(f"no column looks like {what}s; name one of: {listed(columns)}")
     return found
 
 
-def _listed(columns: Collection[str]) -> str:
+def listed(columns: Collection[str]) -> str:
+    """Names of columns as a phrase, for messages."""
     return ", ".join(list(columns)[:50]) + (" …" if len(columns) > 50 else "")

@@ -36,3 +36,15 @@ class AnotherRun(BadInput):
     """The output belongs to a run of another source, model or options."""
 
     code = "another_run"
+
+
+class ForeignOutput(BadInput):
+    """The output holds files, and none of a run."""
+
+    code = "foreign_output"
+
+
+class SourceChanged(BadInput):
+    """The source of a finished run is not what it was when it was planned."""
+
+    code = "source_changed"

@@ -32,7 +32,10 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run as it was planned; ``rows`` is None where only reading tells."""
+    """A run as it was planned.
+
+    ``rows`` is None where only reading tells. ``planned``: when planning began, seconds of the epoch; 0: not known.
+    """
 
     id: str
     source: Source
@@ -40,9 +43,13 @@ class RunPlan:
     options: PlanOptions
     shards: int
     rows: int | None
+    planned: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without ``planned``, which stands beside it: release 0.1.0 reads no plan with a field unknown to it."""
+        value = asdict(self)
+        del value["planned"]
+        return value
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> RunPlan:
@@ -75,14 +82,20 @@ def load(output: Output) -> Manifest | None:
         raw = orjson.loads(data)
         if raw["version"] != VERSION:
             raise ValueError(f"version {raw['version']}")
-        return Manifest(RunPlan.from_json(raw["plan"]), raw["result"])
+        return Manifest(RunPlan.from_json({**raw["plan"], "planned": raw.get("planned", 0.0)}), raw["result"])
     except (ValueError, KeyError, TypeError, AttributeError, Unreadable) as error:
         raise SourceError(f"{output.path(MANIFEST)} cannot be understood ({error}): choose another output") from error
 
 
 def save(output: Output, plan: RunPlan, result: dict[str, Any] | None = None) -> None:
     """Write the manifest, replacing what is there."""
-    value = {"version": VERSION, "plan": plan.to_json(), "versions": versions(), "result": result}
+    value = {
+        "version": VERSION,
+        "plan": plan.to_json(),
+        "planned": plan.planned,
+        "versions": versions(),
+        "result": result,
+    }
     output.write(MANIFEST, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 

@@ -19,7 +19,7 @@ from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.request import EmbedRequest
-from clip_queue.bulk.run.resume import check_model, check_same
+from clip_queue.bulk.run.resume import check_empty, check_model, check_same, check_unchanged
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.runner import Runner
 from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
@@ -83,8 +83,11 @@ def embed(
             if should_stop():
                 raise NotStarted("stopped while it was looking at what is done")
             if begun.result and (report := report_of(folder, begun.plan, markers)).finished:
+                check_unchanged(folder, begun.plan)
                 folder.clean()
                 return report
+        else:
+            check_empty(folder)
         planned = None if begun else planner.write_shards()
         settings = settings.model_copy(update={"models": [model]})
         with started_workers(settings, workers, redis_url, say, should_stop) as (settings, check_alive):

@@ -45,6 +45,7 @@ class Planner:
         self._output, self._request, self._settings = output, request, settings
         self._say, self._should_stop = say, should_stop
         self._said = time.monotonic()
+        self._began = time.time()
 
     def write_shards(self) -> PlannedShards:
         """Look at the source and write the shards' pieces to the output's plan file.
@@ -65,7 +66,7 @@ class Planner:
         batch_size = BATCH_CUDA if on_cuda else BATCH_SHARED if shared_workers else BATCH_CPU
         options = self._request.plan_options(PlanOptions(batch_size=batch_size))
         options = replace(options, shard_size=planned.shard_size)
-        return RunPlan(secrets.token_hex(8), planned.source, model, options, planned.shards, planned.rows)
+        return RunPlan(secrets.token_hex(8), planned.source, model, options, planned.shards, planned.rows, self._began)
 
     def _cut(self, shard_size: int) -> PlannedShards:
         source, shards = registry.plan_shards(self._request.source, shard_size, self._settings)

@@ -1,12 +1,21 @@
-"""Resuming a run: is the run that is asked for the one that the output was begun with?"""
+"""Resuming a run: is the run that is asked for the one that the output was begun with?
+
+An output that no run was begun in must be empty.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
-from clip_queue.bulk.output.errors import AnotherRun
+from clip_queue.bulk.output.errors import AnotherRun, ForeignOutput, SourceChanged
+from clip_queue.bulk.output.layout import LOCK, MANIFEST, PLAN, STAGING, Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
-from clip_queue.sources.source import Source
+from clip_queue.bulk.output.plan_file import PlanFile
+from clip_queue.sources.changes import changes
+from clip_queue.sources.source import Piece, Source
+
+NAMED = 5  # entries of a foreign folder that are named
 
 
 def check_same(plan: RunPlan, source: Source, options: PlanOptions, model: str) -> None:
@@ -46,3 +55,32 @@ def check_model(plan: RunPlan, fingerprint: str) -> None:
             f"{plan.model.resize}); the workers have {fingerprint}: weights, preprocessing or precision differ. Choose "
             "another output, or serve that model"
         )
+
+
+def check_empty(output: Output) -> None:
+    """Raise :class:`ForeignOutput` if an output without a manifest holds anything else than a plan cut short."""
+    ours = {LOCK, PLAN, STAGING}
+    found = sorted(name for name in output.listed("") if name not in ours and not name.startswith("."))
+    if found:
+        more = ", …" if len(found) > NAMED else ""
+        raise ForeignOutput(
+            f"{output.url} is not empty, and holds no {MANIFEST} of a run ({', '.join(found[:NAMED])}{more}): nothing "
+            "there is touched. Choose another output, or empty it"
+        )
+
+
+def check_unchanged(output: Output, plan: RunPlan) -> None:
+    """Raise :class:`SourceChanged` if the source of a finished run has other files than when it was planned."""
+    found = str(changes(plan.source, _pieces(output, plan), plan.planned))
+    if found:
+        raise SourceChanged(
+            f"the source has changed since this output was made: {found}. What is there stays as it is; choose another "
+            "output to embed the source as it is now"
+        )
+
+
+def _pieces(output: Output, plan: RunPlan) -> Iterator[Piece]:
+    """All pieces of a plan, in order."""
+    file = PlanFile(output)
+    for shard in range(plan.shards):
+        yield from file.shard(shard).pieces

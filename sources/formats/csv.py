@@ -1,8 +1,8 @@
 """CSV: the first row names the columns, fields may be quoted, and a quoted field may hold newlines.
 
-The delimiter is the one of ``, ; tab |`` that gives the header most columns. All columns are texts. A quote that is not
-closed within :data:`clip_queue.sources.formats.lines.LIMIT` bytes would swallow the rows after it: its line is a row
-that fails, and the next line is the next row.
+The delimiter is the one of ``, ; tab |`` that gives the header most columns. All columns are texts. A stray quote would
+swallow the lines after it: where no row of several lines comes out as CSV, with a field for each column and within
+:data:`clip_queue.sources.formats.lines.LIMIT` bytes, its line is a row that fails, and the next line is the next row.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
             raise SourceError(f"{title} has the columns {', '.join(here[1])}; the first file has {', '.join(header)}")
         return here[0]
 
-    return source, lines.shards(source, found, shard_size, lines.marks_of(CsvSplitter(delimiter)), begin)
+    return source, lines.shards(source, found, shard_size, lines.marks_of(CsvSplitter(delimiter, len(header))), begin)
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
@@ -77,7 +77,7 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
         columns = {key: values[column] for key, column in own}
         return table.row(number, columns, values.get(source.image_column), values.get(source.text_column))
 
-    return lines.read(source, pieces, settings, CsvSplitter(delimiter), parse)
+    return lines.read(source, pieces, settings, CsvSplitter(delimiter, len(header)), parse)
 
 
 def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
@@ -91,9 +91,9 @@ class CsvSplitter:
     It works on bytes: in UTF-8 no part of a character looks like a quote, a delimiter or a newline.
     """
 
-    def __init__(self, delimiter: str, *, limit: int = lines.LIMIT) -> None:
-        """``limit``: the longest row, bytes."""
-        self._limit = limit
+    def __init__(self, delimiter: str, columns: int = 0, *, limit: int = lines.LIMIT) -> None:
+        """``columns``: fields of a row, 0: not known. ``limit``: the longest row, bytes."""
+        self._delimiter, self._columns, self._limit = delimiter, columns, limit
         quoted, rest = rb'(?:[^"]++|"")*+', rb"[^D]*+D".replace(b"D", re.escape(delimiter.encode()))
         # Fields up to the last one. After a closing quote, csv takes all that follows literally, quotes as well.
         fields = rb'(?:"' + quoted + rb'"' + rest + rb'|(?!")' + rest + rb")*+"
@@ -117,16 +117,27 @@ class CsvSplitter:
                 is_open = not held or self._stays.match(line)
                 held.append(line)
                 if not is_open:
-                    yield end, b"".join(held)
+                    row = b"".join(held)
+                    if not self._is_row(row):
+                        break
+                    yield end, row
                     held, size, start, after_first = [], 0, end, 0
             if held:
                 yield after_first, BadInput("A quote in it is never closed.")
                 start = after_first
 
+    def _is_row(self, row: bytes) -> bool:
+        """Whether several lines are one row: nothing but a delimiter follows a closing quote, and no field lacks."""
+        try:
+            fields = split_fields(row.decode(errors="replace"), self._delimiter, strict=True)
+        except csv.Error:
+            return False
+        return self._columns in (0, len(fields))
 
-def split_fields(row: str, delimiter: str) -> list[str]:
-    """The fields of a row. Raises :class:`csv.Error`."""
-    return next(csv.reader([row], delimiter=delimiter), [])
+
+def split_fields(row: str, delimiter: str, *, strict: bool = False) -> list[str]:
+    """The fields of a row; ``strict``: a quote within a field must be doubled. Raises :class:`csv.Error`."""
+    return next(csv.reader([row], delimiter=delimiter, strict=strict), [])
 
 
 def _header(file: BinaryIO, title: str, delimiters: str) -> tuple[int, list[str], str] | None:

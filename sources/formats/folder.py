@@ -44,8 +44,10 @@ def plan_shards(
     one. If ``images`` is False, captions alone are embedded, and an image without a caption is an empty row.
 
     Raises:
-        SourceError: there is no such folder, it holds no image, or nothing to embed.
+        SourceError: there is no such folder, it holds no image, or nothing to embed, or columns are asked for.
     """
+    if source.image_column or source.text_column:
+        raise SourceError("a folder of images has no columns: its captions are the files NAME.txt beside the images")
     protocol, root = _root(source)
     found = (
         Piece(path, note=UNREADABLE + fault if fault else caption)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
-
-import orjson
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
@@ -17,13 +15,15 @@ from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table, find_by_path
 from clip_queue.sources.formats.text import decoded
+from clip_queue.sources.json_object import json_object
 from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
 from clip_queue.sources.storage import reason, split
 
 SPEC = FORMATS["jsonl"]
 SAMPLE_LINES = 1_000  # lines from which columns are inferred
-SAMPLE_BYTES = 64 * 2**20  # bytes of lines that are read for them
+MAX_NAMES = 10_000  # different names that are remembered
+SAMPLE_BYTES = 64 * 2**20  # bytes of broken lines that are passed over before the first object
 
 
 def plan_shards(
@@ -40,14 +40,42 @@ def plan_shards(
     """
     found = lines.files(source.url, SPEC)
     source = replace(source, storage={"root": root(source.url)})
-    sample = list(islice(_sample(source, found), sample_lines))
+    objects = _objects(source, found)
+    sample = list(islice(objects, sample_lines))
     if not sample:
         raise SourceError(f"{source.url}: no line at its beginning is a JSON object")
-    names = list(dict.fromkeys(key for row in sample for key in row))
-    texts = [key for key in names if all(isinstance(row.get(key), str | None) for row in sample)]
-    source = choose(source, names, texts, texts)
+    source = _choose(source, chain(sample, objects), len(sample))
     source = replace(source, columns=infer(_own(source, row) for row in sample))
     return source, lines.shards(source, found, shard_size, lines.line_marks)
+
+
+def _choose(source: Source, rows: Iterable[dict[str, Any]], at_least: int) -> Source:
+    """``source`` with its columns of images and texts, from the first rows.
+
+    At least ``at_least`` rows are looked at, and more as long as there may still come a column that is looked for: the
+    first captions may stand anywhere. One odd value makes no column useless; it is its row's error.
+    """
+    names: dict[str, bool] = {}  # whether a column can hold texts, by name
+    useless: SourceError | None = None
+    number = 0
+    for number, row in enumerate(rows, 1):
+        before = len(names), sum(names.values())
+        for key, value in row.items():
+            if len(names) < MAX_NAMES or key in names:
+                names[key] = names.get(key, False) or isinstance(value, str)
+        if number < at_least or (number > at_least and before == (len(names), sum(names.values()))):
+            continue
+        try:
+            chosen = choose(source, names, *[[name for name, able in names.items() if able]] * 2)
+        except SourceError as error:
+            useless = error
+            continue
+        useless = None
+        if (chosen.images or source.images is False) and (chosen.texts or source.texts is False):
+            return chosen
+    if useless is not None:
+        raise useless
+    return choose(source, names, *[[name for name, able in names.items() if able]] * 2)
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
@@ -68,14 +96,7 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
 
 def parsed(line: bytes, number: int) -> dict[str, Any]:
     """A line's object. Raises :class:`BadInput` with the line's number, counted from 1."""
-    text = decoded(line, number)
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise BadInput(f"Line {number + 1} is not JSON: {error.msg} (column {error.colno}).") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"Line {number + 1} is JSON, but no object.")
-    return value
+    return json_object(decoded(line, number).encode(), f"Line {number + 1}")
 
 
 def _own(source: Source, values: dict[str, Any]) -> dict[str, Any]:
@@ -83,19 +104,20 @@ def _own(source: Source, values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if is_own(source, key)}
 
 
-def _sample(source: Source, found: list[tuple[bytes, int]]) -> Iterator[dict[str, Any]]:
-    """The first objects of the files; broken lines are passed over."""
-    left = SAMPLE_BYTES
+def _objects(source: Source, found: list[tuple[bytes, int]]) -> Iterator[dict[str, Any]]:
+    """The objects of the files; broken lines are passed over, up to :data:`SAMPLE_BYTES` of them before the first."""
+    passed: float = 0
     for path, _ in found:
         title = name(source.storage["root"], path)
         try:
             with lines.buffered(split(source.url)[0], path) as (file, size):
                 for _, line in lines.lines(file, lines.first_byte(file, title), size):
                     if isinstance(line, bytes):
-                        left -= len(line)
+                        passed += len(line)
                         with suppress(BadInput):
                             yield parsed(line, 0)
-                    if left < 0:
+                            passed = float("-inf")
+                    if passed > SAMPLE_BYTES:
                         return
         except OSError as error:
             raise SourceError(f"{title} cannot be read: {reason(error)}") from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
+from clip_queue.sources.columns import is_encodable
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.image_references import load, load_below
 from clip_queue.sources.source import BrokenContainer, Row, Source, SourceError
@@ -80,6 +81,8 @@ def text_of(value: object) -> str | None:
         return None
     if not isinstance(value, str):
         raise BadInput(f"The row's text is a {type(value).__name__}, no text.")
+    if not is_encodable(value):
+        raise BadInput("The row's text holds half of a character (a lone surrogate), as a cut emoji does.")
     return value if value.strip() else None
 
 

@@ -1,8 +1,10 @@
 """Tars whose members NAME.jpg, NAME.txt and NAME.json make a row: one tar, a folder of them, a glob, or braces.
 
-A row is a sequence of members whose names are the same up to the first dot after the last slash (the folder belongs to
-the name). The image is the first member with an image's suffix. The caption is NAME.txt, or ``caption`` in NAME.json.
-The other values in NAME.json are the row's columns, and ``key`` is NAME. Nothing is unpacked to disk.
+A sample is a sequence of members whose names are the same up to the first dot after the last slash (the folder belongs
+to the name). Each member with an image's suffix (NAME.jpg, NAME.left.png) is a row. The caption is NAME.txt, or
+``caption`` in NAME.json. The other values in NAME.json are the rows' columns, and ``key`` is NAME. The image column
+chooses one image by its suffix (``left.png``), the text column another caption: the suffix of a text, or ``json.KEY``.
+Nothing is unpacked to disk.
 
 A tar is a shard, whatever the size of shards: only reading it tells how many rows it has.
 """
@@ -12,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -22,11 +26,11 @@ import orjson
 
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import conform, infer
+from clip_queue.sources.columns import conform, infer, listed
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
 from clip_queue.sources.formats.image_files import SUFFIXES, suffix
-from clip_queue.sources.formats.samples import IMAGE, TEXT_BYTES, Sample, is_plain, raw_name, samples
+from clip_queue.sources.formats.samples import TEXT_BYTES, Sample, Wanted, is_plain, raw_name, samples
 from clip_queue.sources.formats.tars import BrokenTar, Tar
 from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
@@ -34,12 +38,13 @@ from clip_queue.sources.storage import LOCAL, display, opened, read_bytes, reaso
 
 SPEC = FORMATS["webdataset"]
 SAMPLE_ROWS = 100  # rows that tell what the tars hold
-SAMPLE_TARS = 8  # tars that are tried for them
+SAMPLE_TARS = 8  # tars that are tried until one has a row
+THREADS = 8  # tars that are looked at at once
 
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - a tar is a shard
-    """A shard for each tar. Where ``source`` does not say it, the first :data:`SAMPLE_ROWS` rows tell whether the tars
-    hold images and captions, and the columns of their JSON.
+    """A shard for each tar. Where ``source`` does not say it, the first :data:`SAMPLE_ROWS` rows of the tars tell
+    whether they hold images and captions, and those of the first tar the columns of their JSON.
 
     Raises:
         SourceError: there are no tars, none can be read, or they hold nothing to embed.
@@ -49,7 +54,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         if path.lower().endswith(tuple(suffix.encode() for suffix in SPEC.compressed)):
             raise SourceError(f"{display(path)} is compressed: decompress it to a .tar")
     protocol, _ = split(source.url)
-    done = _completed(source, protocol, [path for path, _ in found[:SAMPLE_TARS]], settings.max_image_bytes)
+    done = _completed(source, protocol, [path for path, _ in found], settings.max_image_bytes)
     done = replace(done, storage={"root": root(source.url)})
     return done, (Shard([Piece(path, size=size)], None) for path, size in found)
 
@@ -71,10 +76,12 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
             with opened(protocol, piece.path) as (file, size):
                 if piece.size >= 0 and size not in (piece.size, -1):
                     raise SourceError(f"{name} has changed since it was planned: {piece.size} bytes then, {size} now")
-                limit = settings.max_image_bytes
-                for sample in samples(Tar(file, size), images=bool(source.images), max_image_bytes=limit):
-                    yield _row(source, name, sample)
-                    rows += 1
+                limit, wanted = settings.max_image_bytes, Wanted.of(source.image_column, source.text_column)
+                tar = Tar(file, size)
+                for sample in samples(tar, images=bool(source.images), max_image_bytes=limit, wanted=wanted):
+                    for row in _rows(source, name, sample):
+                        yield row
+                        rows += 1
             continue
         except BrokenTar as error:
             total = "" if size < 0 else f" of {size}"
@@ -118,10 +125,10 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
     raise failure or BadImage.because(f"{image_path} is not in {source.url}.")
 
 
-def _row(source: Source, tar: str, sample: Sample) -> Row:
-    """A row, with the first of its errors."""
+def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
+    """A sample's rows, with the first of its errors."""
     errors: list[ClipError] = [sample.error] if sample.error else []
-    if source.images and sample.image is None:
+    if source.images and not sample.images:
         suffixes = ", ".join(f".{display(suffix)}" for suffix in sorted(sample.suffixes)[:8])
         errors.append(BadImage.because(f"The row has no image, only {suffixes}."))
     values: dict[str, Any] = {}
@@ -134,45 +141,84 @@ def _row(source: Source, tar: str, sample: Sample) -> Row:
         caption = sample.caption(values)
     except BadInput as error:
         errors += [error] if source.texts else []
-    path = f"{tar}/{display(sample.image or sample.key)}"
-    columns = {**conform(sample.own(values), source.columns), "image_path": path, "caption": caption}
-    return Row(columns, sample.data.get(IMAGE), caption, errors[0] if errors else None)
+    own = conform(sample.own(values), source.columns)
+    for image, data in (sample.images if source.images else {}).items() or [(next(iter(sample.images), None), None)]:
+        columns = {**own, "image_path": f"{tar}/{display(image or sample.key)}", "caption": caption}
+        yield Row(columns, data, caption, errors[0] if errors else None)
 
 
 # Planning
 
 
 def _completed(source: Source, protocol: str, paths: list[bytes], max_image_bytes: int) -> Source:
-    """``source``, completed by its first rows."""
-    reasons = []
-    for path in paths:
-        first, fault = _first(protocol, path, max_image_bytes)
-        if first:
+    """``source``, completed by the first rows of the first tar that has any, and of more tars as long as there may come
+    what is not in those before.
+
+    Raises:
+        SourceError: no row can be read, or there is nothing to embed, or not what is asked for.
+    """
+    wanted = Wanted.of(source.image_column, source.text_column)
+    reasons: list[str] = []
+    own: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    images = captions = False
+    for path, (first, fault) in _firsts(protocol, paths, max_image_bytes, wanted):
+        if not first:
+            reasons.append(f"{display(path)}: {fault}")
+            if not seen and len(reasons) == SAMPLE_TARS:
+                break
+        values = []
+        for sample in first:
+            here, caption = _parsed(sample)
+            values.append(sample.own(here))
+            images, captions = images or bool(sample.images), captions or caption
+            seen |= {*map(display, sample.suffixes), *(f"json.{key}" for key in here)}
+        own = own or values
+        if (images or source.images is False) and (captions or source.texts is False):
             break
-        reasons.append(f"{display(path)}: {fault}")
-    else:
+    if not seen:
         raise SourceError(f"no row can be read of {source.url}: {'; '.join(reasons)}")
-    own = []
-    captions = 0
-    for sample in first:
-        values: dict[str, Any] = {}
-        with contextlib.suppress(BadInput):  # it will be its row's error
-            values = sample.values()
-            captions += sample.caption(values) is not None
-        own.append(sample.own(values))
-    images = any(sample.image is not None for sample in first) if source.images is None else source.images
-    texts = captions > 0 if source.texts is None else source.texts
+    for asked, column, found in (("image", source.image_column, images), ("text", source.text_column, captions)):
+        if column and not found:
+            raise SourceError(f"there is no {asked} column {column!r} in the first rows, which have: {listed(seen)}")
+    images = images if source.images is None else source.images
+    texts = captions if source.texts is None else source.texts
     if not images and not texts:
-        raise SourceError(f"nothing that is wanted of them is in the first rows of {display(path)}")
+        raise SourceError(f"nothing that is wanted of them is in the first rows of {source.url}")
     return replace(source, images=images, texts=texts, columns=source.columns or infer(own))
 
 
-def _first(protocol: str, path: bytes, max_image_bytes: int) -> tuple[list[Sample], str]:
+def _parsed(sample: Sample) -> tuple[dict[str, Any], bool]:
+    """The values of a sample's JSON, and whether it has a caption; broken ones will be their rows' errors."""
+    values: dict[str, Any] = {}
+    with contextlib.suppress(BadInput):
+        values = sample.values()
+        return values, sample.caption(values) is not None
+    return values, False
+
+
+def _firsts(
+    protocol: str, paths: list[bytes], max_image_bytes: int, wanted: Wanted
+) -> Iterator[tuple[bytes, tuple[list[Sample], str]]]:
+    """The first rows of each tar, some tars ahead."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="tars") as pool:
+        waiting: deque[tuple[bytes, Future[tuple[list[Sample], str]]]] = deque()
+        for path in paths:
+            waiting.append((path, pool.submit(_first, protocol, path, max_image_bytes, wanted)))
+            if len(waiting) > THREADS:
+                path, first = waiting.popleft()
+                yield path, first.result()
+        while waiting:
+            path, first = waiting.popleft()
+            yield path, first.result()
+
+
+def _first(protocol: str, path: bytes, max_image_bytes: int, wanted: Wanted) -> tuple[list[Sample], str]:
     """A tar's first rows, without their images' bytes, and why there are no more."""
     found: list[Sample] = []
     try:
         with opened(protocol, path) as (file, size):
-            rows = samples(Tar(file, size), images=False, max_image_bytes=max_image_bytes)
+            rows = samples(Tar(file, size), images=False, max_image_bytes=max_image_bytes, wanted=wanted)
             for sample in islice(rows, SAMPLE_ROWS):
                 found.append(sample)  # noqa: PERF402 - if the tar breaks, the rows before are kept
     except BrokenTar as error:

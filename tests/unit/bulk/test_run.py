@@ -11,13 +11,13 @@ import pytest
 
 from clip_queue import dry_run, embed
 from clip_queue.bulk.output import manifest
-from clip_queue.bulk.output.errors import AnotherRun, OutputError, WrongModel
+from clip_queue.bulk.output.errors import AnotherRun, ForeignOutput, OutputError, SourceChanged, WrongModel
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.run.embed import ignore, report_of, run_plan
 from clip_queue.bulk.run.planner import Planner, smaller_shard_size
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.request import EmbedRequest
-from clip_queue.bulk.run.resume import check_model
+from clip_queue.bulk.run.resume import check_empty, check_model, check_unchanged
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.workers import NotStarted, NoWorker, common_model, default_workers, find_workers, locked
 from clip_queue.shared import ops
@@ -305,3 +305,35 @@ def test_on_a_cpu_a_worker_a_core_is_started_and_at_most_four() -> None:
 def test_a_missing_source_is_told_before_anything_is_started(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="missing does not exist"):
         embed(str(tmp_path / "missing"), str(tmp_path / "out"))
+
+
+def test_an_output_of_somebody_else_s_is_not_touched(source: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "img_emb").mkdir(parents=True)
+    (out / "img_emb" / "img_emb_0.npy").write_bytes(b"theirs")
+    with pytest.raises(ForeignOutput, match=r"is not empty, and holds no manifest.json of a run \(img_emb\)"):
+        embed(source, str(out), settings=SETTINGS)
+    assert [path.name for path in out.rglob("*") if path.is_file() and path.name != ".lock"] == ["img_emb_0.npy"]
+
+
+def test_what_a_killed_planning_left_is_no_obstacle(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("plan.parquet", ".lock", ".DS_Store"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"")
+    check_empty(Output(str(out)))
+    check_empty(Output(str(tmp_path / "not there")))
+
+
+def test_a_finished_run_notices_that_its_source_has_changed(source: str, tmp_path: Path, worker: Worker) -> None:
+    output = Output(str(tmp_path / "out"))
+    plan = planned(source, output)
+    run(worker, output, plan)
+    found = manifest.load(output)
+    assert found is not None
+    assert found.plan == plan, "with the time of its planning"
+    check_unchanged(output, found.plan)
+    with Path(source).open("a") as file:
+        file.write("new\n")
+    with pytest.raises(SourceChanged, match=r"1 file has changed \(in.txt\)"):
+        check_unchanged(output, found.plan)

@@ -102,6 +102,7 @@ def test_the_likeliest_columns_are_chosen() -> None:
     assert chosen("url", "PATH", "odd", typed="odd") == ("odd", None)
     assert chosen("odd", "image", typed="odd") == ("image", None)
     assert chosen("url", "path") == ("path", None)
+    assert chosen("url", "image_url") == ("image_url", None), "a page's URL may stand beside its image's"
     assert chosen("url", "path", image_column="url") == ("url", None)
     assert chosen("path", "url", text_column="path") == ("url", "path")
     assert chosen("path", "text", images=False) == (None, "text")

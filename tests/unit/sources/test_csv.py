@@ -141,3 +141,26 @@ def assert_as_csv(data: str) -> None:
     except csv.Error:
         return
     assert [split_fields(each.decode(), ",") for each in split(data)] == wanted  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_stray_quote_costs_its_own_row(tmp_path: Path, size: int) -> None:
+    """It was closed two lines on, by a quote that other text follows, and the rows between were lost."""
+    (tmp_path / "a.tsv").write_text('path\tcaption\n0.png\t"broken quote\n1.png\tfine\n2.png\t5" pipe\n3.png\tend\n')
+    found = rows(tmp_path, "csv", size)
+    assert errors(found)[0] == "A quote in it is never closed."
+    assert [row.text for row in found] == [None, "fine", '5" pipe', "end"]
+
+
+def test_a_stray_quote_that_another_one_closes_costs_its_own_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('caption,a,b\n"one,1,1\ntwo,2,2\n"three",3,3\n"four\nlines",4,4\n"five",5,5\n')
+    found = rows(tmp_path, "csv", 100)
+    assert list(errors(found)) == [0]
+    assert [row.text for row in found] == [None, "two", "three", "four\nlines", "five"]
+
+
+def test_a_row_of_several_lines_needs_a_field_for_each_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('caption,a,b\n1,2,"three\n4,5",6,7\n8,9,10\n')
+    found = rows(tmp_path, "csv", 100)
+    assert list(errors(found)) == [0, 1]
+    assert found[2].text == "8"

@@ -36,6 +36,13 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
             rows(tmp_path / name)
 
 
+@pytest.mark.parametrize("column", ["image_column", "text_column"])
+def test_it_has_no_columns(tmp_path: Path, column: str) -> None:
+    put(tmp_path, "a.jpg")
+    with pytest.raises(SourceError, match="a folder of images has no columns"):
+        rows(tmp_path, **{column: "caption"})
+
+
 def test_an_image_is_a_source(tmp_path: Path) -> None:
     put(tmp_path, "a b.jpg", "c.jpg", "c.txt")
     assert paths(tmp_path / "a b.jpg") == ["a b.jpg"]

@@ -70,3 +70,44 @@ def test_jsonl_columns_are_chosen_or_refused(tmp_path: Path) -> None:
     assert "nothing to embed" in refusal(tmp_path, "jsonl", images=False)
     (tmp_path / "b.jsonl").write_bytes(b"no json\n")
     assert "no line at its beginning" in refusal(tmp_path / "b.jsonl", "jsonl")
+
+
+def test_one_odd_value_is_its_row_s_error_and_switches_nothing_off(tmp_path: Path) -> None:
+    lines = [f'{{"image": "{n}.png", "caption": {7 if n == 3 else f"{n!s}".join(2 * [chr(34)])}}}' for n in range(5)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    source, shards = planned(tmp_path, "jsonl", 10)
+    assert (source.image_column, source.text_column) == ("image", "caption")
+    found = read_all(source, shards, 10)
+    assert [row.text for row in found] == ["0", "1", "2", None, "4"]
+    assert errors(found)[3] == "The row's text is a int, no text."
+
+
+def test_captions_may_begin_anywhere(tmp_path: Path) -> None:
+    lines = [b'{"image": "a.png", "n": 1}'] * 50 + [b"broken", b'{"image": "b.png", "caption": "late"}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    source, _ = jsonl.plan_shards(Source(str(tmp_path), "jsonl"), 100, SETTINGS, sample_lines=10)
+    assert (source.images, source.texts, source.text_column) == (True, True, "caption")
+    without, _ = jsonl.plan_shards(Source(str(tmp_path), "jsonl", texts=False), 100, SETTINGS, sample_lines=10)
+    assert (without.images, without.texts) == (True, False)
+
+
+def test_what_is_to_embed_may_begin_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"n": 1}\n' * 50 + b'{"caption": "late"}\n')
+    source, _ = jsonl.plan_shards(Source(str(tmp_path), "jsonl"), 100, SETTINGS, sample_lines=10)
+    assert (source.images, source.texts) == (False, True)
+
+
+def test_integers_stay_what_they_were_and_nan_is_nothing(tmp_path: Path) -> None:
+    big = 2**64
+    (tmp_path / "a.jsonl").write_text(
+        f'{{"id": {big}, "text": "a"}}\n{{"id": {big + 1}, "text": "b", "x": NaN, "deep": [{big}, -Infinity]}}\n'
+        f'{{"id": {-(2**63)}, "text": "\\ud83d\\ude00 12345678901234567890", "deep": {{"n": {"9" * 5000}}}}}\n'
+        '{"text": "\\ud83d"}\n'
+    )
+    found = read_all(*planned(tmp_path, "jsonl", 10), 10)
+    assert [row.columns["id"] for row in found] == [str(big), str(big + 1), str(-(2**63)), None]
+    assert found[1].columns["deep"] == f"[{big}, null]"
+    assert found[1].columns["x"] is None
+    assert found[2].text == "😀 12345678901234567890"
+    assert "9" * 5000 in found[2].columns["deep"]
+    assert "lone surrogate" in errors(found)[3]

@@ -81,12 +81,12 @@ def test_images_that_are_not_wanted_are_not_read(t: Path) -> None:
 def test_names_are_split_as_webdataset_splits_them(tmp_path: Path) -> None:
     names = [
         "./0.jpg", "x/0.jpg", "y/0.JPG", "a.b/c.jpg", ".hidden.jpg", "d/._0.jpg", "README", "e/noext", "f.v2.jpg",
-        "g h'\"\n.jpg", "-rf.jpg", "../up.jpg", "/abs.jpg", "\\xff.jpg",
+        "h.v3", "g h'\"\n.jpg", "-rf.jpg", "../up.jpg", "/abs.jpg", "\\xff.jpg",
     ]  # fmt: skip
     raw = tarfile.TarInfo("raw \udcff.jpg")
     (tmp_path / "t.tar").write_bytes(tar([*((name, name.encode()) for name in names), (raw, b"raw")]))
     found = rows(tmp_path / "t.tar")
-    kept = [name for name in names if name not in (".hidden.jpg", "d/._0.jpg", "README", "e/noext", "f.v2.jpg")]
+    kept = [name for name in names if name not in (".hidden.jpg", "d/._0.jpg", "README", "e/noext", "h.v3")]
     images = [row for row in found if row.error is None]
     assert summary(images) == [
         *((f"t.tar/{name}", name.encode(), None) for name in kept),
@@ -94,9 +94,9 @@ def test_names_are_split_as_webdataset_splits_them(tmp_path: Path) -> None:
     ]
     assert [row.columns["key"] for row in images][:4] == ["./0", "x/0", "y/0", "a.b/c"]
     (other,) = (row for row in found if row.error is not None)
-    assert other.columns["image_path"] == "t.tar/f"
+    assert other.columns["image_path"] == "t.tar/h"
     assert other.error is not None
-    assert other.error.message.endswith("The row has no image, only .v2.jpg.")
+    assert other.error.message.endswith("The row has no image, only .v3.")
     for row in images:
         assert find(planned(tmp_path / "t.tar")[0], row.columns["image_path"]) == row.image
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.tar"]
@@ -113,6 +113,7 @@ def test_only_members_in_a_row_are_one(tmp_path: Path) -> None:
         ("t.tar/c.jpg", b"4", None),
         ("t.tar/c.jpg", b"5", None),
         ("t.tar/d.png", b"6", "8"),
+        ("t.tar/d.jpg", b"7", "8"),
     ]
     assert isinstance(found[2].error, BadImage)
 
@@ -144,7 +145,7 @@ def test_a_row_s_error_is_its_own(tmp_path: Path) -> None:
     assert sorted(errors, key=int) == ["1", "2", "3", "5", "6", "7", "8", "9", "10", "11"]
     assert errors["1"] == "1.txt is not UTF-8"
     assert errors["2"].startswith("2.json is not JSON: ")
-    assert errors["3"] == "3.json is no object"
+    assert errors["3"] == "3.json is JSON, but no object."
     assert errors["8"].endswith("The row has no image, only .txt.")
     assert errors["9"] == "9.jpg is a link or a device, or has holes"
     assert (found["4"].columns["a"], found["4"].text) == (None, "nan")
@@ -178,3 +179,48 @@ def test_large_members_are_passed_over_unread(tmp_path: Path) -> None:
         None,
     ]
     assert [row.text for row in found] == ["x", None, None, None]
+
+
+def test_each_image_of_a_sample_is_a_row_with_its_caption(tmp_path: Path) -> None:
+    members: list[Member] = [
+        ("0.left.png", b"l"), ("0.json", b'{"caption": "a cat", "n": 1}'), ("0.RIGHT.png", b"r"), ("1.left.png", b"m"),
+    ]  # fmt: skip
+    (tmp_path / "t.tar").write_bytes(tar(members))
+    found = rows(tmp_path / "t.tar")
+    assert summary(found) == [
+        ("t.tar/0.left.png", b"l", "a cat"),
+        ("t.tar/0.RIGHT.png", b"r", "a cat"),
+        ("t.tar/1.left.png", b"m", None),
+    ]
+    assert [row.columns["n"] for row in found] == [1, 1, None]
+    chosen = rows(tmp_path / "t.tar", image_column="right.PNG")
+    assert [row.image for row in chosen] == [b"r", None]
+    assert [row.error is None for row in chosen] == [True, False]
+
+
+def test_a_caption_is_chosen_by_suffix_or_key(tmp_path: Path) -> None:
+    members: list[Member] = [
+        ("0.jpg", b"x"), ("0.txt", b"plain"), ("0.alt.txt", b"other"), ("0.json", b'{"caption": "c", "title": "t"}'),
+    ]  # fmt: skip
+    (tmp_path / "t.tar").write_bytes(tar(members))
+    for column, text in ((None, "plain"), ("alt.txt", "other"), ("json.title", "t"), ("json.caption", "c")):
+        assert [row.text for row in rows(tmp_path / "t.tar", text_column=column)] == [text]
+    with pytest.raises(SourceError, match=r"no text column 'json.no' .*: .*alt.txt.*json.title"):
+        planned(tmp_path / "t.tar", text_column="json.no")
+    with pytest.raises(SourceError, match="no image column 'png'"):
+        planned(tmp_path / "t.tar", image_column="png")
+
+
+def test_what_the_first_tar_lacks_is_looked_for_in_the_next(tmp_path: Path) -> None:
+    for n in range(20):
+        (tmp_path / f"{n:02}.tar").write_bytes(tar([(f"{n}.txt", b"words")]))
+    (tmp_path / "20.tar").write_bytes(tar([("20.jpg", b"x")]))
+    source, _ = planned(tmp_path)
+    assert (source.images, source.texts) == (True, True)
+
+
+def test_a_sample_s_images_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "t.tar").write_bytes(tar([(f"0.{n}.png", b"x") for n in range(70)] + [("1.png", b"y")]))
+    found = rows(tmp_path / "t.tar")
+    assert all("choose one with the image column" in str(row.error) for row in found[:-1])
+    assert found[-1].error is None
