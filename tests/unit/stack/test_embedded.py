@@ -112,7 +112,7 @@ def test_a_package_that_is_not_installed_is_named(package: str, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("url", "why"), [("redis://:secret@127.0.0.1:1/0", "ConnectionError"), ("secret", "ValueError")]
+    ("url", "why"), [("redis://:secret@127.0.0.1:1/0", "ConnectionError"), ("secret", "BadRedisUrl")]
 )
 def test_a_redis_that_does_not_answer_is_an_error_without_its_password(url: str, why: str) -> None:
     message = refusal(EmbeddedStack(Settings(), workers=0, api=False, redis_url=url))
