@@ -131,12 +131,12 @@ def test_a_shard_done_by_two_workers_at_once_is_the_same_shard(
     all_there(output, source, whole)
 
 
-def send(team: Team, submissions: list[submissions.Submission]) -> None:
+def send(team: Team, several: list[submissions.Submission]) -> None:
     """Accept bulk jobs, and ring for each more often than it needs."""
     store, sender = team.store(), celery_app(team.settings(), publisher=True)
-    store.execute(submissions.accept(submissions))
+    store.execute(submissions.accept(several))
     queue = queue_name("emoji-mini", Lane.BULK)
-    for job_id in 3 * [s.job.id for s in submissions]:
+    for job_id in 3 * [s.job.id for s in several]:
         sender.send_task(TASK, ("emoji-mini", Lane.BULK, [job_id]), queue=queue, retry=False)
     sender.close()
     store.close()
