@@ -24,6 +24,13 @@ REPLY = struct.Struct("!IIQ")  # width and height, or 0 and 0; bytes that follow
 
 
 def main() -> None:
+    try:
+        serve()
+    except BrokenPipeError:
+        os._exit(0)  # the worker has ended, and Python would complain of what it cannot flush
+
+
+def serve() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a codec prints is no reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the worker

@@ -16,7 +16,8 @@ from PIL import Image
 
 from clip_queue.shared.errors import BadImage, Unavailable
 from clip_queue.worker.inference.decode import decode
-from clip_queue.worker.inference.decode_helpers import DecodeHelpers, Unwanted, environment
+from clip_queue.worker.inference.decode_helper import READY, REQUEST
+from clip_queue.worker.inference.decode_helpers import COMMAND, DecodeHelpers, Unwanted, environment
 from clip_queue.worker.inference.image_limits import Limits
 from tests.images import noise_image
 
@@ -195,3 +196,20 @@ def test_pixels_of_a_large_image_come_whole(helpers: Any) -> None:
     image = Image.effect_noise((2000, 1500), 90)
     data = b"P5 2000 1500 255\n" + image.tobytes()
     np.testing.assert_array_equal(np.asarray(helpers().to_rgb(data).getchannel("R")), np.asarray(image))
+
+
+def test_it_ends_without_a_word_when_its_worker_has_ended() -> None:
+    process = subprocess.Popen(
+        (*COMMAND, str(2**30)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.read(len(READY))
+    process.stdout.close()
+    process.stdin.write(REQUEST.pack(len(GOOD), 2**20, 2**20, 2**30, 0, 10) + GOOD)
+    _, said = process.communicate(timeout=30)
+    assert (said, process.returncode) == (b"", 0)
