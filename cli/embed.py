@@ -127,7 +127,7 @@ def limit_text(report: Report) -> str:
 def print_dry_run(console: Console, dry: DryRun) -> None:
     """Print what a run would do."""
     source = dry.source
-    rows = "as many rows as the tars hold" if dry.rows is None else f"{dry.rows:,} rows"
+    rows = "as many rows as the archives hold" if dry.rows is None else f"{dry.rows:,} rows"
     what = " and ".join(name for name, wanted in (("images", source.images), ("texts", source.texts)) if wanted)
     print_line(console, f"{source.format}: {rows} in {dry.shards:,} shards, {what} to embed")
     for name, value in (("image column", source.image_column), ("text column", source.text_column)):

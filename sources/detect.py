@@ -58,9 +58,11 @@ def detect(url: str, *, sample_entries: int = SAMPLE_ENTRIES, max_entries: int =
 
 def _by_suffix(name: str) -> FormatSpec | None:
     name = name.lower()
-    for packed in PACKED:
-        name = name.removesuffix(packed)
-    return next((spec for spec in FORMATS.values() if name.endswith(spec.suffixes + spec.compressed)), None)
+    ends = {end: spec for spec in FORMATS.values() for end in spec.suffixes + spec.compressed}
+    for packed in ("", *PACKED):
+        if matching := [end for end in ends if name.removesuffix(packed).endswith(end)]:
+            return ends[max(matching, key=len)]
+    return None
 
 
 def _kind(protocol: str, path: str) -> str | None:

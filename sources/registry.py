@@ -27,7 +27,8 @@ class FormatSpec:
         module: the module that plans and reads it, imported when it is used.
         words: what such a source is, for help texts.
         suffixes: how the names of its files end, in small letters.
-        compressed: how the names of its compressed files end. The module refuses them and says what to do.
+        compressed: how the names of its compressed files end. The module reads them, or refuses them and says what to
+            do.
         rank: a folder that holds files of several formats is of the format with the lowest rank.
         decisive: whether one such file decides what its folder is. Files that are not decisive may lie beside others
             (README.txt), so they count only where the folder and those below it hold no decisive file.
@@ -66,8 +67,18 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.webdataset",
             words="tars",
             suffixes=(".tar",),
-            compressed=(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+            compressed=(
+                *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"),
+            ),
             rank=1,  # img2dataset writes a parquet beside each tar
+        ),
+        FormatSpec(
+            name="zip",
+            module="clip_queue.sources.formats.webdataset",
+            words=".zip",
+            suffixes=(".zip",),
+            rank=6,  # often what its folder was unpacked from
+            decisive=False,
         ),
         FormatSpec(
             name="parquet",
@@ -83,7 +94,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".txt",
             suffixes=(".txt", ".text"),
             compressed=_packed(".txt", ".text"),
-            rank=6,
+            rank=7,
             decisive=False,
         ),
         FormatSpec(

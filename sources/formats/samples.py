@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip_queue.shared.errors import BadInput
+from clip_queue.sources.formats.archives import Archive
 from clip_queue.sources.formats.image_files import SUFFIXES
 from clip_queue.sources.formats.table import text_of
-from clip_queue.sources.formats.tars import Tar
 from clip_queue.sources.json_object import json_object
 from clip_queue.sources.storage import display
 
@@ -98,7 +98,7 @@ class Sample:
         return {"key": display(self.key), **rest}
 
 
-def samples(tar: Tar, *, images: bool, max_image_bytes: int, wanted: Wanted = Wanted()) -> Iterator[Sample]:
+def samples(tar: Archive, *, images: bool, max_image_bytes: int, wanted: Wanted = Wanted()) -> Iterator[Sample]:
     """The samples of a tar that are certainly whole.
 
     Args:
@@ -143,7 +143,7 @@ def is_plain(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not member.issparse()
 
 
-def _take_image(tar: Tar, member: tarfile.TarInfo, limit: int | None, sample: Sample) -> None:
+def _take_image(tar: Archive, member: tarfile.TarInfo, limit: int | None, sample: Sample) -> None:
     """Note an image of a sample, and read it unless ``limit`` is None."""
     sample.images[raw_name(member)] = None
     if limit is None:
@@ -156,14 +156,18 @@ def _take_image(tar: Tar, member: tarfile.TarInfo, limit: int | None, sample: Sa
     sample.images[raw_name(member)] = _take(tar, member, limit, sample)
 
 
-def _take(tar: Tar, member: tarfile.TarInfo, limit: int, sample: Sample) -> bytes | None:
+def _take(tar: Archive, member: tarfile.TarInfo, limit: int, sample: Sample) -> bytes | None:
     """A member's data. If they cannot be read, the sample has an error, and no byte of them is read."""
     if not is_plain(member):
         wrong = "is a link or a device, or has holes"
     elif member.size > limit:
         wrong = f"has {member.size} bytes, {limit} at most"
     else:
-        return tar.take(member)
+        try:
+            return tar.take(member)
+        except BadInput as error:  # of a zip's member
+            sample.error = sample.error or error
+            return None
     if sample.error is None:
         sample.error = BadInput(f"{display(raw_name(member))} {wrong}")
     return None

@@ -1,12 +1,14 @@
-"""Tars whose members NAME.jpg, NAME.txt and NAME.json make a row: one tar, a folder of them, a glob, or braces.
+"""Archives whose members NAME.jpg, NAME.txt and NAME.json make a row: tars, compressed or not, or zips.
 
 A sample is a sequence of members whose names are the same up to the first dot after the last slash (the folder belongs
 to the name). Each member with an image's suffix (NAME.jpg, NAME.left.png) is a row. The caption is NAME.txt, or
 ``caption`` in NAME.json. The other values in NAME.json are the rows' columns, and ``key`` is NAME. The image column
 chooses one image by its suffix (``left.png``), the text column another caption: the suffix of a text, or ``json.KEY``.
-Nothing is unpacked to disk.
+Nothing is unpacked to disk. A compressed tar is unpacked as it is read; a zip's members are read in the order of their
+names, and one that is encrypted or broken costs its own row.
 
-A tar is a shard, whatever the size of shards: only reading it tells how many rows it has.
+An archive is a shard, whatever the size of shards: only reading it tells how many rows it has. What is said of tars
+below is true of zips as well.
 """
 
 from __future__ import annotations
@@ -29,14 +31,15 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.columns import conform, infer, listed
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
+from clip_queue.sources.formats.archives import archive_of
 from clip_queue.sources.formats.image_files import SUFFIXES, suffix
 from clip_queue.sources.formats.samples import TEXT_BYTES, Sample, Wanted, is_plain, raw_name, samples
-from clip_queue.sources.formats.tars import BrokenTar, Tar
+from clip_queue.sources.formats.tars import BrokenTar
 from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import LOCAL, display, opened, read_bytes, reason, spellings, split
 
-SPEC = FORMATS["webdataset"]
+SUFFIX_ENDS = tuple(end for name in ("webdataset", "zip") for end in FORMATS[name].suffixes + FORMATS[name].compressed)
 SAMPLE_ROWS = 100  # rows that tell what the tars hold
 SAMPLE_TARS = 8  # tars that are tried until one has a row
 THREADS = 8  # tars that are looked at at once
@@ -49,10 +52,8 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     Raises:
         SourceError: there are no tars, none can be read, or they hold nothing to embed.
     """
-    found = containers(source.url, SPEC.suffixes, SPEC.compressed)
-    for path, _ in found:
-        if path.lower().endswith(tuple(suffix.encode() for suffix in SPEC.compressed)):
-            raise SourceError(f"{display(path)} is compressed: decompress it to a .tar")
+    spec = FORMATS[source.format]
+    found = containers(source.url, spec.suffixes, spec.compressed)
     protocol, _ = split(source.url)
     done = _completed(source, protocol, [path for path, _ in found], settings.max_image_bytes)
     done = replace(done, storage={"root": root(source.url)})
@@ -76,16 +77,18 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
             with opened(protocol, piece.path) as (file, size):
                 if piece.size >= 0 and size not in (piece.size, -1):
                     raise SourceError(f"{name} has changed since it was planned: {piece.size} bytes then, {size} now")
+                total = size
                 limit, wanted = settings.max_image_bytes, Wanted.of(source.image_column, source.text_column)
-                tar = Tar(file, size)
-                for sample in samples(tar, images=bool(source.images), max_image_bytes=limit, wanted=wanted):
+                archive = archive_of(file, size)
+                total = archive.size
+                for sample in samples(archive, images=bool(source.images), max_image_bytes=limit, wanted=wanted):
                     for row in _rows(source, name, sample):
                         yield row
                         rows += 1
             continue
         except BrokenTar as error:
-            total = "" if size < 0 else f" of {size}"
-            cause = f"is broken at byte {error.at}{total} ({error.what}), after {rows} rows"
+            of = "" if total < 0 else f" of {total}"
+            cause = f"is broken at byte {error.at}{of} ({error.what}), after {rows} rows"
         except FileNotFoundError:
             cause = "does not exist any more"
         except PermissionError as error:
@@ -106,20 +109,20 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
     protocol, _ = split(source.url)
     limit = settings.max_image_bytes
     failure: OSError | None = None
-    # The slash where the tar's path ends and the member's begins: most likely the one after .tar.
+    # The slash where the tar's path ends and the member's begins: most likely the one after .tar or .zip.
     cuts = [match.start() for match in re.finditer("/", image_path)]
-    for cut in sorted(cuts, key=lambda cut: not image_path[:cut].lower().endswith(".tar")):
+    for cut in sorted(cuts, key=lambda cut: not image_path[:cut].lower().endswith(SUFFIX_ENDS)):
         tar, member = image_path[:cut], image_path[cut + 1 :]
         for name in [] if ".." in tar.split("/") else spellings(tar):
             path = os.fsencode(source.storage["root"]) + b"/" + name
             try:
                 at, size = _index(protocol, path)[member]
-                with opened(protocol, path) as (file, _size):
-                    file.seek(at)
-                    data: bytes = file.read(min(size, limit + 1))
-                    return data
+                with opened(protocol, path) as (file, total):
+                    return archive_of(file, total).at(at, min(size, limit + 1))
             except (KeyError, NotADirectoryError):
                 continue
+            except BrokenTar as error:
+                raise BadImage.because(f"{image_path} cannot be read: {error.what}.") from error
             except OSError as error:
                 failure = failure or error
     raise failure or BadImage.because(f"{image_path} is not in {source.url}.")
@@ -180,7 +183,9 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
         raise SourceError(f"no row can be read of {source.url}: {'; '.join(reasons)}")
     for asked, column, found in (("image", source.image_column, images), ("text", source.text_column, captions)):
         if column and not found:
-            raise SourceError(f"there is no {asked} column {column!r} in the first rows, which have: {listed(sorted(seen))}")
+            raise SourceError(
+                f"there is no {asked} column {column!r} in the first rows, which have: {listed(sorted(seen))}"
+            )
     images = images if source.images is None else source.images
     texts = captions if source.texts is None else source.texts
     if not images and not texts:
@@ -218,7 +223,7 @@ def _first(protocol: str, path: bytes, max_image_bytes: int, wanted: Wanted) -> 
     found: list[Sample] = []
     try:
         with opened(protocol, path) as (file, size):
-            rows = samples(Tar(file, size), images=False, max_image_bytes=max_image_bytes, wanted=wanted)
+            rows = samples(archive_of(file, size), images=False, max_image_bytes=max_image_bytes, wanted=wanted)
             for sample in islice(rows, SAMPLE_ROWS):
                 found.append(sample)  # noqa: PERF402 - if the tar breaks, the rows before are kept
     except BrokenTar as error:
@@ -244,7 +249,7 @@ def _index(protocol: str, path: bytes) -> dict[str, tuple[int, int]]:
     """Start and size in bytes of a tar's images, by name as text: the first of each name, before the tar breaks."""
     found: dict[str, tuple[int, int]] = {}
     with opened(protocol, path) as (file, size), contextlib.suppress(BrokenTar):
-        for member in Tar(file, size).members():
+        for member in archive_of(file, size).members():
             if is_plain(member) and suffix(name := raw_name(member)) in SUFFIXES:
                 found.setdefault(display(name), (member.offset_data, member.size))
     return found

@@ -171,4 +171,4 @@ def test_a_dry_run_prints_columns_and_the_first_files() -> None:
 def test_a_dry_run_of_tars_does_not_know_the_number_of_rows() -> None:
     out = console()
     print_dry_run(out, DryRun(Source("/in.tar", "webdataset", images=True), shards=1, rows=None, first=["in.tar"]))
-    assert "webdataset: as many rows as the tars hold in 1 shards, images to embed" in printed(out)
+    assert "webdataset: as many rows as the archives hold in 1 shards, images to embed" in printed(out)

@@ -109,14 +109,6 @@ def test_no_more_than_the_first_rows_are_looked_at(tmp_path: Path) -> None:
     assert planned(tmp_path / "t.tar")[0].texts is True
 
 
-@pytest.mark.parametrize("name", ["t.tar.gz", "t.tgz", "t.TAR.GZ", "t.tar.zst"])
-def test_compressed_tars_are_refused(t: Path, name: str) -> None:
-    t.with_name(name).write_bytes(b"x")
-    for url in (t.with_name(name), t.parent, t.parent / "t.*"):
-        with pytest.raises(SourceError, match=r"compressed.*decompress it to a \.tar"):
-            planned(url)
-
-
 def test_no_tar_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     for url in (tmp_path, tmp_path / "gone.tar", tmp_path / "*.tar"):
@@ -153,7 +145,10 @@ def test_a_store_that_fails_is_not_a_broken_tar(memory: Any, monkeypatch: pytest
 
     class Dropped:
         def __init__(self, file: Any) -> None:
-            self._file, self._left = file, 5
+            self._file, self._left = file, 6
+
+        def seek(self, to: int, whence: int = 0) -> int:
+            return int(self._file.seek(to, whence))
 
         def read(self, size: int) -> bytes:
             self._left -= 1
