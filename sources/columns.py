@@ -18,7 +18,23 @@ MAX_COLUMNS = 256  # columns that are inferred: a source with a new name in each
 
 # Columns with images, the likeliest first; names in small letters. Paths and URLs are looked for after those, and
 # after a column of a type that only images have.
-IMAGES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "picture", "photo", "image_data")
+IMAGES = (
+    "image",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+    "bytes",
+    "image_bytes",
+    "img",
+    "picture",
+    "photo",
+    "image_data",
+    "image_base64",
+    "base64",
+    "image_b64",
+    "b64",
+)
 PATHS = (
     *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename", "file"),
     *("image_url", "img_url", "url", "uri"),

@@ -15,7 +15,12 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
 
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip")  # suffixes of compressed files
+UNPACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")  # of these, what is read
 IMAGE_FOLDER = "folder"  # the format of a folder that holds nothing known
+
+
+# Options of reading that only some formats have. What is asked for comes in ``Source.storage``, under these names.
+READING = ("delimiter", "encoding", "quoting", "image_root")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class FormatSpec:
         decisive: whether one such file decides what its folder is. Files that are not decisive may lie beside others
             (README.txt), so they count only where the folder and those below it hold no decisive file.
         sidecar: a file NAME + ``sidecar`` beside a folder NAME describes that folder and is no file of this format.
+        options: which of :data:`READING` its module heeds.
     """
 
     name: str
@@ -43,6 +49,7 @@ class FormatSpec:
     rank: int = 0
     decisive: bool = True
     sidecar: str = ""
+    options: tuple[str, ...] = ()
 
 
 def _packed(*suffixes: str) -> tuple[str, ...]:
@@ -85,6 +92,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.parquet",
             words="parquet",
             suffixes=(".parquet", ".pq", ".parq"),
+            options=("image_root",),
             rank=2,
             sidecar=".parquet",  # img2dataset, told to write files, reports on each folder of images in such a file
         ),
@@ -94,6 +102,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".txt",
             suffixes=(".txt", ".text"),
             compressed=_packed(".txt", ".text"),
+            options=("encoding",),
             rank=7,
             decisive=False,
         ),
@@ -103,6 +112,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".csv",
             suffixes=(".csv", ".tsv"),
             compressed=_packed(".csv", ".tsv"),
+            options=("delimiter", "encoding", "quoting", "image_root"),
             rank=5,
             decisive=False,
         ),
@@ -112,7 +122,18 @@ FORMATS: dict[str, FormatSpec] = {
             words=".jsonl",
             suffixes=(".jsonl", ".ndjson"),
             compressed=_packed(".jsonl", ".ndjson"),
+            options=("encoding", "image_root"),
             rank=4,
+            decisive=False,
+        ),
+        FormatSpec(
+            name="json",
+            module="clip_queue.sources.formats.jsonl",
+            words=".json",
+            suffixes=(".json",),
+            compressed=_packed(".json"),
+            options=("encoding", "image_root"),
+            rank=8,
             decisive=False,
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Unpack
 
 from celery import Celery
@@ -17,6 +18,7 @@ from clip_queue.bulk.output.markers import Marker, complete_markers
 from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.reading import Given
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.resume import check_empty, check_model, check_same, check_unchanged
@@ -36,8 +38,8 @@ def ignore(*_: object) -> None:
 
 
 def embed(
-    source: str,
-    output: str,
+    source: Given,
+    output: str | Path,
     *,
     workers: int | None = None,
     redis_url: str | None = None,
@@ -51,8 +53,8 @@ def embed(
     """Embed every row of ``source`` into ``output``; called again after whatever stopped it, it goes on.
 
     Args:
-        source: a folder of images, tars, parquet, ``.txt``, ``.csv`` or ``.jsonl``: a path, a glob, a brace expression,
-            or a URL that fsspec opens.
+        source: a folder of images, tars, zips, parquet, ``.txt``, ``.csv``, ``.jsonl`` or ``.json``: a path, a glob, a
+            brace expression, or a URL that fsspec opens; or a list of paths.
         output: a folder, likewise (:mod:`clip_queue.bulk.output.layout`).
         workers: worker processes to start; None: one a GPU, or one a core and at most four. Not with ``redis_url``.
         redis_url: a Redis whose workers do the work; None: start what is needed here, and stop it afterwards.
@@ -68,7 +70,7 @@ def embed(
         StackError: what is needed here could not be started.
     """
     settings = settings or Settings()
-    folder = Output(output)
+    folder = Output(str(output))
     model = options.get("model") or settings.models[0]
     name = parse_model(model).name
     request = EmbedRequest.of(source, options)

@@ -30,6 +30,17 @@ class EmbedOptions(TypedDict, total=False):
     model: Annotated[str | None, Option("Model, NAME or NAME=SOURCE; unset: CLIP_QUEUE_MODELS' first.")]
     image_column: Annotated[str | None, Option("Column of a table with images, paths or URLs; unset: by name.")]
     text_column: Annotated[str | None, Option("Column of a table with texts; unset: by name.")]
+    delimiter: Annotated[str | None, Option("Of csv, a character or `tab`; unset: of , ; tab | the likeliest.")]
+    quoting: Annotated[
+        bool | None,
+        Option(
+            "Whether quotes in csv are quotes, or characters as any other. [default: quoting]", "--quoting/--no-quoting"
+        ),
+    ]
+    encoding: Annotated[str | None, Option("Of csv, jsonl and txt: cp1252, utf-16, …; unset: UTF-8.")]
+    image_root: Annotated[
+        str | None, Option("Folder that a table's image paths are relative to; unset: that of the table.")
+    ]
     images: Annotated[bool | None, Option("Embed images; unset: if there are any.", flags="--images/--no-images")]
     texts: Annotated[bool | None, Option("Embed texts; unset: if there are any.", flags="--texts/--no-texts")]
     shard_size: Annotated[

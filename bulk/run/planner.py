@@ -14,6 +14,7 @@ from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import write_plan
 from clip_queue.bulk.run.options import EmbedOptions
+from clip_queue.bulk.run.reading import Given
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.workers import NotStarted
 from clip_queue.shared.models import ModelInfo
@@ -110,7 +111,7 @@ class DryRun:
     first: list[str]
 
 
-def dry_run(source: str, *, settings: Settings | None = None, **options: Unpack[EmbedOptions]) -> DryRun:
+def dry_run(source: Given, *, settings: Settings | None = None, **options: Unpack[EmbedOptions]) -> DryRun:
     """Look at a source and write nothing. Options and errors are those of :func:`clip_queue.embed`."""
     settings = settings or Settings()
     request = EmbedRequest.of(source, options)

@@ -18,9 +18,9 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.columns import choose, is_own, own_name
 from clip_queue.sources.discovery import containers, name, root
 from clip_queue.sources.formats import row_groups
-from clip_queue.sources.formats.arrow import NOTHING, kept, plain
+from clip_queue.sources.formats.arrow import NOTHING, kept, plain, widest
 from clip_queue.sources.formats.row_groups import BATCH_ROWS, READ_ERRORS, in_words
-from clip_queue.sources.formats.table import Table, changed, find_by_path
+from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path
 from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
@@ -28,8 +28,8 @@ from clip_queue.sources.storage import StoreAway, display, is_barred, opened, sp
 SPEC = FORMATS["parquet"]
 THREADS = 8  # footers that are read at once
 
-# How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all.
-BYTES, STRUCT, TEXT, OTHER = "bytes", "struct", "text", "other"
+# How a column can hold images and texts: as bytes, a struct of bytes and path, text, a list of texts, or not at all.
+BYTES, STRUCT, TEXT, TEXTS, OTHER = "bytes", "struct", "text", "texts", "other"
 
 _Kinds = dict[str, tuple[str, str | None]]  # of each column: how it can hold them, and its type in the metadata
 
@@ -56,17 +56,17 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
             known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds
     if not known:
         raise SourceError(f"{source.url}: nothing there can be read as parquet: {counts[0][1] or 'no columns'}")
-    able = [column for column, (holds, _) in known.items() if holds != OTHER]
+    able = [column for column, (holds, _) in known.items() if holds not in (TEXTS, OTHER)]
     typed = next((column for column, (holds, _) in known.items() if holds == STRUCT), None)
-    texts = [column for column in able if known[column][0] != STRUCT]
+    texts = [column for column, (holds, _) in known.items() if holds in (BYTES, TEXT, TEXTS)]
     source = choose(source, known, able, texts, typed=typed)
     own = {
         own_name(column): "string" if kind == NOTHING else kind
-        for column, (_, kind) in known.items()
-        if kind is not None and is_own(source, column)
+        for column, (holds, kind) in known.items()
+        if kind is not None and (is_own(source, column) or holds == TEXTS)  # one of its texts is the caption
     }
     holds = known[source.image_column][0] if source.image_column else ""
-    source = replace(source, columns=own, storage={"root": folder, "image": holds})
+    source = replace(source, columns=own, storage={**source.storage, "root": folder, "image": holds})
     return source, _shards(found, counts, shard_size)
 
 
@@ -104,7 +104,7 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
         ClipError: there is no such image, or it cannot be read.
         OSError: it cannot be read.
     """
-    if source.storage["image"] == TEXT:
+    if source.storage["image"] == TEXT and container_of(source, image_path, SPEC.suffixes) is None:
         return find_by_path(source, image_path, SPEC.suffixes, settings)
     only = replace(source, texts=False, text_column=None, columns={})
     try:
@@ -180,23 +180,29 @@ def _holds(kind: Any) -> str:
     if types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return STRUCT if index >= 0 and types.is_binary(plain(kind.field(index).type)) else OTHER
+    if types.is_list(kind) or types.is_large_list(kind):
+        return TEXTS if types.is_string(plain(kind.value_type)) else OTHER
     return BYTES if types.is_binary(kind) else TEXT if types.is_string(kind) else OTHER
 
 
 def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
-    """The columns of the files before, and of one more file. Raises :class:`SourceError` if they differ."""
-    for column in known.keys() ^ more.keys():
-        raise SourceError(
-            f"{title} has {'no' if column in known else 'a'} column {column!r}, unlike the files before it"
-        )
-    out = {}
-    for column, kind in known.items():
-        here = more[column]
-        if here[1] != NOTHING and kind[1] != NOTHING and here != kind:
+    """The columns of the files before, and of one more file, by the widest type: a file may lack columns of others.
+
+    Raises:
+        SourceError: a column is of two types that have no wider one, or holds something else.
+    """
+    out = dict(known)
+    for column, here in more.items():
+        there = known.get(column, here)
+        kind = widest(there[1], here[1])
+        holds = there[0] if here[1] == NOTHING else here[0] if there[1] == NOTHING else None
+        if holds is None and (here[0] == there[0]):
+            holds = here[0]
+        if holds is None or (kind is None and (here[1], there[1]) != (None, None)):
             raise SourceError(
-                f"column {column!r} of {title} is {here[1] or here[0]}, in the files before it {kind[1] or kind[0]}"
+                f"column {column!r} of {title} is {here[1] or here[0]}, in the files before it {there[1] or there[0]}"
             )
-        out[column] = here if kind[1] == NOTHING else kind
+        out[column] = holds, kind
     return out
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from clip_queue.sources.columns import is_own, own_name
+from clip_queue.sources.columns import own_name
 from clip_queue.sources.formats.arrow import plain, texts, values
 from clip_queue.sources.formats.table import Table, changed
 from clip_queue.sources.source import Piece, Row, Source
@@ -47,10 +47,10 @@ def read(source: Source, table: Table, file: Any, piece: Piece, *, batch_rows: i
     """
     asked = [column for column in (source.image_column, source.text_column) if column is not None]
     there = file.schema_arrow.names
-    if piece.stop > file.metadata.num_rows or not set(asked) <= set(there):
+    if piece.stop > file.metadata.num_rows:
         raise changed(table)
-    own = [column for column in there if is_own(source, column) and own_name(column) in source.columns]
-    wanted = list(dict.fromkeys([*own, *asked]))
+    own = [column for column in there if own_name(column) in source.columns]
+    wanted = list(dict.fromkeys([*own, *(column for column in asked if column in there)]))  # others may have the rest
     first = 0
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
@@ -79,6 +79,8 @@ def read(source: Source, table: Table, file: Any, piece: Piece, *, batch_rows: i
 def find_path(source: Source, file: Any, path: str) -> int | None:
     """The number of the first row whose image has this path beside its bytes; None if no row has."""
     column = source.image_column
+    if column not in file.schema_arrow.names:
+        return None
     kind = plain(file.schema_arrow.field(column).type)
     if not types.is_struct(kind) or kind.get_field_index("path") < 0:
         return None
@@ -97,8 +99,9 @@ def _made(source: Source, table: Table, batch: Any, first: int, own: list[str]) 
     names = [own_name(column) for column in own]
     columns = [values(batch.column(column), source.columns[own_name(column)]) for column in own]
     records = zip(*columns, strict=True) if columns else [()] * size
-    captions = texts(batch.column(source.text_column)) if source.text_column else [None] * size
-    images, paths = _images(batch.column(source.image_column)) if source.image_column else ([None] * size,) * 2
+    here = set(batch.schema.names)
+    captions = texts(batch.column(source.text_column)) if source.text_column in here else [None] * size
+    images, paths = _images(batch.column(source.image_column)) if source.image_column in here else ([None] * size,) * 2
     for n, (record, image, path, caption) in enumerate(zip(records, images, paths, captions, strict=True)):
         yield table.row(first + n, dict(zip(names, record, strict=True)), image, caption, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator
 from functools import lru_cache
@@ -9,9 +10,9 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import is_encodable
+from clip_queue.sources.columns import is_encodable, own_name
 from clip_queue.sources.discovery import containers, name
-from clip_queue.sources.image_references import load, load_below
+from clip_queue.sources.image_references import is_inline, load, load_below
 from clip_queue.sources.source import BrokenContainer, Row, Source, SourceError
 from clip_queue.sources.storage import split
 
@@ -23,7 +24,7 @@ class Table:
         self.name = name(source.storage["root"], path)
         self.protocol, _ = split(source.url)
         self._source = source
-        self._folder = posixpath.dirname(path)
+        self._base = _base(source) or (self.protocol, posixpath.dirname(path))
         self._settings = settings
 
     def where(self, number: int) -> str:
@@ -44,9 +45,11 @@ class Table:
         row = Row(columns)
         try:
             if source.images:
-                if isinstance(image, str) and image.strip():
+                if isinstance(image, str) and is_inline(image):
+                    columns.update(dict.fromkeys(columns.keys() & {own_name(source.image_column or "")}))  # as of bytes
+                elif isinstance(image, str) and image.strip():
                     columns["image_path"] = image
-                row.image = load(image, self.protocol, self._folder, self._settings)
+                row.image = load(image, *self._base, self._settings)
             if source.texts:
                 row.text = columns["caption"] = text_of(text)
                 if row.text is None and not source.images:
@@ -77,6 +80,8 @@ def text_of(value: object) -> str | None:
             value = value.decode()
         except UnicodeDecodeError:
             raise BadInput("The row's text is not UTF-8.") from None
+    if isinstance(value, list):  # several captions: the first that says something
+        value = next((each for each in value if not isinstance(each, str) or each.strip()), None)
     if value is None:
         return None
     if not isinstance(value, str):
@@ -93,10 +98,34 @@ def find_by_path(source: Source, image_path: str, suffixes: tuple[str, ...], set
         ClipError: the image cannot be loaded.
         OSError: it cannot be read.
     """
+    if base := _base(source):
+        return load_below(image_path, base[0], [base[1]], settings)
     return load_below(image_path, split(source.url)[0], _folders(source.url, suffixes), settings)
+
+
+def container_of(source: Source, image_path: str, suffixes: tuple[str, ...]) -> tuple[bytes, int] | None:
+    """The file and the row's number that an ``image_path`` like FILE#NUMBER means; None if it means neither."""
+    file, _, number = image_path.rpartition("#")
+    if not (number.isascii() and number.isdecimal()):
+        return None
+    found = (path for path in _files(source.url, suffixes) if name(source.storage["root"], path) == file)
+    return next(((path, int(number)) for path in found), None)
+
+
+def _base(source: Source) -> tuple[str, bytes] | None:
+    """Protocol and folder that images' paths are relative to, where they are not relative to their table's folder."""
+    if (asked := source.storage.get("image_root")) is None:
+        return None
+    protocol, folder = split(asked)
+    return protocol, os.fsencode(folder)
 
 
 @lru_cache(maxsize=4)
 def _folders(url: str, suffixes: tuple[str, ...]) -> list[bytes]:
     """The folders of a source's tables."""
-    return list(dict.fromkeys(posixpath.dirname(path) for path, _ in containers(url, suffixes)))
+    return list(dict.fromkeys(posixpath.dirname(path) for path in _files(url, suffixes)))
+
+
+@lru_cache(maxsize=4)
+def _files(url: str, suffixes: tuple[str, ...]) -> list[bytes]:
+    return [path for path, _ in containers(url, suffixes)]

@@ -25,7 +25,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     if source.images or source.texts is False or source.image_column or source.text_column:
         raise SourceError("files of lines hold texts and nothing else: ask for no images and no columns")
     found = lines.files(source.url, SPEC)
-    done = replace(source, images=False, texts=True, columns={}, storage={"root": root(source.url)})
+    done = replace(source, images=False, texts=True, columns={}, storage={**source.storage, "root": root(source.url)})
     return done, lines.shards(done, found, shard_size, lines.line_marks)
 
 
