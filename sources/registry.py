@@ -67,7 +67,7 @@ FORMATS: dict[str, FormatSpec] = {
                 *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
                 *(".tif", ".tiff", ".avif", ".heic", ".heif", ".mpo", ".ppm", ".jp2"),
             ),
-            rank=3,
+            rank=4,
         ),
         FormatSpec(
             name="webdataset",
@@ -84,7 +84,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.webdataset",
             words=".zip",
             suffixes=(".zip",),
-            rank=6,  # often what its folder was unpacked from
+            rank=7,  # often what its folder was unpacked from
             decisive=False,
         ),
         FormatSpec(
@@ -97,13 +97,21 @@ FORMATS: dict[str, FormatSpec] = {
             sidecar=".parquet",  # img2dataset, told to write files, reports on each folder of images in such a file
         ),
         FormatSpec(
+            name="arrow",
+            module="clip_queue.sources.formats.parquet",
+            words=".arrow",
+            suffixes=(".arrow", ".feather"),
+            options=("image_root",),
+            rank=3,
+        ),
+        FormatSpec(
             name="text",
             module="clip_queue.sources.formats.text",
             words=".txt",
             suffixes=(".txt", ".text"),
             compressed=_packed(".txt", ".text"),
             options=("encoding",),
-            rank=7,
+            rank=8,
             decisive=False,
         ),
         FormatSpec(
@@ -113,7 +121,7 @@ FORMATS: dict[str, FormatSpec] = {
             suffixes=(".csv", ".tsv"),
             compressed=_packed(".csv", ".tsv"),
             options=("delimiter", "encoding", "quoting", "image_root"),
-            rank=5,
+            rank=6,
             decisive=False,
         ),
         FormatSpec(
@@ -123,7 +131,7 @@ FORMATS: dict[str, FormatSpec] = {
             suffixes=(".jsonl", ".ndjson"),
             compressed=_packed(".jsonl", ".ndjson"),
             options=("encoding", "image_root"),
-            rank=4,
+            rank=5,
             decisive=False,
         ),
         FormatSpec(
@@ -133,7 +141,7 @@ FORMATS: dict[str, FormatSpec] = {
             suffixes=(".json",),
             compressed=_packed(".json"),
             options=("encoding", "image_root"),
-            rank=8,
+            rank=9,
             decisive=False,
         ),
     )

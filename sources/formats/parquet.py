@@ -1,4 +1,7 @@
-"""Parquet files that hold images, or paths or URLs of images, and texts. Their footers alone are read to plan."""
+"""Parquet and Arrow files that hold images, or paths or URLs of images, and texts.
+
+To plan, only what tells their columns and rows is read.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,6 @@ from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
 
-SPEC = FORMATS["parquet"]
 THREADS = 8  # footers that are read at once
 
 # How a column can hold images and texts: as bytes, a struct of bytes and path, text, a list of texts, or not at all.
@@ -46,16 +48,21 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     Raises:
         SourceError: there is no file, none can be read, they differ in their columns, or they hold nothing to embed.
     """
-    found = containers(source.url, SPEC.suffixes)
+    found = containers(source.url, FORMATS[source.format].suffixes)
     folder = root(source.url)
+    caches = [path for path, _ in found if path.rpartition(b"/")[2].startswith(b"cache-")]
+    if source.format == "arrow" and caches and len(caches) < len(found):
+        raise SourceError(
+            f"{display(caches[0])} is a cache of `datasets`: name the files to embed, as {folder}/data-*.arrow"
+        )
     counts: list[tuple[int, str]] = []
     known: _Kinds = {}
-    for (path, _), footer in zip(found, _footers(split(source.url)[0], found), strict=True):
+    for (path, _), footer in zip(found, _footers(split(source.url)[0], found, source.format), strict=True):
         counts.append((1 if footer.fault else footer.rows, footer.fault))
         if not footer.fault:
             known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds
     if not known:
-        raise SourceError(f"{source.url}: nothing there can be read as parquet: {counts[0][1] or 'no columns'}")
+        raise SourceError(f"{source.url}: nothing there can be read as {source.format}: {counts[0][1] or 'no columns'}")
     able = [column for column, (holds, _) in known.items() if holds not in (TEXTS, OTHER)]
     typed = next((column for column, (holds, _) in known.items() if holds == STRUCT), None)
     texts = [column for column, (holds, _) in known.items() if holds in (BYTES, TEXT, TEXTS)]
@@ -88,7 +95,7 @@ def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows:
                 handle, size = stack.enter_context(opened(table.protocol, piece.path))
                 if size != piece.size:
                     raise changed(table)
-                file = row_groups.parquet_file(handle, table.protocol)
+                file = row_groups.table_file(handle, table.protocol, source.format)
             except READ_ERRORS as error:
                 if is_barred(error):
                     raise StoreAway(in_words(error)) from error
@@ -104,8 +111,9 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
         ClipError: there is no such image, or it cannot be read.
         OSError: it cannot be read.
     """
-    if source.storage["image"] == TEXT and container_of(source, image_path, SPEC.suffixes) is None:
-        return find_by_path(source, image_path, SPEC.suffixes, settings)
+    suffixes = FORMATS[source.format].suffixes
+    if source.storage["image"] == TEXT and container_of(source, image_path, suffixes) is None:
+        return find_by_path(source, image_path, suffixes, settings)
     only = replace(source, texts=False, text_column=None, columns={})
     try:
         row = next(read(only, [_piece_of(source, image_path)], settings))
@@ -123,7 +131,7 @@ def _piece_of(source: Source, image_path: str) -> Piece:
     if not source.images:
         raise BadInput(f"{source.url} was embedded without images")
     file, _, row = image_path.rpartition("#")
-    found = _containers(source.url)
+    found = _containers(source.url, FORMATS[source.format].suffixes)
     for path, size in found:
         if name(source.storage["root"], path) == file and row.isdecimal():
             return Piece(path, int(row), int(row) + 1, size)
@@ -131,37 +139,37 @@ def _piece_of(source: Source, image_path: str) -> Piece:
         protocol, _ = split(source.url)
         for path, size in found:
             with opened(protocol, path) as (handle, _):
-                at = row_groups.find_path(source, row_groups.parquet_file(handle, protocol), image_path)
+                at = row_groups.find_path(source, row_groups.table_file(handle, protocol, source.format), image_path)
             if at is not None:
                 return Piece(path, at, at + 1, size)
     raise BadInput(f"no row of {source.url} has the image path {image_path}")
 
 
 @lru_cache(maxsize=4)
-def _containers(url: str) -> list[tuple[bytes, int]]:
-    return containers(url, SPEC.suffixes)
+def _containers(url: str, suffixes: tuple[str, ...]) -> list[tuple[bytes, int]]:
+    return containers(url, suffixes)
 
 
 # Planning
 
 
-def _footers(protocol: str, found: list[tuple[bytes, int]]) -> Iterator[_Footer]:
+def _footers(protocol: str, found: list[tuple[bytes, int]], format: str) -> Iterator[_Footer]:
     """The footer of each file, in order."""
     with ThreadPoolExecutor(THREADS, thread_name_prefix="footers") as pool:
         waiting: deque[Future[_Footer]] = deque()
         for path, _ in found:
-            waiting.append(pool.submit(_footer, protocol, path))
+            waiting.append(pool.submit(_footer, protocol, path, format))
             if len(waiting) > 4 * THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _footer(protocol: str, path: bytes) -> _Footer:
+def _footer(protocol: str, path: bytes, format: str) -> _Footer:
     """A file's footer. Raises :class:`SourceError` if the store is away: the file would count as one row that fails."""
     try:
         with opened(protocol, path) as (handle, _):
-            file = row_groups.parquet_file(handle, protocol)
+            file = row_groups.table_file(handle, protocol, format)
             schema = file.schema_arrow
             if len(set(schema.names)) < len(schema.names):
                 return _Footer(0, {}, "columns of the same name")

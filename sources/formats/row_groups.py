@@ -11,6 +11,7 @@ from pyarrow import types
 
 from clip_queue.sources.columns import own_name
 from clip_queue.sources.formats.arrow import plain, texts, values
+from clip_queue.sources.formats.arrow_files import ArrowFile
 from clip_queue.sources.formats.table import Table, changed
 from clip_queue.sources.source import Piece, Row, Source
 from clip_queue.sources.storage import LOCAL, StoreAway, is_barred, reason
@@ -23,8 +24,10 @@ BUFFER, REMOTE_BUFFER = 2**20, 2**22  # bytes that are read of a column at once;
 READ_ERRORS = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 
-def parquet_file(handle: Any, protocol: str) -> Any:
-    """A parquet file, from an open file. Raises one of :data:`READ_ERRORS`."""
+def table_file(handle: Any, protocol: str, format: str) -> Any:
+    """A parquet or Arrow file, from an open file. Raises one of :data:`READ_ERRORS`."""
+    if format == "arrow":
+        return ArrowFile(handle, protocol)
     buffer = BUFFER if protocol == LOCAL else REMOTE_BUFFER
     return pq.ParquetFile(handle, buffer_size=buffer, pre_buffer=False, page_checksum_verification=True)
 
@@ -38,7 +41,7 @@ def read(source: Source, table: Table, file: Any, piece: Piece, *, batch_rows: i
     """The rows of a range. If a row group breaks, the rows of it that are not read yet fail.
 
     Args:
-        file: the parquet file, from :func:`parquet_file`.
+        file: the parquet file, from :func:`table_file`.
         batch_rows: the most rows in memory at once.
 
     Raises:

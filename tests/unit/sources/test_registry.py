@@ -23,14 +23,14 @@ SETTINGS = Settings()
 
 
 def test_the_names_are_those_that_manifests_hold() -> None:
-    assert registry.names() == ("folder", "webdataset", "zip", "parquet", "text", "csv", "jsonl", "json")
+    assert registry.names() == ("folder", "webdataset", "zip", "parquet", "arrow", "text", "csv", "jsonl", "json")
     assert all(name == spec.name for name, spec in registry.FORMATS.items())
 
 
 def test_the_phrases_for_help_and_messages_name_every_format() -> None:
-    assert registry.listed() == "folder, webdataset, zip, parquet, text, csv, jsonl or json"
-    assert registry.described() == "folder of images, tars, .zip, parquet, .txt, .csv, .jsonl or .json"
-    assert registry.sought() == "a folder of images, or .tar, .zip, .parquet, .txt, .csv, .jsonl or .json files"
+    assert registry.listed() == "folder, webdataset, zip, parquet, arrow, text, csv, jsonl or json"
+    assert registry.described() == "folder of images, tars, .zip, parquet, .arrow, .txt, .csv, .jsonl or .json"
+    assert registry.sought() == "a folder of images, or .tar, .zip, .parquet, .arrow, .txt, .csv, .jsonl or .json files"
 
 
 @pytest.mark.parametrize("spec", registry.FORMATS.values(), ids=registry.FORMATS)
@@ -66,7 +66,9 @@ def test_every_compressed_suffix_is_recognised(tmp_path: Path, name: str, suffix
 
 def test_a_format_that_is_not_known_is_refused() -> None:
     source = Source("x", "tarball")
-    message = "format 'tarball' is not known: use one of folder, webdataset, zip, parquet, text, csv, jsonl, json"
+    message = (
+        "format 'tarball' is not known: use one of folder, webdataset, zip, parquet, arrow, text, csv, jsonl, json"
+    )
     with pytest.raises(SourceError, match=message):
         registry.plan_shards(source, 10, SETTINGS)
     with pytest.raises(SourceError, match=message):
