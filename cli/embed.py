@@ -92,6 +92,12 @@ def print_report(console: Console, report: Report, again: str) -> None:
     print_line(
         console, f"{mark} [bold]{report.rows:,}[/] rows embedded, {report.failed:,} failed, in {escape(report.output)}"
     )
+    if report.halves:
+        print_line(
+            console, f"  {report.halves:,} of them by half: zeros stand for an image or a text that was at fault"
+        )
+    if report.cut:
+        print_line(console, f"  {report.cut:,} of their texts were cut to what the model takes")
     if report.resumed:
         print_line(console, f"  {report.resumed:,} of them were there before")
     if report.seconds and report.rows + report.failed > report.resumed:

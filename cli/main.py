@@ -155,7 +155,7 @@ def embed(
 ) -> None:
     """Embed a dataset into a folder. Killed at any moment, the same command goes on.
 
-    Exit status: 0; 3 where some rows failed; 1 where it could not go on; 130 after Ctrl-C.
+    Exit status: 0; 3 where some rows, or halves of rows, failed; 1 where it could not go on; 130 after Ctrl-C.
     """
     from clip_queue.cli.up import stop_signals
     from clip_queue.shared.errors import ClipError

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.fields import known_fields
 
+IMAGE_HALF, TEXT_HALF, COLUMNS = "image", "text", "columns"  # parts of a row that can be at fault
+
 
 class SourceError(BadInput):
     """The source as a whole cannot be embedded; the message says what to do."""
@@ -95,13 +97,16 @@ class Row:
 
     ``columns`` holds ``image_path``, ``caption`` (None where the row has none) and the source's own columns. ``image``
     is the encoded image, or a function that loads it. The function runs in a thread of a pool and raises
-    :class:`ClipError` or :class:`OSError`. ``error`` says what could not be read; the rest may then be missing.
+    :class:`ClipError` or :class:`OSError`. ``error`` says why the row as a whole could not be read; the rest may then
+    be missing. ``faults`` say what is wrong with one half of it (:data:`IMAGE_HALF`, :data:`TEXT_HALF`) or with its
+    columns: the other half is embedded all the same.
     """
 
     columns: dict[str, Any]
     image: bytes | Callable[[], bytes] | None = None
     text: str | None = None
     error: ClipError | None = None
+    faults: dict[str, ClipError] = field(default_factory=dict)
 
 
 Planned = tuple[Source, Iterator[Shard]]

@@ -43,6 +43,14 @@ class EmbedOptions(TypedDict, total=False):
     ]
     images: Annotated[bool | None, Option("Embed images; unset: if there are any.", flags="--images/--no-images")]
     texts: Annotated[bool | None, Option("Embed texts; unset: if there are any.", flags="--texts/--no-texts")]
+    long_texts: Annotated[
+        str | None,
+        Option(
+            "Texts longer than the model takes: fail (zeros stand for them, and the report counts them) or cut. "
+            "[default: fail]",
+            choices=("fail", "cut"),
+        ),
+    ]
     shard_size: Annotated[
         int | None,
         Option(

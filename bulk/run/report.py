@@ -21,6 +21,9 @@ class Report:
     """``rows`` were embedded and ``failed`` failed, in the whole output; ``resumed`` of them were done by earlier
     commands.
 
+    ``halves`` of the embedded rows are so in part, for one of ``reasons``: zeros stand for an image or a text; ``cut``
+    texts were longer than the model takes.
+
     ``lost`` are the shards that could not be done, with the reason. ``seconds`` are this command's, without the start
     of its workers; ``waited``: seconds that shards waited for reading, decoding and the forward pass.
     """
@@ -31,6 +34,8 @@ class Report:
     shards: int
     rows: int = 0
     failed: int = 0
+    halves: int = 0
+    cut: int = 0
     resumed: int = 0
     complete: int = 0
     seconds: float = 0.0
@@ -55,16 +60,18 @@ class Report:
 
     @property
     def status(self) -> int:
-        """The command's exit status: 0; 3 where some rows failed; 1 where shards are missing; 130 after Ctrl-C."""
+        """The command's exit status: 0; 3 where rows or halves failed; 1 where shards are missing; 130 after Ctrl-C."""
         if not self.finished:
             return 130 if self.stopped else 1
-        return 3 if self.failed else 0
+        return 3 if self.failed or self.halves else 0
 
     def count(self, marker: Marker) -> None:
         """Add a complete shard."""
         self.complete += 1
         self.rows += marker["rows"]
         self.failed += marker["failed"]
+        self.halves += marker.get("halves", 0)
+        self.cut += marker.get("cut", 0)
         for code, about in marker["errors"].items():
             reason = self.reasons.setdefault(code, Reason())
             reason.rows += about["rows"]
@@ -74,4 +81,11 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """For the manifest."""
         reasons = {code: {"rows": r.rows, "examples": r.examples} for code, r in self.reasons.items()}
-        return {"rows": self.rows, "failed": self.failed, "errors": reasons, "seconds": round(self.seconds, 1)}
+        return {
+            "rows": self.rows,
+            "failed": self.failed,
+            "halves": self.halves,
+            "cut": self.cut,
+            "errors": reasons,
+            "seconds": round(self.seconds, 1),
+        }

@@ -19,7 +19,8 @@ from typing import Any
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.formats.image_files import SUFFIXES, WANTED, suffix, walk
-from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
+from clip_queue.sources.formats.table import of_halves
+from clip_queue.sources.source import TEXT_HALF, BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import LOCAL, display, read_bytes, reader, reason, spellings, split
 
 SAMPLE_ROWS = 10_000  # images that are looked at for a caption before the source counts as one without
@@ -75,7 +76,7 @@ def plan_shards(
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
     """A row for each image. An image is loaded when its turn comes; a store's captions are read ahead, in threads.
 
-    A caption that cannot be read is its row's error if texts are embedded; if not, the row has no caption.
+    A caption that cannot be read is a fault of its row if texts are embedded; if not, the row has no caption.
 
     Raises:
         SourceError: the captions' store is away.
@@ -89,10 +90,11 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
             continue
         row = Row(columns, reader(protocol, piece.path, settings.max_image_bytes) if source.images else None)
         if isinstance(caption, ClipError):
-            row.error = caption if source.texts else None
+            if source.texts:
+                row.faults[TEXT_HALF] = caption
         else:
             row.text = columns["caption"] = caption
-        yield row
+        yield of_halves(row, source)
 
 
 def find_image(source: Source, image_path: str, settings: Settings) -> bytes:

@@ -64,7 +64,7 @@ class Sample:
         suffixes: the rest of their names.
         images: its images' bytes by name, None where they are not read.
         data: the other members' bytes, by kind.
-        error: why one of them could not be read.
+        errors: why members could not be read, by kind: the first of each kind.
     """
 
     key: bytes
@@ -72,7 +72,7 @@ class Sample:
     suffixes: set[bytes] = field(default_factory=set)
     images: dict[bytes, bytes | None] = field(default_factory=dict)
     data: dict[str, bytes] = field(default_factory=dict)
-    error: BadInput | None = None
+    errors: dict[str, BadInput] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
         """The values of its JSON. Raises :class:`BadInput` if that is not a JSON object."""
@@ -127,7 +127,7 @@ def samples(tar: Archive, *, images: bool, max_image_bytes: int, wanted: Wanted 
         kind = wanted.kind(suffix)
         if kind == IMAGE:
             _take_image(tar, member, max_image_bytes if images else None, sample)
-        elif kind is not None and (data := _take(tar, member, TEXT_BYTES, sample)) is not None:
+        elif kind is not None and (data := _take(tar, member, TEXT_BYTES, sample, kind)) is not None:
             sample.data[kind] = data
     if sample is not None:
         yield sample
@@ -151,12 +151,12 @@ def _take_image(tar: Archive, member: tarfile.TarInfo, limit: int | None, sample
     held = sum(len(data) for data in sample.images.values() if data)
     if len(sample.images) > MAX_IMAGES or (held and held + member.size > 2 * limit):
         many = f"more than {MAX_IMAGES} images, or {2 * limit} bytes of them"
-        sample.error = sample.error or BadInput(f"{display(sample.key)} has {many}: choose one with the image column")
+        sample.errors.setdefault(IMAGE, BadInput(f"{display(sample.key)} has {many}: choose one with the image column"))
         return
-    sample.images[raw_name(member)] = _take(tar, member, limit, sample)
+    sample.images[raw_name(member)] = _take(tar, member, limit, sample, IMAGE)
 
 
-def _take(tar: Archive, member: tarfile.TarInfo, limit: int, sample: Sample) -> bytes | None:
+def _take(tar: Archive, member: tarfile.TarInfo, limit: int, sample: Sample, kind: str) -> bytes | None:
     """A member's data. If they cannot be read, the sample has an error, and no byte of them is read."""
     if not is_plain(member):
         wrong = "is a link or a device, or has holes"
@@ -166,8 +166,7 @@ def _take(tar: Archive, member: tarfile.TarInfo, limit: int, sample: Sample) -> 
         try:
             return tar.take(member)
         except BadInput as error:  # of a zip's member
-            sample.error = sample.error or error
+            sample.errors.setdefault(kind, error)
             return None
-    if sample.error is None:
-        sample.error = BadInput(f"{display(raw_name(member))} {wrong}")
+    sample.errors.setdefault(kind, BadInput(f"{display(raw_name(member))} {wrong}"))
     return None

@@ -13,7 +13,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.columns import is_encodable, own_name
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.image_references import is_inline, load, load_below
-from clip_queue.sources.source import BrokenContainer, Row, Source, SourceError
+from clip_queue.sources.source import IMAGE_HALF, TEXT_HALF, BrokenContainer, Row, Source, SourceError
 from clip_queue.sources.storage import split
 
 
@@ -43,20 +43,23 @@ class Table:
         source = self._source
         columns: dict[str, Any] = {"image_path": path or self.where(number), "caption": None, **own}
         row = Row(columns)
-        try:
-            if source.images:
-                if isinstance(image, str) and is_inline(image):
-                    columns.update(dict.fromkeys(columns.keys() & {own_name(source.image_column or "")}))  # as of bytes
-                elif isinstance(image, str) and image.strip():
-                    columns["image_path"] = image
+        if source.images:
+            if isinstance(image, str) and is_inline(image):
+                columns.update(dict.fromkeys(columns.keys() & {own_name(source.image_column or "")}))  # as of bytes
+            elif isinstance(image, str) and image.strip():
+                columns["image_path"] = image
+            try:
                 row.image = load(image, *self._base, self._settings)
-            if source.texts:
+            except ClipError as error:
+                row.faults[IMAGE_HALF] = error
+        if source.texts:
+            try:
                 row.text = columns["caption"] = text_of(text)
                 if row.text is None and not source.images:
                     raise BadInput("The row has no text.")
-        except ClipError as error:
-            row.error = error
-        return row
+            except ClipError as error:
+                row.faults[TEXT_HALF] = error
+        return of_halves(row, source)
 
     def broken(self, number: int, error: ClipError) -> Row:
         """A row of which only the place is known."""
@@ -66,6 +69,13 @@ class Table:
         """The rows from ``start`` to ``stop``, which are lost: the part of the file that holds them cannot be read."""
         for number in range(start, stop):
             yield self.broken(number, BrokenContainer(f"{self.name} {why}: {stop - start} rows are lost"))
+
+
+def of_halves(row: Row, source: Source) -> Row:
+    """A row; where a fault leaves neither half of it to embed, it is at fault as a whole."""
+    if not (source.images and row.image is not None) and not (source.texts and row.text is not None):
+        row.error = next(iter(row.faults.values()), None)
+    return row
 
 
 def changed(table: Table) -> SourceError:

@@ -33,10 +33,32 @@ from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
 from clip_queue.sources.formats.archives import archive_of
 from clip_queue.sources.formats.image_files import SUFFIXES, suffix
-from clip_queue.sources.formats.samples import TEXT_BYTES, Sample, Wanted, is_plain, raw_name, samples
+from clip_queue.sources.formats.samples import (
+    IMAGE,
+    JSON,
+    TEXT,
+    TEXT_BYTES,
+    Sample,
+    Wanted,
+    is_plain,
+    raw_name,
+    samples,
+)
+from clip_queue.sources.formats.table import of_halves
 from clip_queue.sources.formats.tars import BrokenTar
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
+from clip_queue.sources.source import (
+    COLUMNS,
+    IMAGE_HALF,
+    TEXT_HALF,
+    BrokenContainer,
+    Piece,
+    Planned,
+    Row,
+    Shard,
+    Source,
+    SourceError,
+)
 from clip_queue.sources.storage import LOCAL, display, opened, read_bytes, reason, spellings, split
 
 SUFFIX_ENDS = tuple(end for name in ("webdataset", "zip") for end in FORMATS[name].suffixes + FORMATS[name].compressed)
@@ -129,25 +151,33 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
 
 
 def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
-    """A sample's rows, with the first of its errors."""
-    errors: list[ClipError] = [sample.error] if sample.error else []
-    if source.images and not sample.images:
+    """A sample's rows, with what is wrong with their halves."""
+    faults: dict[str, ClipError] = {}
+    if source.images and IMAGE in sample.errors:
+        faults[IMAGE_HALF] = sample.errors[IMAGE]
+    elif source.images and not sample.images:
         suffixes = ", ".join(f".{display(suffix)}" for suffix in sorted(sample.suffixes)[:8])
-        errors.append(BadImage.because(f"The row has no image, only {suffixes}."))
+        faults[IMAGE_HALF] = BadImage.because(f"The row has no image, only {suffixes}.")
     values: dict[str, Any] = {}
-    caption = None
+    caption, unread = None, None
     try:
+        if JSON in sample.errors:
+            raise sample.errors[JSON]
         values = sample.values()
     except BadInput as error:
-        errors.append(error)
+        unread = error
     try:
+        if TEXT in sample.errors:
+            raise sample.errors[TEXT]
         caption = sample.caption(values)
     except BadInput as error:
-        errors += [error] if source.texts else []
+        faults |= {TEXT_HALF: error} if source.texts else {}
+    if unread:
+        faults[COLUMNS] = unread
     own = conform(sample.own(values), source.columns)
     for image, data in (sample.images if source.images else {}).items() or [(next(iter(sample.images), None), None)]:
         columns = {**own, "image_path": f"{tar}/{display(image or sample.key)}", "caption": caption}
-        yield Row(columns, data, caption, errors[0] if errors else None)
+        yield of_halves(Row(columns, data, caption, faults=dict(faults)), source)
 
 
 # Planning

@@ -15,6 +15,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.formats import folder, image_files
 from clip_queue.sources.source import BrokenContainer, SourceError
 from tests.unit.sources.folders import SETTINGS, find, loaded, paths, pieces, planned, put, rows, source
+from tests.unit.sources.tables import why
 
 # What is no source
 
@@ -118,7 +119,9 @@ def test_a_caption_that_cannot_be_read_is_its_row_s_error(tmp_path: Path) -> Non
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     (tmp_path / "b.txt").write_bytes(b"x" * (folder.CAPTION_BYTES + 1))
     (tmp_path / "c.txt").symlink_to("gone.txt")
-    errors = [row.error for row in rows(tmp_path)]
+    found = rows(tmp_path)
+    errors = [why(row) for row in found]
+    assert all(row.error is None and callable(row.image) for row in found)
     assert [error and (type(error), error.message.removeprefix(f"caption {tmp_path}/")) for error in errors] == [
         (BadInput, "a.txt is not UTF-8"),
         (BadInput, f"b.txt is larger than {folder.CAPTION_BYTES} bytes"),
@@ -239,7 +242,7 @@ def test_captions_of_a_store_are_fetched_side_by_side_in_order(memory: Any, monk
     monkeypatch.setattr(memory, "open", meeting)
     found = rows("memory://p")
     assert [row.text for row in found] == ["caption 0", None, None, *(f"caption {i}" for i in range(3, count))]
-    assert [isinstance(row.error, ClipError) for row in found[:4]] == [False, True, True, False]
+    assert [isinstance(why(row), ClipError) for row in found[:4]] == [False, True, True, False]
 
 
 def test_reading_that_is_given_up_leaves_no_thread(memory: Any) -> None:
