@@ -109,7 +109,9 @@ def print_report(console: Console, report: Report, again: str) -> None:
             examples = "\n".join(f"{printable(path or '?')}: {printable(why)}" for path, why in reason.examples)
             table.add_row(code, f"{reason.rows:,}", escape(examples))
         console.print(table)
-        print_line(console, f"  all of them, with their errors: {escape(report.output)}/errors")
+        places = (["errors"] if report.failed else []) + (["metadata, column error"] if report.halves else [])
+        where = " and ".join(f"{report.output}/{place}" for place in places)
+        print_line(console, f"  all of them, with their errors: {escape(where)}")
     for shard, why in islice(report.lost.items(), MAX_LOST):
         print_line(console, f"[red]shard {shard} could not be done:[/] {escape(why)}")
     if len(report.lost) > MAX_LOST:
