@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -101,6 +102,8 @@ class ShardWriter:
         self.rows = 0
         self.failed = 0
         self._reasons: dict[str, dict[str, Any]] = {}
+        self._left_out: Counter[str] = Counter()
+        self._without_text = 0
 
     def __enter__(self) -> ShardWriter:
         self._folder = self._staging.__enter__()
@@ -127,12 +130,15 @@ class ShardWriter:
             self._vectors[kind].append(normalise(matrix) if self._plan.options.normalize else matrix)
         for row in rows:
             self._tables["metadata"].append(row.columns)
+            self._left_out.update(row.left_out)
+            self._without_text += bool(self._plan.source.texts) and row.text is None
         self.rows += len(rows)
 
     def fail(self, row: Row, error: ClipError) -> None:
         """Add a row that failed."""
         self._tables["errors"].append({**row.columns, "error": error.message})
         self.failed += 1
+        self._left_out.update(row.left_out)
         reason = self._reasons.setdefault(error.code, {"rows": 0, "examples": []})
         reason["rows"] += 1
         if len(reason["examples"]) < EXAMPLES:
@@ -155,6 +161,8 @@ class ShardWriter:
             "rows": self.rows,
             "failed": self.failed,
             "errors": self._reasons,
+            "left_out": dict(self._left_out),  # rows with images or texts that are not embedded
+            "without_text": self._without_text,
             "files": files,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }

@@ -21,8 +21,9 @@ from clip_queue.sources.columns import choose, is_own, own_name
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table, find_by_path
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 from clip_queue.sources.storage import reason, split
 
 SPEC = FORMATS["csv"]
@@ -37,15 +38,16 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     Raises:
         SourceError: there is no file, one cannot be read or has other columns than the rest, or nothing to embed.
     """
-    found = lines.files(source.url, SPEC)
+    passed: Passed = {}
+    found = lines.files(source.url, SPEC, passed)
     folder = root(source.url)
     header, delimiter = _first_header(source, folder, found)
     if doubled := sorted({column for column in header if header.count(column) > 1}):
         raise SourceError(f"columns of the same name: {', '.join(doubled)}")
     source = choose(source, header, header, header)
     own = {own_name(column): "string" for column in header if is_own(source, column)}
-    storage = {"root": folder, "header": header, "delimiter": delimiter}
-    source = replace(source, columns=own, storage=storage)
+    storage = {PASSED: passed, "root": folder, "header": header, "delimiter": delimiter}
+    source = replace(source, columns=own, storage={**source.storage, **storage})
 
     def begin(file: BinaryIO, title: str) -> int:
         here = _header(file, title, delimiter)
@@ -80,9 +82,9 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
     return lines.read(source, pieces, settings, CsvSplitter(delimiter, len(header)), parse)
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row. Raises :class:`ClipError` or :class:`OSError`."""
-    return find_by_path(source, image_path, SPEC.suffixes, settings)
+    return find_by_path(source, image_path, SPEC.suffixes, settings, place)
 
 
 class CsvSplitter:

@@ -16,8 +16,9 @@ from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table, find_by_path
 from clip_queue.sources.formats.text import decoded
 from clip_queue.sources.json_object import json_object
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 from clip_queue.sources.storage import reason, split
 
 SPEC = FORMATS["jsonl"]
@@ -38,8 +39,9 @@ def plan_shards(
     Raises:
         SourceError: there is no file, one cannot be read, or they hold nothing to embed.
     """
-    found = lines.files(source.url, SPEC)
-    source = replace(source, storage={"root": root(source.url)})
+    passed: Passed = {}
+    found = lines.files(source.url, SPEC, passed)
+    source = replace(source, storage={PASSED: passed, "root": root(source.url)})
     objects = _objects(source, found)
     sample = list(islice(objects, sample_lines))
     if not sample:
@@ -89,9 +91,9 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
     return lines.read(source, pieces, settings, lines.lines, parse)
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row. Raises :class:`ClipError` or :class:`OSError`."""
-    return find_by_path(source, image_path, SPEC.suffixes, settings)
+    return find_by_path(source, image_path, SPEC.suffixes, settings, place)
 
 
 def parsed(line: bytes, number: int) -> dict[str, Any]:

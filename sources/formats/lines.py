@@ -18,6 +18,7 @@ from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.formats.table import Table, changed
+from clip_queue.sources.left_out import Passed
 from clip_queue.sources.registry import PACKED, FormatSpec
 from clip_queue.sources.source import Piece, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import LOCAL, StoreAway, display, is_barred, opened, reason, split
@@ -44,9 +45,12 @@ Marks = Callable[[BinaryIO, int, int, int, int], Iterator[tuple[int, int]]]
 ended and at which byte: after ``first`` rows, after each ``every`` rows from there, and at the end."""
 
 
-def files(url: str, spec: FormatSpec) -> list[tuple[bytes, int]]:
-    """Path and size in bytes of each file. Raises :class:`SourceError` for one that is compressed."""
-    found = containers(url, spec.suffixes, spec.compressed)
+def files(url: str, spec: FormatSpec, passed: Passed | None = None) -> list[tuple[bytes, int]]:
+    """Path and size in bytes of each file. Raises :class:`SourceError` for one that is compressed.
+
+    ``passed`` gets the files of other kinds.
+    """
+    found = containers(url, spec.suffixes, spec.compressed, passed)
     for path, _ in found:
         if path.lower().endswith(tuple(packed.encode() for packed in PACKED)):
             raise SourceError(

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -15,21 +16,25 @@ from pyarrow import types
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, is_own, own_name
+from clip_queue.sources.columns import LEFT_OUT, choose, is_own, item_of, own_name
 from clip_queue.sources.discovery import containers, name, root
 from clip_queue.sources.formats import row_groups
-from clip_queue.sources.formats.arrow import NOTHING, kept, plain
+from clip_queue.sources.formats.arrow import NOTHING, is_list, kept, plain
 from clip_queue.sources.formats.row_groups import BATCH_ROWS, READ_ERRORS, in_words
 from clip_queue.sources.formats.table import Table, changed, find_by_path
+from clip_queue.sources.left_out import PASSED, Passed
+from clip_queue.sources.place import IMAGE
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
+from clip_queue.sources.source import BrokenContainer, Piece, Place, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
 
 SPEC = FORMATS["parquet"]
 THREADS = 8  # footers that are read at once
 
-# How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all.
+# How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all. A list of one
+# of them has "list of" before it.
 BYTES, STRUCT, TEXT, OTHER = "bytes", "struct", "text", "other"
+LIST = "list of "
 
 _Kinds = dict[str, tuple[str, str | None]]  # of each column: how it can hold them, and its type in the metadata
 
@@ -43,10 +48,13 @@ class _Footer(NamedTuple):
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - every format has it
     """Shards of exactly ``shard_size`` rows. A file whose footer cannot be read is one row, which fails.
 
+    Where a row has a list of images, each of them is a row of its own, and only reading tells how many there are.
+
     Raises:
         SourceError: there is no file, none can be read, they differ in their columns, or they hold nothing to embed.
     """
-    found = containers(source.url, SPEC.suffixes)
+    passed: Passed = {}
+    found = containers(source.url, SPEC.suffixes, passed=passed)
     folder = root(source.url)
     counts: list[tuple[int, str]] = []
     known: _Kinds = {}
@@ -57,17 +65,23 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     if not known:
         raise SourceError(f"{source.url}: nothing there can be read as parquet: {counts[0][1] or 'no columns'}")
     able = [column for column, (holds, _) in known.items() if holds != OTHER]
-    typed = next((column for column, (holds, _) in known.items() if holds == STRUCT), None)
-    texts = [column for column in able if known[column][0] != STRUCT]
-    source = choose(source, known, able, texts, typed=typed)
+    typed = next((column for column, (holds, _) in known.items() if holds in (STRUCT, LIST + STRUCT)), None)
+    texts = [column for column in able if known[column][0] in (BYTES, TEXT)]
+    lists = [column for column in able if known[column][0].startswith(LIST)]
+    source = choose(source, known, able, texts, typed=typed, lists=lists)
     own = {
         own_name(column): "string" if kind == NOTHING else kind
         for column, (_, kind) in known.items()
         if kind is not None and is_own(source, column)
     }
-    holds = known[source.image_column][0] if source.image_column else ""
-    source = replace(source, columns=own, storage={"root": folder, "image": holds})
-    return source, _shards(found, counts, shard_size)
+    column, item = item_of(source.image_column or "", known)
+    holds = known[column][0] if column in known else ""
+    many = holds.startswith(LIST) and item is None
+    if many:
+        own[IMAGE] = "int64"
+    source = replace(source, columns=own, storage={**source.storage, PASSED: passed, "root": folder, "image": holds})
+    shards = _shards(found, counts, shard_size)
+    return source, (Shard(shard.pieces, None) for shard in shards) if many else shards
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows: int = BATCH_ROWS) -> Iterator[Row]:
@@ -97,20 +111,26 @@ def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows:
             yield from row_groups.read(source, table, file, piece, batch_rows=batch_rows)
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
-    """The image of a row; if several rows have the same path beside their images, the first one's.
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
+    """The image of a row; if several rows have the same path beside their images, and ``place`` is not known, the first
+    one's.
 
     Raises:
         ClipError: there is no such image, or it cannot be read.
         OSError: it cannot be read.
     """
-    if source.storage["image"] == TEXT:
-        return find_by_path(source, image_path, SPEC.suffixes, settings)
-    only = replace(source, texts=False, text_column=None, columns={})
+    if source.storage["image"] in (TEXT, LIST + TEXT):
+        return find_by_path(source, image_path, SPEC.suffixes, settings, place)
+    if place is not None and place.number is not None:
+        image_path = f"{place.file}#{place.number}"
+    only = replace(source, texts=False, text_column=None, columns={}, storage={**source.storage, LEFT_OUT: {}})
     try:
-        row = next(read(only, [_piece_of(source, image_path)], settings))
+        rows = read(only, [_piece_of(source, image_path)], settings)
+        row = next(islice(rows, place.image or 0 if place else 0, None), None)
     except pa.ArrowException as error:
         raise OSError(in_words(error)) from error
+    if row is None:
+        raise BadInput(f"the row {image_path} of {source.url} has fewer images")
     if row.error is not None:
         raise row.error
     found = row.image() if callable(row.image) else row.image
@@ -177,6 +197,9 @@ def _footer(protocol: str, path: bytes) -> _Footer:
 def _holds(kind: Any) -> str:
     """How a column can hold images and texts. Hugging Face keeps images as structs of bytes and path."""
     kind = plain(kind)
+    if is_list(kind):
+        holds = _holds(kind.value_type)
+        return OTHER if holds == OTHER or holds.startswith(LIST) else LIST + holds
     if types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return STRUCT if index >= 0 and types.is_binary(plain(kind.field(index).type)) else OTHER

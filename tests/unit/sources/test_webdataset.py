@@ -66,7 +66,8 @@ def test_what_is_embedded_is_learnt_from_the_first_rows(tmp_path: Path) -> None:
     assert learnt(("a.jpg", b"x"), ("a.txt", b" ")) == (True, False)
     assert learnt(("a.jpg", b"x"), ("a.txt", b"x"), texts=False) == (True, False)
     assert learnt(("a.jpg", b"x"), ("a.txt", b"x"), images=False) == (False, True)
-    assert learnt(("a.jpg", b"x"), texts=True) == (True, True)
+    with pytest.raises(SourceError, match=r"texts are asked for, and no row of .* has a caption"):
+        learnt(("a.jpg", b"x"), ("b.jpg", b"x"), texts=True)
     for about in ({}, {"images": False}, {"texts": False}):
         with pytest.raises(SourceError, match="nothing that is wanted"):
             learnt(("a.cls", b"x"), **about)
@@ -205,7 +206,9 @@ def test_a_caption_is_chosen_by_suffix_or_key(tmp_path: Path) -> None:
     (tmp_path / "t.tar").write_bytes(tar(members))
     for column, text in ((None, "plain"), ("alt.txt", "other"), ("json.title", "t"), ("json.caption", "c")):
         assert [row.text for row in rows(tmp_path / "t.tar", text_column=column)] == [text]
-    with pytest.raises(SourceError, match=r"no text column 'json.no' .*: .*alt.txt, jpg, json, json.caption, json.title, txt"):
+    with pytest.raises(
+        SourceError, match=r"no text column 'json.no' .*: .*alt.txt, jpg, json, json.caption, json.title, txt"
+    ):
         planned(tmp_path / "t.tar", text_column="json.no")
     with pytest.raises(SourceError, match="no image column 'png'"):
         planned(tmp_path / "t.tar", image_column="png")
