@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from clip_queue.sources.columns import LEFT_OUT, ODD
 from clip_queue.sources.left_out import PASSED
+from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import IMAGES, TEXTS, Source
 
 MAX_KINDS = 8  # suffixes of files that are named
@@ -39,14 +40,16 @@ def scope_text(source: Source, left_out: Mapping[str, int] | None = None) -> str
 def passed_lines(source: Source) -> list[str]:
     """The files of other kinds, in a line; none if there are none. Known once all shards are planned."""
     passed = source.storage.get(PASSED, {})
+    if source.image_column and source.storage.get("image", "text").endswith("text"):  # rows name them by their paths
+        passed = {suffix: about for suffix, about in passed.items() if suffix not in FORMATS[IMAGE_FOLDER].suffixes}
     total = sum(number for number, _ in passed.values())
     if not total:
         return []
     kinds = sorted(passed.items(), key=lambda item: -item[1][0])
     named = [f"{number:,} {suffix or 'without a suffix'} ({first})" for suffix, (number, first) in kinds[:MAX_KINDS]]
     more = ", …" if len(kinds) > MAX_KINDS else ""
-    files = "file is" if total == 1 else "files are"
-    return [f"{total:,} {files} of no kind that is read here, and left out: {', '.join(named)}{more}"]
+    files = "file of another kind is" if total == 1 else "files of other kinds are"
+    return [f"{total:,} {files} left out: {', '.join(named)}{more}"]
 
 
 def counted(rows: int, many: str = "have", one: str = "has") -> str:

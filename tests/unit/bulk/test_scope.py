@@ -53,10 +53,19 @@ def test_what_was_left_out_is_said() -> None:
 def test_files_of_other_kinds_are_named() -> None:
     source = Source("/a", "folder", storage={"passed": {"": [1, "Makefile"], ".svg": [1200, "d/a.svg"]}})
     assert passed_lines(source) == [
-        "1,201 files are of no kind that is read here, and left out: "
-        "1,200 .svg (d/a.svg), 1 without a suffix (Makefile)"
+        "1,201 files of other kinds are left out: 1,200 .svg (d/a.svg), 1 without a suffix (Makefile)"
     ]
     assert passed_lines(Source("/a", "folder")) == []
+
+
+@pytest.mark.parametrize(
+    ("holds", "said"), [({}, False), ({"image": "list of text"}, False), ({"image": "bytes"}, True)]
+)
+def test_images_that_a_table_names_by_their_paths_are_not_left_out(holds: dict[str, str], said: bool) -> None:
+    storage = {"passed": {".png": [1, "0.png"], ".md": [1, "README.md"]}, **holds}
+    (line,) = passed_lines(Source("/a", "csv", "file_name", images=True, storage=storage))
+    assert (".png" in line) == said
+    assert ".md" in line
 
 
 def test_the_count_is_in_the_markers_and_in_the_report(tmp_path: Path) -> None:
@@ -95,7 +104,7 @@ def test_it_is_said_at_the_start_and_in_a_dry_run(tmp_path: Path) -> None:
 
     with pytest.raises(NotStarted):
         embed(str(folder), str(tmp_path / "out"), say=say, settings=SETTINGS)
-    passed = "1 file is of no kind that is read here, and left out: 1 .svg (c.svg)"
+    passed = "1 file of another kind is left out: 1 .svg (c.svg)"
     assert said == ["embedding images and texts", passed]
     dry = dry_run(str(folder))
     assert (scope_text(dry.source), passed_lines(dry.source)) == ("images and texts", [passed])
