@@ -36,6 +36,9 @@ _RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)|(source_)+(f
 # them and holds none that can be read.
 LEFT_OUT, ODD = "left_out", "odd"
 
+# In Source.storage: how the column of images holds them, TEXT where as paths or URLs; and further columns of images.
+HELD_AS, TEXT, ALSO = "image", "text", "also"
+
 
 @lru_cache(maxsize=1024)
 def own_name(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clip_queue.sources.columns import LEFT_OUT, ODD
+from clip_queue.sources.columns import ALSO, HELD_AS, LEFT_OUT, ODD, TEXT
 from clip_queue.sources.left_out import PASSED
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import IMAGES, TEXTS, Source
@@ -34,13 +34,16 @@ def scope_text(source: Source, left_out: Mapping[str, int] | None = None) -> str
             text += f"; the {kind} in `{hidden[kind]}` are left out: --{kind}" if kind in hidden else ""
         elif rows := left_out.get(kind, 0):
             text += f"; {counted(rows, 'hold', 'holds')} {kind} that are left out: --{kind}"
+    if also := source.storage.get(ALSO):
+        named = [f"`{column}`" for column in also]
+        text += f"; {', '.join(named)} {'holds' if len(named) == 1 else 'hold'} images as well: --image-column"
     return text
 
 
 def passed_lines(source: Source) -> list[str]:
     """The files of other kinds, in a line; none if there are none. Known once all shards are planned."""
     passed = source.storage.get(PASSED, {})
-    if source.image_column and source.storage.get("image", "text").endswith("text"):  # rows name them by their paths
+    if source.image_column and source.storage.get(HELD_AS, "").endswith(TEXT):  # rows name them by their paths
         passed = {suffix: about for suffix, about in passed.items() if suffix not in FORMATS[IMAGE_FOLDER].suffixes}
     total = sum(number for number, _ in passed.values())
     if not total:

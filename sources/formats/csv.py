@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, is_own, own_name
+from clip_queue.sources.columns import HELD_AS, TEXT, choose, is_own, own_name
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table, find_by_path
@@ -46,7 +46,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         raise SourceError(f"columns of the same name: {', '.join(doubled)}")
     source = choose(source, header, header, header)
     own = {own_name(column): "string" for column in header if is_own(source, column)}
-    storage = {PASSED: passed, "root": folder, "header": header, "delimiter": delimiter}
+    storage = {PASSED: passed, "root": folder, HELD_AS: TEXT, "header": header, "delimiter": delimiter}
     source = replace(source, columns=own, storage={**source.storage, **storage})
 
     def begin(file: BinaryIO, title: str) -> int:

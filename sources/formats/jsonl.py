@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, conform, infer, is_own
+from clip_queue.sources.columns import HELD_AS, TEXT, choose, conform, infer, is_own
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table, find_by_path
@@ -41,7 +41,7 @@ def plan_shards(
     """
     passed: Passed = {}
     found = lines.files(source.url, SPEC, passed)
-    source = replace(source, storage={PASSED: passed, "root": root(source.url)})
+    source = replace(source, storage={PASSED: passed, "root": root(source.url), HELD_AS: TEXT})
     objects = _objects(source, found)
     sample = list(islice(objects, sample_lines))
     if not sample:

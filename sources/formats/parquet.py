@@ -16,7 +16,7 @@ from pyarrow import types
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import LEFT_OUT, choose, is_own, item_of, own_name
+from clip_queue.sources.columns import ALSO, HELD_AS, LEFT_OUT, TEXT, choose, is_own, item_of, own_name
 from clip_queue.sources.discovery import containers, name, root
 from clip_queue.sources.formats import row_groups
 from clip_queue.sources.formats.arrow import NOTHING, is_list, kept, plain
@@ -33,7 +33,7 @@ THREADS = 8  # footers that are read at once
 
 # How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all. A list of one
 # of them has "list of" before it.
-BYTES, STRUCT, TEXT, OTHER = "bytes", "struct", "text", "other"
+BYTES, STRUCT, OTHER = "bytes", "struct", "other"
 LIST = "list of "
 
 _Kinds = dict[str, tuple[str, str | None]]  # of each column: how it can hold them, and its type in the metadata
@@ -77,9 +77,12 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     column, item = item_of(source.image_column or "", known)
     holds = known[column][0] if column in known else ""
     many = holds.startswith(LIST) and item is None
+    also = [name for name, (kind, _) in known.items() if source.images and name != column and kind.endswith(STRUCT)]
     if many:
         own[IMAGE] = "int64"
-    source = replace(source, columns=own, storage={**source.storage, PASSED: passed, "root": folder, "image": holds})
+    source = replace(
+        source, columns=own, storage={**source.storage, PASSED: passed, "root": folder, HELD_AS: holds, ALSO: also}
+    )
     shards = _shards(found, counts, shard_size)
     return source, (Shard(shard.pieces, None) for shard in shards) if many else shards
 
@@ -119,7 +122,7 @@ def find_image(source: Source, image_path: str, settings: Settings, place: Place
         ClipError: there is no such image, or it cannot be read.
         OSError: it cannot be read.
     """
-    if source.storage["image"] in (TEXT, LIST + TEXT):
+    if source.storage[HELD_AS] in (TEXT, LIST + TEXT):
         return find_by_path(source, image_path, SPEC.suffixes, settings, place)
     if place is not None and place.number is not None:
         image_path = f"{place.file}#{place.number}"
@@ -147,7 +150,7 @@ def _piece_of(source: Source, image_path: str) -> Piece:
     for path, size in found:
         if name(source.storage["root"], path) == file and row.isdecimal():
             return Piece(path, int(row), int(row) + 1, size)
-    if source.storage["image"] == STRUCT:
+    if source.storage[HELD_AS] == STRUCT:
         protocol, _ = split(source.url)
         for path, size in found:
             with opened(protocol, path) as (handle, _):

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -29,9 +28,9 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.columns import conform, infer, listed
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
-from clip_queue.sources.formats.image_files import SUFFIXES, suffix
-from clip_queue.sources.formats.samples import TEXT_BYTES, Sample, Wanted, is_plain, raw_name, samples
+from clip_queue.sources.formats.samples import TEXT_BYTES, Sample, Wanted, samples
 from clip_queue.sources.formats.table import files_at
+from clip_queue.sources.formats.tar_index import index_of
 from clip_queue.sources.formats.tars import BrokenTar, Tar
 from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
@@ -135,7 +134,7 @@ def find_image(source: Source, image_path: str, settings: Settings, place: Place
         for name in [] if ".." in tar.split("/") else spellings(tar):
             path = os.fsencode(source.storage["root"]) + b"/" + name
             try:
-                at, size = _index(protocol, path)[0][member]
+                at, size = index_of(protocol, path)[0][member]
                 with opened(protocol, path) as (file, _size):
                     file.seek(at)
                     data: bytes = file.read(min(size, limit + 1))
@@ -152,7 +151,7 @@ def _image_at(source: Source, image_path: str, place: Place, settings: Settings)
     protocol, _ = split(source.url)
     for path in files_at(source, place):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if image_path[len(place.file) + 1 :] not in _index(protocol, path)[1]:
+            if image_path[len(place.file) + 1 :] not in index_of(protocol, path)[1]:
                 return None
             row = next(islice(read(source, [Piece(path)], settings), place.number, None), None)
             return row.image if row and isinstance(row.image, bytes) else None
@@ -294,20 +293,3 @@ def _lost(protocol: str, path: bytes, rows: int) -> str:
         if isinstance(count, int) and count > rows:
             return f"{count - rows} of its {count} rows are lost"
     return "how many rows are lost cannot be told"
-
-
-@lru_cache(maxsize=16)
-def _index(protocol: str, path: bytes) -> tuple[dict[str, tuple[int, int]], set[str]]:
-    """Start and size in bytes of a tar's images, by name as text: the first of each name, before the tar breaks; and
-    the names that several have."""
-    found: dict[str, tuple[int, int]] = {}
-    doubled: set[str] = set()
-    with opened(protocol, path) as (file, size), contextlib.suppress(BrokenTar):
-        for member in Tar(file, size).members():
-            if is_plain(member) and suffix(raw := raw_name(member)) in SUFFIXES:
-                name = display(raw)
-                if name in found:
-                    doubled.add(name)
-                else:
-                    found[name] = member.offset_data, member.size
-    return found, doubled

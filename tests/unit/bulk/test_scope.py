@@ -59,7 +59,8 @@ def test_files_of_other_kinds_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holds", "said"), [({}, False), ({"image": "list of text"}, False), ({"image": "bytes"}, True)]
+    ("holds", "said"),
+    [({}, True), ({"image": "text"}, False), ({"image": "list of text"}, False), ({"image": "bytes"}, True)],
 )
 def test_images_that_a_table_names_by_their_paths_are_not_left_out(holds: dict[str, str], said: bool) -> None:
     storage = {"passed": {".png": [1, "0.png"], ".md": [1, "README.md"]}, **holds}

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from clip_queue.bulk.run.scope import scope_text
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
@@ -122,3 +123,21 @@ def test_texts_that_are_not_wanted_are_counted(tmp_path: Path) -> None:
     put(tmp_path / "0.parquet", {"image": [b"0", b"1", b"2"], "caption": ["a", " ", None]})
     _, found = rows(tmp_path, texts=False)
     assert [row.left_out for row in found] == [("texts",), (), ()]
+
+
+def test_further_columns_of_images_are_named(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": b"0"}], HF_IMAGE)
+    put(tmp_path / "0.parquet", {"image": image, "image_2": image, "caption": ["a"]})
+    source, _ = rows(tmp_path)
+    assert scope_text(source) == (
+        "images and texts: images from `image`, texts from `caption`; `image_2` holds images as well: --image-column"
+    )
+    assert scope_text(rows(tmp_path, image_column="image_2")[0]).endswith(
+        "`image` holds images as well: --image-column"
+    )
+    assert "as well" not in scope_text(rows(tmp_path, images=False)[0])
+
+
+def test_a_column_of_another_type_that_is_named_as_images_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "0.parquet", {"image": [5], "caption": ["a"]})
+    assert scope_text(rows(tmp_path)[0]) == "texts only: texts from `caption`; no images can be read in `image`"
