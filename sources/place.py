@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_queue.sources.source import Place, Row, Source
 
-FILE, ROW, IMAGE = "source_file", "source_row", "source_image"  # columns of the metadata
+COLUMNS = FILE, ROW, IMAGE = "source_file", "source_row", "source_image"  # of the metadata
 
 
 def with_places(source: Source) -> Source:
@@ -20,19 +20,23 @@ def with_places(source: Source) -> Source:
     return replace(source, columns={**source.columns, FILE: "string", ROW: "int64"})
 
 
+def has_places(source: Source) -> bool:
+    """Whether the metadata have the columns. One of these names alone is a source's own column in an older output."""
+    return (source.columns.get(FILE), source.columns.get(ROW)) == ("string", "int64")
+
+
 def placed(source: Source, rows: Iterator[Row]) -> Iterator[Row]:
     """The rows, with their places in the columns that ``source`` has for them."""
-    names = (FILE, ROW, IMAGE)
+    wanted = [n for n, name in enumerate(COLUMNS) if name in source.columns] if has_places(source) else []
     for row in rows:
         if row.place is not None:
-            found = zip(names, row.place, strict=True)
-            row.columns.update((name, value) for name, value in found if name in source.columns)
+            row.columns.update((COLUMNS[n], row.place[n]) for n in wanted)
         yield row
 
 
-def place_of(columns: Mapping[str, Any]) -> Place | None:
-    """The place that a row's metadata tell; None: they tell none."""
-    file, number, image = columns.get(FILE), columns.get(ROW), columns.get(IMAGE)
-    if not isinstance(file, str):
+def place_of(source: Source, columns: Mapping[str, Any]) -> Place | None:
+    """The place that a row's metadata tell; None: those of this source tell none."""
+    file, number, image = (columns.get(name) for name in COLUMNS)
+    if not has_places(source) or not isinstance(file, str):
         return None
-    return Place(file, number if isinstance(number, int) else None, image if isinstance(image, int) else None)
+    return Place(file, number, image if IMAGE in source.columns else None)

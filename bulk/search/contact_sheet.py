@@ -47,7 +47,7 @@ def loader(source: Source, settings: Settings, find_image: FindImage = registry.
         if hit.image_path is None:
             raise BadInput("The row has no image.")
         limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": 2 * TILE}
-        encoded = find_image(source, hit.image_path, settings, place_of(hit.columns))
+        encoded = find_image(source, hit.image_path, settings, place_of(source, hit.columns))
         return Image.fromarray(decode(encoded, _fitted, **limits))
 
     return load

@@ -53,7 +53,7 @@ def test_each_image_of_a_list_is_a_row_with_the_metadata_of_its_row(tmp_path: Pa
     for row in found:
         if row.image:
             path = row.columns["image_path"]
-            assert registry.find_image(source, path, SETTINGS, place_of(row.columns)) == row.image
+            assert registry.find_image(source, path, SETTINGS, place_of(source, row.columns)) == row.image
 
 
 def test_only_reading_tells_how_many_rows_lists_are(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_one_image_of_each_list_is_chosen_by_its_number(tmp_path: Path) -> None:
     source, found = rows(tmp_path, image_column="images[1]")
     assert [row.image for row in found] == [b"1", None]
     assert [row.columns["image_path"] for row in found] == ["0.parquet#0", "0.parquet#1"]
-    assert registry.find_image(source, "0.parquet#0", SETTINGS, place_of(found[0].columns)) == b"1"
+    assert registry.find_image(source, "0.parquet#0", SETTINGS, place_of(source, found[0].columns)) == b"1"
     assert "source_image" not in source.columns
     assert "there is no image column 'n[0]'" in refusal(tmp_path, image_column="n[0]")
     assert "there is no image column 'images[x]'" in refusal(tmp_path, image_column="images[x]")
@@ -83,7 +83,9 @@ def test_lists_of_paths(tmp_path: Path) -> None:
     assert [row.columns["image_path"] for row in found] == ["a.png", "b.png"]
     assert [row.image() for row in found if callable(row.image)] == [b"a", b"b"]
     assert found[0].columns["image_paths"] == '["a.png","b.png"]'
-    assert [registry.find_image(source, r.columns["image_path"], SETTINGS, place_of(r.columns)) for r in found] == [
+    assert [
+        registry.find_image(source, r.columns["image_path"], SETTINGS, place_of(source, r.columns)) for r in found
+    ] == [
         b"a",
         b"b",
     ]
@@ -92,7 +94,7 @@ def test_lists_of_paths(tmp_path: Path) -> None:
 def test_a_list_that_has_fewer_images_now_is_an_error(tmp_path: Path) -> None:
     put(tmp_path / "0.parquet", {"images": pa.array([[b"0", b"1"]], pa.list_(pa.binary()))})
     source, found = rows(tmp_path)
-    place = place_of(found[1].columns)
+    place = place_of(source, found[1].columns)
     assert place is not None
     with pytest.raises(ClipError, match="fewer images"):
         registry.find_image(source, "0.parquet#0[1]", SETTINGS, place._replace(image=5))

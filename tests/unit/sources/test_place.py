@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def planned(url: Path, format: str, **asked: Any) -> tuple[Source, list[Row]]:
 
 
 def found(source: Source, row: Row) -> bytes:
-    return registry.find_image(source, row.columns["image_path"], SETTINGS, place_of(row.columns))
+    return registry.find_image(source, row.columns["image_path"], SETTINGS, place_of(source, row.columns))
 
 
 @pytest.mark.parametrize(("format", "text"), [("csv", "file_name,text\n0.png,a\n"), ("jsonl", '{"path": "0.png"}\n')])
@@ -49,7 +50,7 @@ def test_rows_of_parquet_whose_images_all_have_one_path(tmp_path: Path) -> None:
         put(tmp_path / name / "0.parquet", {"image": images}, row_group_size=2)
     source, rows = planned(tmp_path, "parquet")
     assert {row.columns["image_path"] for row in rows} == {"image.png"}
-    places = [place_of(row.columns) for row in rows]
+    places = [place_of(source, row.columns) for row in rows]
     assert places == [Place(f"{name}/0.parquet", n) for name in ("a", "b") for n in range(3)]
     assert [found(source, row) for row in rows] == [b"0", b"1", b"2"] * 2
 
@@ -67,7 +68,7 @@ def test_members_of_a_tar_that_have_one_name(tmp_path: Path) -> None:
 def test_an_image_of_a_folder_is_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"a")
     source, (row,) = planned(tmp_path, "folder")
-    assert place_of(row.columns) == Place("a.png")
+    assert place_of(source, row.columns) == Place("a.png")
     assert found(source, row) == b"a"
 
 
@@ -83,8 +84,19 @@ def test_a_source_without_the_columns_gets_none(tmp_path: Path) -> None:
     source, shards = registry.plan_shards(Source(str(tmp_path), "folder"), 10, SETTINGS)
     (row,) = [row for shard in shards for row in registry.read(source, shard.pieces, SETTINGS)]
     assert set(row.columns) == {"image_path", "caption"}, "as release 0.1.0 planned it"
-    assert place_of(row.columns) is None
+    assert place_of(source, row.columns) is None
     assert found(source, row) == b"a"
+
+
+def test_an_own_column_of_an_older_output_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,source_file\n0.png,camera/7.raw\n")
+    (tmp_path / "0.png").write_bytes(b"0")
+    source, shards = registry.plan_shards(Source(str(tmp_path), "csv"), 10, SETTINGS)
+    source = replace(source, columns={"image": "string", "source_file": "string"})  # as release 0.1.0 planned it
+    (row,) = [row for shard in shards for row in registry.read(source, shard.pieces, SETTINGS)]
+    row.columns["source_file"] = "camera/7.raw"
+    assert place_of(source, row.columns) is None
+    assert found(source, row) == b"0"
 
 
 def test_a_place_leads_nowhere_else(tmp_path: Path) -> None:
