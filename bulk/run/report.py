@@ -88,7 +88,8 @@ class Report:
             return []
         lines = [scope_text(self.source, self.left_out)]
         if self.without_text:
-            lines.append(f"{counted(self.without_text)} no text: zeros stand for it")
+            none = self.without_text == self.rows
+            lines.append(f"{'no row has a' if none else f'{counted(self.without_text)} no'} text: zeros stand for it")
         return lines + passed_lines(self.source)
 
     def to_json(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class _Footer(NamedTuple):
     rows: int
     kinds: _Kinds
     fault: str = ""  # why it could not be read
+    empty: frozenset[str] = frozenset()  # columns that are null in every row, as far as the footer tells
 
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - every format has it
@@ -58,14 +59,17 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     folder = root(source.url)
     counts: list[tuple[int, str]] = []
     known: _Kinds = {}
+    empty: frozenset[str] | None = None
     for (path, _), footer in zip(found, _footers(split(source.url)[0], found), strict=True):
         counts.append((1 if footer.fault else footer.rows, footer.fault))
         if not footer.fault:
             known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds
+        if footer.rows:
+            empty = footer.empty if empty is None else empty & footer.empty
     if not known:
         raise SourceError(f"{source.url}: nothing there can be read as parquet: {counts[0][1] or 'no columns'}")
-    able = [column for column, (holds, _) in known.items() if holds != OTHER]
-    typed = next((column for column, (holds, _) in known.items() if holds in (STRUCT, LIST + STRUCT)), None)
+    able = [column for column, (holds, _) in known.items() if holds != OTHER and column not in (empty or ())]
+    typed = next((column for column in able if known[column][0] in (STRUCT, LIST + STRUCT)), None)
     texts = [column for column in able if known[column][0] in (BYTES, TEXT)]
     lists = [column for column in able if known[column][0].startswith(LIST)]
     source = choose(source, known, able, texts, typed=typed, lists=lists)
@@ -188,13 +192,27 @@ def _footer(protocol: str, path: bytes) -> _Footer:
             schema = file.schema_arrow
             if len(set(schema.names)) < len(schema.names):
                 return _Footer(0, {}, "columns of the same name")
-            return _Footer(
-                file.metadata.num_rows, {field.name: (_holds(field.type), kept(field.type)) for field in schema}
-            )
+            kinds = {field.name: (_holds(field.type), kept(field.type)) for field in schema}
+            able = {column for column, (holds, _) in kinds.items() if holds != OTHER}
+            return _Footer(file.metadata.num_rows, kinds, empty=_empty(file.metadata, able))
     except READ_ERRORS as error:
         if is_barred(error):
             raise SourceError(f"{display(path)} cannot be read: {in_words(error)}") from error
         return _Footer(0, {}, in_words(error))
+
+
+def _empty(about: Any, columns: set[str]) -> frozenset[str]:
+    """Those of ``columns`` that hold nothing but nulls, by the statistics of a file's footer."""
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for leaf in map(group.column, range(group.num_columns)):
+            column = leaf.path_in_schema.partition(".")[0]
+            if column in columns or leaf.path_in_schema in columns:
+                statistics = leaf.statistics
+                if not (statistics and statistics.has_null_count and statistics.null_count == leaf.num_values):
+                    columns = columns - {column, leaf.path_in_schema}
+        if not columns:
+            break
+    return frozenset(columns)
 
 
 def _holds(kind: Any) -> str:

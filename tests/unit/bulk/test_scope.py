@@ -89,6 +89,8 @@ def test_rows_without_a_text_are_counted() -> None:
     report.count({**marker, "without_text": 3, "left_out": {}})
     report.count(marker)  # as release 0.1.0 writes it
     assert report.scope() == ["images and texts", "3 rows have no text: zeros stand for it"]
+    report.count({**marker, "without_text": 6})
+    assert report.scope()[1] == "no row has a text: zeros stand for it"
 
 
 def test_it_is_said_at_the_start_and_in_a_dry_run(tmp_path: Path) -> None:

@@ -143,3 +143,18 @@ def test_further_columns_of_images_are_named(tmp_path: Path) -> None:
 def test_a_column_of_another_type_that_is_named_as_images_is_named(tmp_path: Path) -> None:
     put(tmp_path / "0.parquet", {"image": [5], "caption": ["a"]})
     assert scope_text(rows(tmp_path)[0]) == "texts only: texts from `caption`; no images can be read in `image`"
+
+
+def test_a_column_that_is_null_in_every_file_holds_nothing(tmp_path: Path) -> None:
+    nothing = pa.array([None, None], pa.string())
+    put(tmp_path / "0.parquet", {"image": [b"0", b"1"], "caption": nothing})
+    put(tmp_path / "none.parquet", {"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
+    source, _ = rows(tmp_path)
+    assert scope_text(source) == "images only: images from `image`; no texts can be read in `caption`"
+    assert "no column looks like texts" in refusal(tmp_path, texts=True)
+    assert "the text column 'caption' cannot hold any" in refusal(tmp_path, text_column="caption")
+    put(tmp_path / "1.parquet", {"image": pa.array([None, None], pa.binary()), "caption": [None, "t"]})
+    source, _ = rows(tmp_path)
+    assert (source.images, source.texts) == (True, True), "one file is not all of them"
+    put(tmp_path / "d" / "0.parquet", {"image": nothing, "url": ["u", None]}, row_group_size=1)
+    assert rows(tmp_path / "d")[0].image_column == "url"
