@@ -27,10 +27,12 @@ def has_places(source: Source) -> bool:
 
 def placed(source: Source, rows: Iterator[Row]) -> Iterator[Row]:
     """The rows, with their places in the columns that ``source`` has for them."""
-    wanted = [n for n, name in enumerate(COLUMNS) if name in source.columns] if has_places(source) else []
+    wanted, several = has_places(source), IMAGE in source.columns
     for row in rows:
-        if row.place is not None:
-            row.columns.update((COLUMNS[n], row.place[n]) for n in wanted)
+        if wanted and row.place is not None:
+            row.columns[FILE], row.columns[ROW] = row.place.file, row.place.number
+            if several:
+                row.columns[IMAGE] = row.place.image
         yield row
 
 
