@@ -1,4 +1,4 @@
-"""A dataset with several images a row, files of other kinds, and its output inside of it: told, counted, found again."""
+"""A dataset with several images a row, other files, and its output inside of it: told, counted, found again."""
 
 from __future__ import annotations
 
