@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clip_queue.sources.discovery import containers
 from clip_queue.sources.formats.image_files import leads_to_folder
+from clip_queue.sources.left_out import PLAN_NAME, is_output
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER, PACKED, FormatSpec, sought
 from clip_queue.sources.source import SourceError
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, entries, read_bytes, reason, split
@@ -95,6 +96,8 @@ def _by_content(protocol: str, root: bytes, sample_entries: int, max_entries: in
                 raise SourceError(f"{display(root)} cannot be listed: {reason(error)}") from error
             continue
         left -= 1 + len(names)
+        if PLAN_NAME in names and folder != root and is_output(protocol, folder):
+            continue
         found = {_by_suffix(display(name)) for name, is_folder in names.items() if not is_folder}
         here = [spec for spec in _BY_RANK if spec in found and not _is_sidecar(spec, names)]
         decisive = next((spec for spec in here if spec.decisive), None)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.sources.place import placed
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip")  # suffixes of compressed files
 UNPACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")  # of these, what is read
@@ -155,7 +156,7 @@ class FormatModule(Protocol):
 
     def read(self, source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]: ...
 
-    def find_image(self, source: Source, image_path: str, settings: Settings) -> bytes: ...
+    def find_image(self, source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes: ...
 
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
@@ -169,24 +170,27 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
-    """The rows of a shard, in order.
+    """The rows of a shard, in order, with their places.
 
     Raises:
         SourceError: the source is not the one that was planned, or its store is away.
         OSError: the shard cannot be read at all.
     """
-    return _module(source).read(source, pieces, settings)
+    return placed(source, _module(source).read(source, pieces, settings))
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The encoded image of the row that has this ``image_path``, at most ``max_image_bytes`` + 1 bytes of it.
+
+    Args:
+        place: where the row comes from, which tells rows with the same ``image_path`` apart; None: not known.
 
     Raises:
         ClipError: there is no such image, or it cannot be read.
         OSError: it cannot be read.
     """
     try:
-        return _module(source).find_image(source, image_path, settings)
+        return _module(source).find_image(source, image_path, settings, place)
     except OSError as error:
         if type(error) is not OSError or error.errno is not None:
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -102,6 +103,8 @@ class ShardWriter:
         self.failed = 0
         self.halves = self.cut = 0
         self._reasons: dict[str, dict[str, Any]] = {}
+        self._left_out: Counter[str] = Counter()
+        self._without_text = 0
 
     def __enter__(self) -> ShardWriter:
         self._folder = self._staging.__enter__()
@@ -131,6 +134,8 @@ class ShardWriter:
             self.halves += bool(row.faults)
             for fault in row.faults.values():
                 self._count(row, fault)
+            self._left_out.update(row.left_out)
+            self._without_text += bool(self._plan.source.texts) and row.text is None and "text" not in row.faults
         self.rows += len(rows)
         self.cut += cut
 
@@ -138,6 +143,7 @@ class ShardWriter:
         """Add a row that failed."""
         self._tables["errors"].append({**row.columns, "error": error.message})
         self.failed += 1
+        self._left_out.update(row.left_out)
         self._count(row, error)
 
     def _count(self, row: Row, error: ClipError) -> None:
@@ -165,6 +171,8 @@ class ShardWriter:
             "halves": self.halves,  # rows of which a part is at fault, and a half is embedded
             "cut": self.cut,
             "errors": self._reasons,
+            "left_out": dict(self._left_out),  # rows with images or texts that are not embedded
+            "without_text": self._without_text,
             "files": files,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }

@@ -24,6 +24,7 @@ from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.resume import check_empty, check_model, check_same, check_unchanged
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.runner import Runner
+from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError
@@ -91,6 +92,9 @@ def embed(
         else:
             check_empty(folder)
         planned = None if begun else planner.write_shards()
+        if known := begun.plan.source if begun else planned and planned.source:
+            for line in (f"embedding {scope_text(known)}", *passed_lines(known)):
+                say(line)
         settings = settings.model_copy(update={"models": [model]})
         with started_workers(settings, workers, redis_url, say, should_stop) as (settings, check_alive):
             with closing(Store.connect(settings)) as store:
@@ -157,7 +161,7 @@ def run_plan(
 
 def report_of(output: Output, plan: RunPlan, markers: list[Marker]) -> Report:
     """A report of the shards that are complete, by their markers."""
-    report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards)
+    report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
     for marker in markers:
         report.count(marker)
     return report

@@ -28,7 +28,10 @@ class EmbedOptions(TypedDict, total=False):
 
     format: Annotated[str | None, Option(f"{registry.listed()}; unset: from what the source holds.")]
     model: Annotated[str | None, Option("Model, NAME or NAME=SOURCE; unset: CLIP_QUEUE_MODELS' first.")]
-    image_column: Annotated[str | None, Option("Column of a table with images, paths or URLs; unset: by name.")]
+    image_column: Annotated[
+        str | None,
+        Option("Column of a table with images, paths or URLs; NAME[0]: of lists, the first; unset: by name."),
+    ]
     text_column: Annotated[str | None, Option("Column of a table with texts; unset: by name.")]
     delimiter: Annotated[str | None, Option("Of csv, a character or `tab`; unset: of , ; tab | the likeliest.")]
     quoting: Annotated[

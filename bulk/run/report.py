@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip_queue.bulk.output.markers import EXAMPLES, Marker
+from clip_queue.bulk.run.scope import counted, passed_lines, scope_text
+from clip_queue.sources.source import Source
 
 
 @dataclass
@@ -26,6 +28,9 @@ class Report:
 
     ``lost`` are the shards that could not be done, with the reason. ``seconds`` are this command's, without the start
     of its workers; ``waited``: seconds that shards waited for reading, decoding and the forward pass.
+
+    ``source`` is what was planned. ``left_out`` counts the rows that have images or texts which are not embedded, by
+    ``images`` and ``texts``; ``without_text``, the rows that have no text where texts are embedded: zeros stand there.
     """
 
     output: str
@@ -43,6 +48,9 @@ class Report:
     waited: dict[str, float] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
     stopped: bool = False
+    source: Source | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    without_text: int = 0
 
     @property
     def finished(self) -> bool:
@@ -72,11 +80,24 @@ class Report:
         self.failed += marker["failed"]
         self.halves += marker.get("halves", 0)
         self.cut += marker.get("cut", 0)
+        self.without_text += marker.get("without_text", 0)
+        for kind, rows in marker.get("left_out", {}).items():
+            self.left_out[kind] = self.left_out.get(kind, 0) + rows
         for code, about in marker["errors"].items():
             reason = self.reasons.setdefault(code, Reason())
             reason.rows += about["rows"]
             room = EXAMPLES - len(reason.examples)
             reason.examples += [(e["image_path"], e["error"]) for e in about["examples"][:room]]
+
+    def scope(self) -> list[str]:
+        """What was embedded, and what was left out, a line each; nothing where the source is not known."""
+        if self.source is None:
+            return []
+        lines = [scope_text(self.source, self.left_out)]
+        if self.without_text:
+            none = self.without_text == self.rows
+            lines.append(f"{'no row has a' if none else f'{counted(self.without_text)} no'} text: zeros stand for it")
+        return lines + passed_lines(self.source)
 
     def to_json(self) -> dict[str, Any]:
         """For the manifest."""
@@ -87,5 +108,7 @@ class Report:
             "halves": self.halves,
             "cut": self.cut,
             "errors": reasons,
+            "left_out": self.left_out,
+            "without_text": self.without_text,
             "seconds": round(self.seconds, 1),
         }

@@ -25,6 +25,12 @@ def plain(kind: Any) -> Any:
     return kind
 
 
+def is_list(kind: Any) -> bool:
+    """Whether a type is one of lists of any kind."""
+    tests = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    return any(test(kind) for test in tests)
+
+
 def kept(kind: Any) -> str | None:
     """The type that a column has in the metadata, by its name (:data:`clip_queue.sources.source.Source.columns`).
 

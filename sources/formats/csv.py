@@ -20,13 +20,14 @@ from typing import Any, BinaryIO
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, is_own, own_name
+from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, choose, is_own, own_name
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table
 from clip_queue.sources.formats.text_files import open_text
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 from clip_queue.sources.storage import reason
 
 SPEC = FORMATS["csv"]
@@ -43,7 +44,8 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     Raises:
         SourceError: there is no file, one cannot be read or has other columns than the rest, or nothing to embed.
     """
-    found = lines.files(source.url, SPEC)
+    passed: Passed = {}
+    found = lines.files(source.url, SPEC, passed)
     folder = root(source.url)
     quoting = source.storage.get("quoting") is not False
     headers, delimiter = _headers(source, folder, found, quoting=quoting)
@@ -51,8 +53,15 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     others = {title: each for title, each in headers.items() if each != header}
     source = choose(source, header, header, header)
     own = {own_name(column): "string" for column in header if is_own(source, column)}
-    storage = {**source.storage, "root": folder, "header": header, "delimiter": delimiter, "others": others}
-    source = replace(source, columns=own, storage=storage)
+    storage = {
+        PASSED: passed,
+        "root": folder,
+        HELD_AS: TEXT,
+        "header": header,
+        "delimiter": delimiter,
+        "others": others,
+    }
+    source = replace(source, columns=own, storage={**source.storage, **storage})
 
     def begin(file: BinaryIO, title: str) -> int:
         here = _header(file, title, delimiter, quoting=quoting)
@@ -96,16 +105,16 @@ def _reading(source: Source) -> tuple[lines.Splitter, Callable[[Table, int, byte
     return _splitter(delimiter, 0 if others else len(all_columns), quoting=quoting), parse
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row. Raises :class:`ClipError` or :class:`OSError`."""
-    only = replace(source, texts=False, text_column=None, columns={})
+    only = replace(source, texts=False, text_column=None, columns={}, storage={**source.storage, LEFT_OUT: {}})
     delimiter, quoting = source.storage["delimiter"], source.storage.get("quoting") is not False
 
     def begin(file: BinaryIO, title: str) -> int:
         header = _header(file, title, delimiter, quoting=quoting)
         return header[0] if header else 0
 
-    return lines.find_image(only, image_path, settings, *_reading(only), begin)
+    return lines.find_image(only, image_path, settings, *_reading(only), begin, place)
 
 
 class CsvSplitter:

@@ -12,15 +12,16 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, conform, infer, is_own
+from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, choose, conform, infer, is_own
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table
 from clip_queue.sources.formats.text import decoded
 from clip_queue.sources.formats.text_files import open_text
 from clip_queue.sources.json_object import json_object
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 from clip_queue.sources.storage import reason
 
 SAMPLE_LINES = 1_000  # lines from which columns are inferred
@@ -40,8 +41,9 @@ def plan_shards(
     Raises:
         SourceError: there is no file, one cannot be read, or they hold nothing to embed.
     """
-    found = lines.files(source.url, FORMATS[source.format])
-    source = replace(source, storage={**source.storage, "root": root(source.url)})
+    passed: Passed = {}
+    found = lines.files(source.url, FORMATS[source.format], passed)
+    source = replace(source, storage={**source.storage, PASSED: passed, "root": root(source.url), HELD_AS: TEXT})
     objects = _objects(source, found)
     sample = list(islice(objects, sample_lines))
     if not sample:
@@ -96,10 +98,10 @@ def _parser(source: Source) -> Callable[[Table, int, bytes], Row]:
     return parse
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row. Raises :class:`ClipError` or :class:`OSError`."""
-    only = replace(source, texts=False, text_column=None, columns={})
-    return lines.find_image(only, image_path, settings, lines.lines, _parser(only))
+    only = replace(source, texts=False, text_column=None, columns={}, storage={**source.storage, LEFT_OUT: {}})
+    return lines.find_image(only, image_path, settings, lines.lines, _parser(only), place=place)
 
 
 def parsed(line: bytes, number: int) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path
 from clip_queue.sources.formats.text_files import open_text
+from clip_queue.sources.left_out import Passed
 from clip_queue.sources.registry import FORMATS, PACKED, UNPACKED, FormatSpec
-from clip_queue.sources.source import Piece, Row, Shard, Source, SourceError
+from clip_queue.sources.source import Piece, Place, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, reason
 
 LIMIT = 16 * 2**20  # bytes of a row
@@ -41,9 +42,12 @@ Marks = Callable[[BinaryIO, int, int, int, int], Iterator[tuple[int, int]]]
 ended and at which byte: after ``first`` rows, after each ``every`` rows from there, and at the end."""
 
 
-def files(url: str, spec: FormatSpec) -> list[tuple[bytes, int]]:
-    """Path and size in bytes of each file. Raises :class:`SourceError` for one that cannot be unpacked."""
-    found = containers(url, spec.suffixes, spec.compressed)
+def files(url: str, spec: FormatSpec, passed: Passed | None = None) -> list[tuple[bytes, int]]:
+    """Path and size in bytes of each file. Raises :class:`SourceError` for one that cannot be unpacked.
+
+    ``passed`` gets the files of other kinds.
+    """
+    found = containers(url, spec.suffixes, spec.compressed, passed)
     for path, _ in found:
         if path.lower().endswith(tuple(packed.encode() for packed in PACKED if packed not in UNPACKED)):
             raise SourceError(f"{display(path)} is compressed in a way that is not read here: decompress it first")
@@ -209,6 +213,7 @@ def find_image(
     splitter: Splitter,
     parse: Callable[[Table, int, bytes], Row],
     begin: Callable[[BinaryIO, str], int] = first_byte,
+    place: Place | None = None,
 ) -> bytes:
     """The image of a row that has it as a path, or within (FILE#NUMBER: the rows before are passed over).
 
@@ -219,7 +224,7 @@ def find_image(
     spec = FORMATS[source.format]
     at = container_of(source, image_path, spec.suffixes + spec.compressed)
     if at is None:
-        return find_by_path(source, image_path, spec.suffixes + spec.compressed, settings)
+        return find_by_path(source, image_path, spec.suffixes + spec.compressed, settings, place)
     table = Table(source, at[0], settings)
     with open_text(source, at[0]) as (file, end, _):
         _, data = next(islice(splitter(file, begin(file, table.name), end), at[1], None), (0, None))

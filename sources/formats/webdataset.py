@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -32,27 +31,21 @@ from clip_queue.sources.columns import conform, infer, listed
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
 from clip_queue.sources.formats.archives import archive_of
-from clip_queue.sources.formats.image_files import SUFFIXES, suffix
-from clip_queue.sources.formats.samples import (
-    IMAGE,
-    JSON,
-    TEXT,
-    TEXT_BYTES,
-    Sample,
-    Wanted,
-    is_plain,
-    raw_name,
-    samples,
-)
-from clip_queue.sources.formats.table import of_halves
+from clip_queue.sources.formats.samples import IMAGE, JSON, TEXT, TEXT_BYTES, Sample, Wanted, samples
+from clip_queue.sources.formats.table import files_at, of_halves
+from clip_queue.sources.formats.tar_index import index_of
 from clip_queue.sources.formats.tars import BrokenTar
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import (
     COLUMNS,
     IMAGE_HALF,
+    IMAGES,
     TEXT_HALF,
+    TEXTS,
     BrokenContainer,
     Piece,
+    Place,
     Planned,
     Row,
     Shard,
@@ -69,16 +62,17 @@ THREADS = 8  # tars that are looked at at once
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - a tar is a shard
     """A shard for each tar. Where ``source`` does not say it, the first :data:`SAMPLE_ROWS` rows of the tars tell
-    whether they hold images and captions, and those of the first tar the columns of their JSON.
+    whether they hold images and captions (of this machine's first tar, all of its rows), and those of the first tar the
+    columns of their JSON.
 
     Raises:
         SourceError: there are no tars, none can be read, or they hold nothing to embed.
     """
-    spec = FORMATS[source.format]
-    found = containers(source.url, spec.suffixes, spec.compressed)
+    spec, passed = FORMATS[source.format], Passed()
+    found = containers(source.url, spec.suffixes, spec.compressed, passed)
     protocol, _ = split(source.url)
     done = _completed(source, protocol, [path for path, _ in found], settings.max_image_bytes)
-    done = replace(done, storage={"root": root(source.url)})
+    done = replace(done, storage={PASSED: passed, "root": root(source.url)})
     return done, (Shard([Piece(path, size=size)], None) for path, size in found)
 
 
@@ -105,6 +99,7 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
                 total = archive.size
                 for sample in samples(archive, images=bool(source.images), max_image_bytes=limit, wanted=wanted):
                     for row in _rows(source, name, sample):
+                        row.place = Place(name, rows)
                         yield row
                         rows += 1
             continue
@@ -118,11 +113,13 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
                 raise
             cause = f"cannot be read: {error.strerror}"
         message = f"{name} {cause}; {_lost(protocol, piece.path, rows)}"
-        yield Row({**conform({}, source.columns), "image_path": name, "caption": None}, error=BrokenContainer(message))
+        columns = {**conform({}, source.columns), "image_path": name, "caption": None}
+        yield Row(columns, error=BrokenContainer(message), place=Place(name, rows))
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
-    """The encoded image of the row that has this ``image_path``.
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
+    """The encoded image of the row that has this ``image_path``; of several in a tar, the one at ``place``, else the
+    first.
 
     Raises:
         BadImage: there is no such image.
@@ -130,6 +127,10 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
     """
     protocol, _ = split(source.url)
     limit = settings.max_image_bytes
+    if place is not None and place.number is not None and image_path.startswith(f"{place.file}/"):
+        found = _image_at(source, image_path, place, settings)
+        if found is not None:
+            return found
     failure: OSError | None = None
     # The slash where the tar's path ends and the member's begins: most likely the one after .tar or .zip.
     cuts = [match.start() for match in re.finditer("/", image_path)]
@@ -138,7 +139,7 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
         for name in [] if ".." in tar.split("/") else spellings(tar):
             path = os.fsencode(source.storage["root"]) + b"/" + name
             try:
-                at, size = _index(protocol, path)[member]
+                at, size = index_of(protocol, path)[0][member]
                 with opened(protocol, path) as (file, total):
                     return archive_of(file, total).at(at, min(size, limit + 1))
             except (KeyError, NotADirectoryError):
@@ -148,6 +149,18 @@ def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
             except OSError as error:
                 failure = failure or error
     raise failure or BadImage.because(f"{image_path} is not in {source.url}.")
+
+
+def _image_at(source: Source, image_path: str, place: Place, settings: Settings) -> bytes | None:
+    """The image of a row where its tar has several members of that name; None: it has one, or the row is not there."""
+    protocol, _ = split(source.url)
+    for path in files_at(source, place):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if image_path[len(place.file) + 1 :] not in index_of(protocol, path)[1]:
+                return None
+            row = next(islice(read(source, [Piece(path)], settings), place.number, None), None)
+            return row.image if row and isinstance(row.image, bytes) else None
+    return None
 
 
 def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
@@ -174,10 +187,13 @@ def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
         faults |= {TEXT_HALF: error} if source.texts else {}
     if unread:
         faults[COLUMNS] = unread
+    left_out = [IMAGES] if sample.images and not source.images else []
+    if caption is not None and not source.texts:
+        left_out.append(TEXTS)
     own = conform(sample.own(values), source.columns)
     for image, data in (sample.images if source.images else {}).items() or [(next(iter(sample.images), None), None)]:
         columns = {**own, "image_path": f"{tar}/{display(image or sample.key)}", "caption": caption}
-        yield of_halves(Row(columns, data, caption, faults=dict(faults)), source)
+        yield of_halves(Row(columns, data, caption, faults=dict(faults), left_out=tuple(left_out)), source)
 
 
 # Planning
@@ -195,6 +211,7 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
     own: list[dict[str, Any]] = []
     seen: set[str] = set()
     images = captions = False
+    local = b""  # the first tar with a row, if to look through it is to jump from member to member
     for path, (first, fault) in _firsts(protocol, paths, max_image_bytes, wanted):
         if not first:
             reasons.append(f"{display(path)}: {fault}")
@@ -207,6 +224,7 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
             images, captions = images or bool(sample.images), captions or caption
             seen |= {*map(display, sample.suffixes), *(f"json.{key}" for key in here)}
         own = own or values
+        local = local or (path if first and protocol == LOCAL else b"")
         if (images or source.images is False) and (captions or source.texts is False):
             break
     if not seen:
@@ -216,6 +234,11 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
             raise SourceError(
                 f"there is no {asked} column {column!r} in the first rows, which have: {listed(sorted(seen))}"
             )
+    if local and ((source.images is None and not images) or (source.texts is None and not captions)):
+        more = _look_through(protocol, local, wanted)
+        images, captions = images or more[0], captions or more[1]
+    if source.texts and not captions and not any(_look_through(protocol, path, wanted)[1] for path in paths):
+        raise SourceError(f"texts are asked for, and no row of {source.url} has a caption (NAME.txt, or in NAME.json)")
     images = images if source.images is None else source.images
     texts = captions if source.texts is None else source.texts
     if not images and not texts:
@@ -230,6 +253,17 @@ def _parsed(sample: Sample) -> tuple[dict[str, Any], bool]:
         values = sample.values()
         return values, sample.caption(values) is not None
     return values, False
+
+
+def _look_through(protocol: str, path: bytes, wanted: Wanted) -> tuple[bool, bool]:
+    """Whether a tar has images and captions, up to where it breaks."""
+    images = captions = False
+    with contextlib.suppress(BrokenTar, OSError), opened(protocol, path) as (file, size):
+        for sample in samples(archive_of(file, size), images=False, max_image_bytes=0, wanted=wanted):
+            images, captions = images or bool(sample.images), captions or _parsed(sample)[1]
+            if images and captions:
+                break
+    return images, captions
 
 
 def _firsts(
@@ -272,14 +306,3 @@ def _lost(protocol: str, path: bytes, rows: int) -> str:
         if isinstance(count, int) and count > rows:
             return f"{count - rows} of its {count} rows are lost"
     return "how many rows are lost cannot be told"
-
-
-@lru_cache(maxsize=16)
-def _index(protocol: str, path: bytes) -> dict[str, tuple[int, int]]:
-    """Start and size in bytes of a tar's images, by name as text: the first of each name, before the tar breaks."""
-    found: dict[str, tuple[int, int]] = {}
-    with opened(protocol, path) as (file, size), contextlib.suppress(BrokenTar):
-        for member in archive_of(file, size).members():
-            if is_plain(member) and suffix(name := raw_name(member)) in SUFFIXES:
-                found.setdefault(display(name), (member.offset_data, member.size))
-    return found

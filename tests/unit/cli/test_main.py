@@ -109,7 +109,7 @@ def dataset(tmp_path: Path) -> str:
 def test_a_dry_run_prints_what_would_be_done(dataset: str, tmp_path: Path) -> None:
     result = run(app, ["embed", dataset, str(tmp_path / "out"), "--dry-run"])
     assert result.exit_code == 0
-    assert "folder: 3 rows in 1 shards, images to embed" in result.output
+    assert "folder: 3 rows in 1 shards\n  to embed: images only\n" in result.output
     assert "nothing was written (--dry-run)" in result.output
     assert not (tmp_path / "out").exists()
 

@@ -69,8 +69,8 @@ def test_a_plan_is_made_as_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.M
     looks = []
     scandir = os.scandir
     monkeypatch.setattr(image_files.os, "scandir", lambda path: (looks.append(path), scandir(path))[1])
-    _, shards = folder.plan_shards(source(tmp_path), 40, SETTINGS, sample_rows=30)
-    assert len(looks) == 3
+    _, shards = folder.plan_shards(source(tmp_path, texts=False), 40, SETTINGS, sample_rows=30)
+    assert len(looks) == 2
     next(shards)
     assert len(looks) == 3
     assert sum(shard.rows or 0 for shard in shards) == 960
@@ -132,7 +132,7 @@ def test_a_caption_that_cannot_be_read_is_its_row_s_error(tmp_path: Path) -> Non
     assert [(row.error, row.text) for row in without] == [(None, None)] * 3 + [(None, "d.txt")]
 
 
-def test_whether_captions_are_embedded_is_learnt_from_the_first_images(
+def test_captions_are_embedded_wherever_they_begin(
     tmp_path: Path,
 ) -> None:
     put(tmp_path, "a.jpg", "b.jpg", "c/d.jpg", "c/d.txt")
@@ -140,9 +140,33 @@ def test_whether_captions_are_embedded_is_learnt_from_the_first_images(
     assert pieces(tmp_path)[0].images is True
     assert pieces(tmp_path, texts=False)[0].texts is False
     assert pieces(tmp_path / "c", images=False)[0].images is False
-    for asked, embedded in ((None, False), (True, True)):
+    for asked in (None, True):
         done, _ = folder.plan_shards(source(tmp_path, texts=asked), 100, SETTINGS, sample_rows=2)
-        assert done.texts is embedded
+        assert done.texts is True
+
+
+def test_texts_that_are_asked_for_and_not_there_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.txt")
+    with pytest.raises(SourceError, match="no image has a caption"):
+        pieces(tmp_path, texts=True)
+
+
+def test_files_of_other_kinds_are_counted_by_suffix(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "a.txt", "notes.txt", "d/x.svg", "d/y.SVG", "Makefile", ".hidden.svg", ".git/x", "d/z.psd")
+    done, _ = pieces(tmp_path)
+    assert done.storage["passed"] == {
+        "": [1, "Makefile"],
+        ".txt": [1, "notes.txt"],
+        ".svg": [2, "d/x.svg"],
+        ".psd": [1, "d/z.psd"],
+    }
+
+
+def test_what_is_not_embedded_of_an_image_is_noted(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "a.txt", "b.jpg")
+    assert [row.left_out for row in rows(tmp_path, texts=False)] == [("texts",), ()]
+    assert [row.left_out for row in rows(tmp_path, images=False)] == [("images",), ("images",)]
+    assert [row.left_out for row in rows(tmp_path)] == [(), ()]
 
 
 def test_captions_may_be_embedded_alone(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def test_the_phrases_for_help_and_messages_name_every_format() -> None:
 def test_every_format_has_a_module_that_plans_reads_and_finds(spec: registry.FormatSpec) -> None:
     module = import_module(spec.module)
     assert all(callable(getattr(module, name)) for name in ("plan_shards", "read", "find_image"))
+    assert list(signature(module.find_image).parameters) == ["source", "image_path", "settings", "place"]
 
 
 def test_no_two_formats_share_a_suffix_or_a_rank() -> None:

@@ -67,7 +67,8 @@ def test_what_is_embedded_is_learnt_from_the_first_rows(tmp_path: Path) -> None:
     assert learnt(("a.jpg", b"x"), ("a.txt", b" ")) == (True, False)
     assert learnt(("a.jpg", b"x"), ("a.txt", b"x"), texts=False) == (True, False)
     assert learnt(("a.jpg", b"x"), ("a.txt", b"x"), images=False) == (False, True)
-    assert learnt(("a.jpg", b"x"), texts=True) == (True, True)
+    with pytest.raises(SourceError, match=r"texts are asked for, and no row of .* has a caption"):
+        learnt(("a.jpg", b"x"), ("b.jpg", b"x"), texts=True)
     for about in ({}, {"images": False}, {"texts": False}):
         with pytest.raises(SourceError, match="nothing that is wanted"):
             learnt(("a.cls", b"x"), **about)
