@@ -47,9 +47,9 @@ def test_each_image_of_a_list_is_a_row_with_the_metadata_of_its_row(tmp_path: Pa
     places = [(row.columns["source_row"], row.columns["source_image"]) for row in found]
     assert places == [(0, 0), (0, 1), (1, 0), (2, None), (3, None), (4, 0), (4, 1), (4, 2)]
     assert [row.image for row in found] == [b"0", b"1", b"2", None, None, b"3", b"4", b"5"]
-    assert [row.text for row in found if not row.error] == list("aabeee")
+    assert [row.text for row in found if row.image] == list("aabeee")
     assert [row.columns["n"] for row in found] == [0, 0, 1, 2, 3, 4, 4, 4]
-    assert [number for number, row in enumerate(found) if row.error] == [3, 4]
+    assert [number for number, row in enumerate(found) if row.faults] == [3, 4]  # their texts are embedded
     for row in found:
         if row.image:
             path = row.columns["image_path"]
