@@ -16,6 +16,7 @@ from rich.table import Table
 from clip_queue.bulk.run.planner import DryRun
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
+from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.cli.terminal import print_line, printable
 
 MAX_LOST = 10  # most shards that could not be done and are named in the report
@@ -92,8 +93,16 @@ def print_report(console: Console, report: Report, again: str) -> None:
     print_line(
         console, f"{mark} [bold]{report.rows:,}[/] rows embedded, {report.failed:,} failed, in {escape(report.output)}"
     )
+    if report.halves:
+        print_line(
+            console, f"  {report.halves:,} of them by half: zeros stand for an image or a text that was at fault"
+        )
+    if report.cut:
+        print_line(console, f"  {report.cut:,} of their texts were cut to what the model takes")
     if report.resumed:
         print_line(console, f"  {report.resumed:,} of them were there before")
+    for line in report.scope():
+        print_line(console, f"  {escape(printable(line))}")
     if report.seconds and report.rows + report.failed > report.resumed:
         print_line(console, f"  {report.rate:,.0f} rows/s, {duration(report.seconds)}{limit_text(report)}")
     print_line(console, f"  [dim]model {escape(report.model)}, fingerprint {report.fingerprint}[/]")
@@ -103,7 +112,9 @@ def print_report(console: Console, report: Report, again: str) -> None:
             examples = "\n".join(f"{printable(path or '?')}: {printable(why)}" for path, why in reason.examples)
             table.add_row(code, f"{reason.rows:,}", escape(examples))
         console.print(table)
-        print_line(console, f"  all of them, with their errors: {escape(report.output)}/errors")
+        places = (["errors"] if report.failed else []) + (["metadata, column error"] if report.halves else [])
+        where = " and ".join(f"{report.output}/{place}" for place in places)
+        print_line(console, f"  all of them, with their errors: {escape(where)}")
     for shard, why in islice(report.lost.items(), MAX_LOST):
         print_line(console, f"[red]shard {shard} could not be done:[/] {escape(why)}")
     if len(report.lost) > MAX_LOST:
@@ -127,12 +138,15 @@ def limit_text(report: Report) -> str:
 def print_dry_run(console: Console, dry: DryRun) -> None:
     """Print what a run would do."""
     source = dry.source
-    rows = "as many rows as the tars hold" if dry.rows is None else f"{dry.rows:,} rows"
-    what = " and ".join(name for name, wanted in (("images", source.images), ("texts", source.texts)) if wanted)
-    print_line(console, f"{source.format}: {rows} in {dry.shards:,} shards, {what} to embed")
-    for name, value in (("image column", source.image_column), ("text column", source.text_column)):
-        if value:
-            print_line(console, f"  {name}: {escape(value)}")
+    unknown = (
+        "as many rows as the archives hold"
+        if source.format in ("webdataset", "zip")
+        else "as many rows as there are images"
+    )
+    rows = unknown if dry.rows is None else f"{dry.rows:,} rows"
+    print_line(console, f"{source.format}: {rows} in {dry.shards:,} shards")
+    for line in (f"to embed: {scope_text(source)}", *passed_lines(source)):
+        print_line(console, f"  {escape(printable(line))}")
     if source.columns:
         columns = ", ".join(source.columns)
         print_line(console, f"  columns kept: image_path, caption, {escape(columns)}")

@@ -132,7 +132,10 @@ def demo() -> None:
 @with_options(options())
 def embed(
     source: Annotated[
-        str, typer.Argument(help="Folder of images, tars, parquet, .txt, .csv or .jsonl; path, glob or URL.")
+        list[str],
+        typer.Argument(
+            help="Folder of images, tars, .zip, parquet, .txt, .csv, .jsonl or .json; path, glob or URL; several files."
+        ),
     ],
     output: Annotated[str, typer.Argument(help="Folder for vectors and metadata; path or URL.")],
     workers: Annotated[
@@ -152,7 +155,7 @@ def embed(
 ) -> None:
     """Embed a dataset into a folder. Killed at any moment, the same command goes on.
 
-    Exit status: 0; 3 where some rows failed; 1 where it could not go on; 130 after Ctrl-C.
+    Exit status: 0; 3 where some rows, or halves of rows, failed; 1 where it could not go on; 130 after Ctrl-C.
     """
     from clip_queue.cli.up import stop_signals
     from clip_queue.shared.errors import ClipError
@@ -164,14 +167,15 @@ def embed(
         from clip_queue.cli.embed import print_dry_run, print_report, progress_display
     settings = load_settings(redis_url=redis, models=[options["model"]] if options["model"] else None)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
+    what = source[0] if len(source) == 1 else source
     again, should_stop = resume_command(sys.argv[1:]), never
     try:
         if dry_run:
-            print_dry_run(console, run_dry(source, settings=settings, **options))
+            print_dry_run(console, run_dry(what, settings=settings, **options))
             return
         with stop_signals(kill_now) as should_stop, progress_display(console) as show:
             report = run_embed(
-                source,
+                what,
                 output,
                 workers=workers,
                 redis_url=given,

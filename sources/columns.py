@@ -18,14 +18,27 @@ MAX_COLUMNS = 256  # columns that are inferred: a source with a new name in each
 
 # Columns with images, the likeliest first; names in small letters. Paths and URLs are looked for after those, and
 # after a column of a type that only images have.
-IMAGES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "picture", "photo", "image_data")
+IMAGES = (
+    *("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img", "picture", "photo", "image_data"),
+    *("image_base64", "base64", "image_b64", "b64"),
+    *("images", "imgs", "pictures", "photos"),
+)
 PATHS = (
     *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename", "file"),
     *("image_url", "img_url", "url", "uri"),
+    *("image_paths", "img_paths", "paths", "file_names", "filenames", "files", "image_urls", "img_urls", "urls"),
 )
 TEXTS = ("caption", "text", "txt", "alt", "alt_text", "alttext", "description", "prompt", "sentence", "title")
 
-_RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)")
+# Also the columns of clip_queue.sources.place, which begin with ``source_`` themselves.
+_RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)|(source_)+(file|row|image)")
+
+# In Source.storage, by "images" and "texts": the column of those that are not wanted, and the column that is named like
+# them and holds none that can be read.
+LEFT_OUT, ODD = "left_out", "odd"
+
+# In Source.storage: how the column of images holds them, TEXT where as paths or URLs; and further columns of images.
+HELD_AS, TEXT, ALSO = "image", "text", "also"
 
 
 @lru_cache(maxsize=1024)
@@ -133,6 +146,7 @@ def choose(
     texts: Collection[str],
     *,
     typed: str | None = None,
+    lists: Collection[str] = (),
 ) -> Source:
     """``source`` with the columns that hold its images and texts: those that it asks for, or the likeliest.
 
@@ -140,19 +154,48 @@ def choose(
         columns: all columns.
         images, texts: the columns that can hold images, and those that can hold texts.
         typed: a column whose type says that it holds images.
+        lists: the columns with a list of images in each row, of which ``NAME[N]`` chooses one.
 
     Raises:
         SourceError: a column asked for does not exist or holds something else, or there is nothing to embed.
     """
     likely = (*IMAGES, *([typed.lower()] if typed else []), *PATHS)
     images = [name for name in images if name != source.text_column]
-    image = _pick("image", source.image_column, source.images, columns, images, likely)
-    text = _pick("text", source.text_column, source.texts, columns, [name for name in texts if name != image], TEXTS)
+    image = _pick("image", source.image_column, source.images, columns, images, likely, lists)
+    texts = [name for name in texts if name != image]
+    text = _pick("text", source.text_column, source.texts, columns, texts, TEXTS)
     if image is None and text is None:
         raise SourceError(
             f"there is nothing to embed: no column looks like images or texts. Name one of: {listed(columns)}"
         )
-    return replace(source, image_column=image, text_column=text, images=image is not None, texts=text is not None)
+    left_out: dict[str, str] = {}
+    odd: dict[str, str] = {}
+    images = [name for name in images if name != text]
+    for kind, chosen, able, names in (("images", image, images, likely), ("texts", text, texts, TEXTS)):
+        if chosen is None:
+            if column := _likeliest(able, names):
+                left_out[kind] = column
+            elif column := _likeliest([name for name in columns if name not in (image, text)], names):
+                odd[kind] = column
+    return replace(
+        source,
+        image_column=image,
+        text_column=text,
+        images=image is not None,
+        texts=text is not None,
+        storage={**source.storage, LEFT_OUT: left_out, ODD: odd},
+    )
+
+
+def item_of(column: str, columns: Collection[str]) -> tuple[str, int | None]:
+    """A column's name, and which item of its lists is meant: ``images[0]`` is the first of ``images``; None: all."""
+    found = None if column in columns else re.fullmatch(r"(.+)\[(\d{1,6})\]", column, re.DOTALL)
+    return (found[1], int(found[2])) if found else (column, None)
+
+
+def holds_something(value: object) -> bool:
+    """Whether a value of a column of images or texts is more than nothing or white space."""
+    return bool(value.strip() not in ("", "[]")) if isinstance(value, str) else value is not None
 
 
 def _pick(
@@ -162,22 +205,28 @@ def _pick(
     columns: Collection[str],
     able: Collection[str],
     likely: Iterable[str],
+    lists: Collection[str] = (),
 ) -> str | None:
     if wanted is False:
         return None
     if asked is not None:
-        if asked not in columns:
+        column, item = item_of(asked, columns)
+        if column not in columns or (item is not None and column not in lists):
             raise SourceError(f"there is no {what} column {asked!r}; the columns are: {listed(columns)}")
-        if asked not in able:
+        if column not in able:
             raise SourceError(f"the {what} column {asked!r} cannot hold any; the columns are: {listed(columns)}")
         return asked
-    names: dict[str, str] = {}
-    for name in able:
-        names.setdefault(name.lower(), name)
-    found = next((names[name] for name in likely if name in names), None)
+    found = _likeliest(able, likely)
     if found is None and wanted:
         raise SourceError(f"no column looks like {what}s; name one of: {listed(columns)}")
     return found
+
+
+def _likeliest(able: Iterable[str], likely: Iterable[str]) -> str | None:
+    names: dict[str, str] = {}
+    for name in able:
+        names.setdefault(name.lower(), name)
+    return next((names[name] for name in likely if name in names), None)
 
 
 def listed(columns: Collection[str]) -> str:

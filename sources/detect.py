@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 from clip_queue.sources.discovery import containers
 from clip_queue.sources.formats.image_files import leads_to_folder
+from clip_queue.sources.left_out import PLAN_NAME, is_output
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER, PACKED, FormatSpec, sought
 from clip_queue.sources.source import SourceError
-from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, entries, reason, split
+from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, entries, read_bytes, reason, split
 from clip_queue.sources.storage import kind as remote_kind
 
 SAMPLE_ENTRIES = 500  # entries of one folder that are looked at
 MAX_ENTRIES = 5_000  # entries of all folders together
+
+HEAD_BYTES = 2**16  # bytes of a table that are looked at
+NAMES_FILES = re.compile(rb"(?<!\w)file_name(?!\w)")  # its column of images
 
 _BY_RANK = sorted(FORMATS.values(), key=lambda spec: spec.rank)
 
@@ -26,7 +32,8 @@ def detect(url: str, *, sample_entries: int = SAMPLE_ENTRIES, max_entries: int =
 
     The suffix tells the format of a file or a pattern. A folder's format is told by the files in it and below it, the
     nearest first: tars (img2dataset leaves a parquet beside each), else parquet, else images. Only if the folder holds
-    none of these, lines of JSON, CSV or text count: such files often lie beside others.
+    none of these, lines of JSON, CSV or text count: such files often lie beside others. But a ``metadata.csv`` or
+    ``metadata.jsonl`` at the top or beside the first images that has a column ``file_name`` is what they are read by.
 
     Args:
         sample_entries: how many entries of one folder are looked at.
@@ -58,9 +65,11 @@ def detect(url: str, *, sample_entries: int = SAMPLE_ENTRIES, max_entries: int =
 
 def _by_suffix(name: str) -> FormatSpec | None:
     name = name.lower()
-    for packed in PACKED:
-        name = name.removesuffix(packed)
-    return next((spec for spec in FORMATS.values() if name.endswith(spec.suffixes + spec.compressed)), None)
+    ends = {end: spec for spec in FORMATS.values() for end in spec.suffixes + spec.compressed}
+    for packed in ("", *PACKED):
+        if matching := [end for end in ends if name.removesuffix(packed).endswith(end)]:
+            return ends[max(matching, key=len)]
+    return None
 
 
 def _kind(protocol: str, path: str) -> str | None:
@@ -87,14 +96,29 @@ def _by_content(protocol: str, root: bytes, sample_entries: int, max_entries: in
                 raise SourceError(f"{display(root)} cannot be listed: {reason(error)}") from error
             continue
         left -= 1 + len(names)
+        if PLAN_NAME in names and folder != root and is_output(protocol, folder):
+            continue
         found = {_by_suffix(display(name)) for name, is_folder in names.items() if not is_folder}
         here = [spec for spec in _BY_RANK if spec in found and not _is_sidecar(spec, names)]
         decisive = next((spec for spec in here if spec.decisive), None)
+        if decisive and decisive.name == IMAGE_FOLDER:
+            return _metadata(protocol, dict.fromkeys((root, folder))) or IMAGE_FOLDER
         if decisive:
             return decisive.name
         second_choice = second_choice or next(iter(here), None)
         waiting.extend(folder + b"/" + name for name in sorted(names) if names[name])
     return second_choice.name if second_choice else IMAGE_FOLDER
+
+
+def _metadata(protocol: str, folders: Iterable[bytes]) -> str | None:
+    """The format of the table that describes a folder's images, as Hugging Face's image folders have it; None: none."""
+    for folder in folders:
+        for format in ("csv", "jsonl"):
+            with suppress(OSError):
+                head = read_bytes(protocol, folder + f"/metadata.{format}".encode(), HEAD_BYTES)
+                if NAMES_FILES.search(head.partition(b"\n")[0]):
+                    return format
+    return None
 
 
 def _is_sidecar(spec: FormatSpec, names: dict[bytes, bool]) -> bool:

@@ -10,21 +10,26 @@ from collections.abc import Iterator
 from braceexpand import braceexpand
 
 from clip_queue.sources import storage
+from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, outputs_among
 from clip_queue.sources.source import SourceError
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, reason, split
 
 Found = Iterator[tuple[bytes, int]]
 
 
-def containers(url: str, suffixes: tuple[str, ...], also: tuple[str, ...] = ()) -> list[tuple[bytes, int]]:
+def containers(
+    url: str, suffixes: tuple[str, ...], also: tuple[str, ...] = (), passed: Passed | None = None
+) -> list[tuple[bytes, int]]:
     """Path and size of each file of ``url``, sorted by path.
 
-    A folder gives the files below it that end in one of ``suffixes``, in any case, and no hidden ones. A glob gives the
+    A folder gives the files below it that end in one of ``suffixes``, in any case, and no hidden ones, and none of the
+    outputs of runs in it. A glob gives the
     files it matches that end so; if none does, all that it matches. A file that is named is taken whatever its name,
     and a path that exists is itself even if its name has a ``*``, ``[`` or ``{``.
 
     Args:
         also: further suffixes to list, for the caller to refuse. The message about a missing file does not name them.
+        passed: gets the files of folders that end otherwise.
 
     Raises:
         SourceError: a part of ``url`` is missing, holds nothing or cannot be listed; it says what was looked for.
@@ -36,19 +41,23 @@ def containers(url: str, suffixes: tuple[str, ...], also: tuple[str, ...] = ()) 
     found: dict[bytes, int] = {}
     for part in _parts(lister, path):
         try:
-            files = dict(_listed(lister, part, wanted))
+            files = dict(_listed(lister, part, wanted, passed))
         except OSError as error:
             raise SourceError(f"{part} cannot be listed: {reason(error)}") from error
         if not files:
             raise SourceError(f"{part}: no file there ends in {' or '.join(suffixes)}")
         found.update(files)
-    return sorted(found.items())
+    outputs = tuple(outputs_among(protocol, os.fsencode(_root(lister, path)), found))
+    return sorted(each for each in found.items() if not each[0].startswith(outputs))
 
 
 def root(url: str) -> str:
     """The folder that the names of a source's files are relative to: of a pattern, the part before its first sign."""
     protocol, path = split(url)
-    lister = _Local() if protocol == LOCAL else _Remote(protocol)
+    return _root(_Local() if protocol == LOCAL else _Remote(protocol), path)
+
+
+def _root(lister: _Local | _Remote, path: str) -> str:
     plain = _plain(lister, path)
     return plain.rstrip("/") if plain != path or lister.kind(path) == FOLDER else plain.rpartition("/")[0]
 
@@ -80,13 +89,13 @@ def _parts(lister: _Local | _Remote, path: str) -> Iterator[str]:
         raise SourceError(f"{path} does not exist, and its braces do not match") from error
 
 
-def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...]) -> Found:
+def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...], passed: Passed | None) -> Found:
     """The files of a path or a glob."""
     kind = lister.kind(part)
     if kind == FILE:
         yield os.fsencode(part), lister.size(part)
     elif kind == FOLDER:
-        yield from _ending(lister.below(part), wanted)
+        yield from _ending(lister.below(part), wanted, os.fsencode(part), passed)
     elif (plain := _plain(lister, part)) == part:
         raise SourceError(f"{part} does not exist")
     else:
@@ -103,8 +112,12 @@ def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...]) -> F
         yield from ending or files
 
 
-def _ending(files: Found, wanted: tuple[bytes, ...]) -> Found:
-    return ((path, size) for path, size in files if path.lower().endswith(wanted))
+def _ending(files: Found, wanted: tuple[bytes, ...], folder: bytes = b"", passed: Passed | None = None) -> Found:
+    for path, size in files:
+        if path.lower().endswith(wanted):
+            yield path, size
+        elif passed is not None:
+            count(passed, folder, path)
 
 
 class _Local:
@@ -124,7 +137,8 @@ class _Local:
             yield path, self.kind(path), _size(os.fsencode(path))
 
     def below(self, folder: str) -> Found:
-        waiting, seen = [os.fsencode(folder).rstrip(b"/") or b"/"], set()
+        top = os.fsencode(folder).rstrip(b"/") or b"/"
+        waiting, seen = [top], set()
         while waiting:
             at = waiting.pop()
             try:
@@ -134,6 +148,8 @@ class _Local:
                 seen.add((found.st_dev, found.st_ino))
                 with os.scandir(at) as listed:
                     visible = [entry for entry in listed if not entry.name.startswith(b".")]
+                if PLAN_NAME in (entry.name for entry in visible) and at != top and is_output(LOCAL, at):
+                    continue
             except OSError as error:
                 raise SourceError(f"{display(at)} cannot be listed: {reason(error)}") from error
             folders = []

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterable
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 from clip_queue.shared.errors import BadImage
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import url_fetcher
 from clip_queue.sources.storage import LOCAL, read_bytes, split
+
+SHORTEST = 60  # characters of an image in base64
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+=*\s*")  # a path has a dot; one to a JPEG's beginning, /9j/, may be one
+_BEGINNINGS = ("/9j/", "_9j_", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK", "AAAA")
 
 NO_IMAGE = "The row has no image."
 
@@ -19,16 +24,18 @@ NO_IMAGE = "The row has no image."
 def load(value: object, base_protocol: str, base_folder: bytes, settings: Settings) -> bytes | Callable[[], bytes]:
     """A row's image: its bytes, or a function that loads it from the place that the value names.
 
-    A text is an ``http(s)://`` URL, fetched under the rules that the API has; another URL, for fsspec; or a path,
-    absolute or relative to ``base_folder``, in the file system of the table. Of a file at most ``max_image_bytes`` + 1
-    bytes are read: the caller sees by the length that it is too large. The function raises :class:`ClipError` or
-    :class:`OSError`.
+    A text is an image in base64 or a data URI; an ``http(s)://`` URL, fetched under the rules that the API has; another
+    URL, for fsspec; or a path, absolute or relative to ``base_folder``, in the file system of the table. Of a file at
+    most ``max_image_bytes`` + 1 bytes are read: the caller sees by the length that it is too large. The function raises
+    :class:`ClipError` or :class:`OSError`.
 
     Raises:
         BadImage: the row has no image, or the value names none.
     """
     if isinstance(value, bytes):
         return value
+    if isinstance(value, str) and is_inline(value):
+        return _decoded(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadImage.because(NO_IMAGE)
     if not isinstance(value, str):
@@ -55,6 +62,25 @@ def load_below(value: str, protocol: str, folders: Iterable[bytes], settings: Se
         except (FileNotFoundError, NotADirectoryError) as error:
             missing = error
     raise missing
+
+
+def is_inline(value: str) -> bool:
+    """Whether a text is an image, and not its name: a data URI, or the base64 of what begins as images do."""
+    if value[:5].lower() == "data:":
+        return True
+    return len(value) >= SHORTEST and value.lstrip().startswith(_BEGINNINGS) and _BASE64.fullmatch(value) is not None
+
+
+def _decoded(value: str) -> bytes:
+    head, comma, rest = value.partition(",")
+    if comma and not head.rstrip().lower().endswith(";base64"):
+        raise BadImage.because("The row's image is a data URI that is not base64.")
+    text = unquote(rest) if comma else value
+    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise BadImage.because("The row's image is no base64.") from None
 
 
 def is_web(value: str) -> bool:

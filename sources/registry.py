@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.sources.place import placed
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4", ".br", ".zip")  # suffixes of compressed files
+UNPACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")  # of these, what is read
 IMAGE_FOLDER = "folder"  # the format of a folder that holds nothing known
+
+
+# Options of reading that only some formats have. What is asked for comes in ``Source.storage``, under these names.
+READING = ("delimiter", "encoding", "quoting", "image_root")
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,13 @@ class FormatSpec:
         module: the module that plans and reads it, imported when it is used.
         words: what such a source is, for help texts.
         suffixes: how the names of its files end, in small letters.
-        compressed: how the names of its compressed files end. The module refuses them and says what to do.
+        compressed: how the names of its compressed files end. The module reads them, or refuses them and says what to
+            do.
         rank: a folder that holds files of several formats is of the format with the lowest rank.
         decisive: whether one such file decides what its folder is. Files that are not decisive may lie beside others
             (README.txt), so they count only where the folder and those below it hold no decisive file.
         sidecar: a file NAME + ``sidecar`` beside a folder NAME describes that folder and is no file of this format.
+        options: which of :data:`READING` its module heeds.
     """
 
     name: str
@@ -42,6 +50,7 @@ class FormatSpec:
     rank: int = 0
     decisive: bool = True
     sidecar: str = ""
+    options: tuple[str, ...] = ()
 
 
 def _packed(*suffixes: str) -> tuple[str, ...]:
@@ -59,23 +68,42 @@ FORMATS: dict[str, FormatSpec] = {
                 *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
                 *(".tif", ".tiff", ".avif", ".heic", ".heif", ".mpo", ".ppm", ".jp2"),
             ),
-            rank=3,
+            rank=4,
         ),
         FormatSpec(
             name="webdataset",
             module="clip_queue.sources.formats.webdataset",
             words="tars",
             suffixes=(".tar",),
-            compressed=(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+            compressed=(
+                *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"),
+            ),
             rank=1,  # img2dataset writes a parquet beside each tar
+        ),
+        FormatSpec(
+            name="zip",
+            module="clip_queue.sources.formats.webdataset",
+            words=".zip",
+            suffixes=(".zip",),
+            rank=7,  # often what its folder was unpacked from
+            decisive=False,
         ),
         FormatSpec(
             name="parquet",
             module="clip_queue.sources.formats.parquet",
             words="parquet",
             suffixes=(".parquet", ".pq", ".parq"),
+            options=("image_root",),
             rank=2,
             sidecar=".parquet",  # img2dataset, told to write files, reports on each folder of images in such a file
+        ),
+        FormatSpec(
+            name="arrow",
+            module="clip_queue.sources.formats.parquet",
+            words=".arrow",
+            suffixes=(".arrow", ".feather"),
+            options=("image_root",),
+            rank=3,
         ),
         FormatSpec(
             name="text",
@@ -83,7 +111,8 @@ FORMATS: dict[str, FormatSpec] = {
             words=".txt",
             suffixes=(".txt", ".text"),
             compressed=_packed(".txt", ".text"),
-            rank=6,
+            options=("encoding",),
+            rank=8,
             decisive=False,
         ),
         FormatSpec(
@@ -92,7 +121,8 @@ FORMATS: dict[str, FormatSpec] = {
             words=".csv",
             suffixes=(".csv", ".tsv"),
             compressed=_packed(".csv", ".tsv"),
-            rank=5,
+            options=("delimiter", "encoding", "quoting", "image_root"),
+            rank=6,
             decisive=False,
         ),
         FormatSpec(
@@ -101,7 +131,18 @@ FORMATS: dict[str, FormatSpec] = {
             words=".jsonl",
             suffixes=(".jsonl", ".ndjson"),
             compressed=_packed(".jsonl", ".ndjson"),
-            rank=4,
+            options=("encoding", "image_root"),
+            rank=5,
+            decisive=False,
+        ),
+        FormatSpec(
+            name="json",
+            module="clip_queue.sources.formats.jsonl",
+            words=".json",
+            suffixes=(".json",),
+            compressed=_packed(".json"),
+            options=("encoding", "image_root"),
+            rank=9,
             decisive=False,
         ),
     )
@@ -115,7 +156,7 @@ class FormatModule(Protocol):
 
     def read(self, source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]: ...
 
-    def find_image(self, source: Source, image_path: str, settings: Settings) -> bytes: ...
+    def find_image(self, source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes: ...
 
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
@@ -129,24 +170,27 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
-    """The rows of a shard, in order.
+    """The rows of a shard, in order, with their places.
 
     Raises:
         SourceError: the source is not the one that was planned, or its store is away.
         OSError: the shard cannot be read at all.
     """
-    return _module(source).read(source, pieces, settings)
+    return placed(source, _module(source).read(source, pieces, settings))
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The encoded image of the row that has this ``image_path``, at most ``max_image_bytes`` + 1 bytes of it.
+
+    Args:
+        place: where the row comes from, which tells rows with the same ``image_path`` apart; None: not known.
 
     Raises:
         ClipError: there is no such image, or it cannot be read.
         OSError: it cannot be read.
     """
     try:
-        return _module(source).find_image(source, image_path, settings)
+        return _module(source).find_image(source, image_path, settings, place)
     except OSError as error:
         if type(error) is not OSError or error.errno is not None:
             raise

@@ -9,7 +9,8 @@ rows is never in memory.
 ``read(source, pieces, settings)`` yields the rows of a shard, in order, one at a time. If a row cannot be read, the row
 carries the error. If a container cannot be read, an error row says how many rows are lost, where that can be known.
 
-``find_image(source, image_path, settings)`` returns the encoded image of the row that has this ``image_path``.
+``find_image(source, image_path, settings, place)`` returns the encoded image of the row that has this ``image_path``;
+``place`` tells rows with the same one apart, and is None where it is not known.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import Any, NamedTuple
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.fields import known_fields
+
+IMAGE_HALF, TEXT_HALF, COLUMNS = "image", "text", "columns"  # parts of a row that can be at fault
+IMAGES, TEXTS = "images", "texts"  # what can be embedded of a row
 
 
 class SourceError(BadInput):
@@ -89,19 +93,37 @@ class Shard:
     rows: int | None  # None: only reading tells (tars)
 
 
+class Place(NamedTuple):
+    """Where a row comes from.
+
+    ``file`` is relative to the source's root. ``number`` counts the file's rows from 0; None: the file is an image.
+    ``image`` counts the images of a row that holds several, from 0.
+    """
+
+    file: str
+    number: int | None = None
+    image: int | None = None
+
+
 @dataclass(slots=True)
 class Row:
     """A row of a source.
 
     ``columns`` holds ``image_path``, ``caption`` (None where the row has none) and the source's own columns. ``image``
     is the encoded image, or a function that loads it. The function runs in a thread of a pool and raises
-    :class:`ClipError` or :class:`OSError`. ``error`` says what could not be read; the rest may then be missing.
+    :class:`ClipError` or :class:`OSError`. ``error`` says why the row as a whole could not be read; the rest may then
+    be missing. ``faults`` say what is wrong with one half of it (:data:`IMAGE_HALF`, :data:`TEXT_HALF`) or with its
+    columns: the other half is embedded all the same. ``place`` is where the row comes from. ``left_out`` is what it has
+    that is not embedded: :data:`IMAGES`, :data:`TEXTS`.
     """
 
     columns: dict[str, Any]
     image: bytes | Callable[[], bytes] | None = None
     text: str | None = None
     error: ClipError | None = None
+    faults: dict[str, ClipError] = field(default_factory=dict)
+    place: Place | None = None
+    left_out: tuple[str, ...] = ()
 
 
 Planned = tuple[Source, Iterator[Shard]]

@@ -66,7 +66,7 @@ def folder(root: Path, count: int, *, captions: bool = True) -> Dataset:
 def tars(root: Path, count: int, *, in_each: int = 5) -> Dataset:
     """Tars of the webdataset format, ``in_each`` rows each."""
     root.mkdir(parents=True)
-    everything = [*rows(count), *((name, data, "broken") for name, data in broken(rows(1)[0][1]).items())]
+    everything = [*rows(count), *((name, data, "") for name, data in broken(rows(1)[0][1]).items())]
     good: list[tuple[str, bytes | None, str | None]] = []
     for number, start in enumerate(range(0, len(everything), in_each)):
         path = root / f"{number:05}.tar"
@@ -78,7 +78,7 @@ def tars(root: Path, count: int, *, in_each: int = 5) -> Dataset:
                     member = tarfile.TarInfo(f"{stem}.{ending}")
                     member.size = len(body)
                     tar.addfile(member, io.BytesIO(body))
-                if caption != "broken":
+                if caption:
                     good.append((f"{path.name}/{name}", data, caption))
     return Dataset(str(root), good, list(broken(b"")))
 
@@ -86,7 +86,7 @@ def tars(root: Path, count: int, *, in_each: int = 5) -> Dataset:
 def parquet(path: Path, count: int) -> Dataset:
     """A parquet file with encoded images and captions."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    everything = [*rows(count), *((name, data, "broken") for name, data in broken(rows(1)[0][1]).items())]
+    everything = [*rows(count), *((name, data, "") for name, data in broken(rows(1)[0][1]).items())]
     names, data, captions = (list(column) for column in zip(*everything, strict=True))
     columns = {"jpg": data, "caption": captions, "width": [96] * len(data)}
     pq.write_table(pa.table(columns), path, row_group_size=4)
@@ -130,7 +130,7 @@ def objects(path: Path, count: int) -> Dataset:
         orjson.dumps({"image": f"of jsonl/{name}", "text": CAPTIONS[i % len(CAPTIONS)], "n": i})
         for i, (name, _, _) in enumerate(images.good)
     ]
-    path.write_bytes(b"\n".join([*made, b"{not json", orjson.dumps({"image": "of jsonl/none.jpg", "text": "none"})]))
+    path.write_bytes(b"\n".join([*made, b"{not json", orjson.dumps({"image": "of jsonl/none.jpg"})]))
     good: list[tuple[str, bytes | None, str | None]] = [
         (f"of jsonl/{name}", data, CAPTIONS[i % len(CAPTIONS)]) for i, (name, data, _) in enumerate(images.good)
     ]

@@ -28,6 +28,7 @@ class PlanOptions:
     batch_size: int = 8
     dtype: str = "float16"  # of the stored vectors
     normalize: bool = True
+    long_texts: str = "fail"  # or cut: what becomes of texts that are longer than the model takes
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,14 @@ class RunPlan:
     planned: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Without ``planned``, which stands beside it: release 0.1.0 reads no plan with a field unknown to it."""
+        """Without ``planned``, which stands beside it, and ``long_texts`` where it is the default.
+
+        Release 0.1.0 reads no plan with a field unknown to it.
+        """
         value = asdict(self)
         del value["planned"]
+        if self.options.long_texts == PlanOptions.long_texts:
+            del value["options"]["long_texts"]
         return value
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -100,7 +101,10 @@ class ShardWriter:
         self._staging = output.staging()
         self.rows = 0
         self.failed = 0
+        self.halves = self.cut = 0
         self._reasons: dict[str, dict[str, Any]] = {}
+        self._left_out: Counter[str] = Counter()
+        self._without_text = 0
 
     def __enter__(self) -> ShardWriter:
         self._folder = self._staging.__enter__()
@@ -120,19 +124,29 @@ class ShardWriter:
     def _path(self, kind: str) -> Path:
         return self._folder / self._names[kind].rpartition("/")[2]
 
-    def write(self, rows: Sequence[Row], vectors: dict[str, Matrix]) -> None:
+    def write(self, rows: Sequence[Row], vectors: dict[str, Matrix], cut: int = 0) -> None:
         """Add rows that were embedded, and for each kind (``image``, ``text``) their vectors (rows, dimension),
-        float32."""
+        float32. ``cut``: how many of their texts were."""
         for kind, matrix in vectors.items():
             self._vectors[kind].append(normalise(matrix) if self._plan.options.normalize else matrix)
         for row in rows:
-            self._tables["metadata"].append(row.columns)
+            self._tables["metadata"].append(row.columns | _faults(row))
+            self.halves += bool(row.faults)
+            for fault in row.faults.values():
+                self._count(row, fault)
+            self._left_out.update(row.left_out)
+            self._without_text += bool(self._plan.source.texts) and row.text is None and "text" not in row.faults
         self.rows += len(rows)
+        self.cut += cut
 
     def fail(self, row: Row, error: ClipError) -> None:
         """Add a row that failed."""
         self._tables["errors"].append({**row.columns, "error": error.message})
         self.failed += 1
+        self._left_out.update(row.left_out)
+        self._count(row, error)
+
+    def _count(self, row: Row, error: ClipError) -> None:
         reason = self._reasons.setdefault(error.code, {"rows": 0, "examples": []})
         reason["rows"] += 1
         if len(reason["examples"]) < EXAMPLES:
@@ -154,7 +168,11 @@ class ShardWriter:
             "shard": self._shard,
             "rows": self.rows,
             "failed": self.failed,
+            "halves": self.halves,  # rows of which a part is at fault, and a half is embedded
+            "cut": self.cut,
             "errors": self._reasons,
+            "left_out": dict(self._left_out),  # rows with images or texts that are not embedded
+            "without_text": self._without_text,
             "files": files,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
@@ -162,6 +180,10 @@ class ShardWriter:
         path.write_bytes(orjson.dumps(marker))
         self._output.publish(path, self._names["shard"])
         return marker
+
+
+def _faults(row: Row) -> dict[str, str]:
+    return {"error": " ".join(fault.message for fault in row.faults.values())} if row.faults else {}
 
 
 def arrow_schema(source: Source) -> pa.Schema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Unpack
 
 from celery import Celery
@@ -17,11 +18,13 @@ from clip_queue.bulk.output.markers import Marker, complete_markers
 from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.reading import Given
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.resume import check_empty, check_model, check_same, check_unchanged
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.runner import Runner
+from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError
@@ -36,8 +39,8 @@ def ignore(*_: object) -> None:
 
 
 def embed(
-    source: str,
-    output: str,
+    source: Given,
+    output: str | Path,
     *,
     workers: int | None = None,
     redis_url: str | None = None,
@@ -51,8 +54,8 @@ def embed(
     """Embed every row of ``source`` into ``output``; called again after whatever stopped it, it goes on.
 
     Args:
-        source: a folder of images, tars, parquet, ``.txt``, ``.csv`` or ``.jsonl``: a path, a glob, a brace expression,
-            or a URL that fsspec opens.
+        source: a folder of images, tars, zips, parquet, ``.txt``, ``.csv``, ``.jsonl`` or ``.json``: a path, a glob, a
+            brace expression, or a URL that fsspec opens; or a list of paths.
         output: a folder, likewise (:mod:`clip_queue.bulk.output.layout`).
         workers: worker processes to start; None: one a GPU, or one a core and at most four. Not with ``redis_url``.
         redis_url: a Redis whose workers do the work; None: start what is needed here, and stop it afterwards.
@@ -68,7 +71,7 @@ def embed(
         StackError: what is needed here could not be started.
     """
     settings = settings or Settings()
-    folder = Output(output)
+    folder = Output(str(output))
     model = options.get("model") or settings.models[0]
     name = parse_model(model).name
     request = EmbedRequest.of(source, options)
@@ -89,6 +92,9 @@ def embed(
         else:
             check_empty(folder)
         planned = None if begun else planner.write_shards()
+        if known := begun.plan.source if begun else planned and planned.source:
+            for line in (f"embedding {scope_text(known)}", *passed_lines(known)):
+                say(line)
         settings = settings.model_copy(update={"models": [model]})
         with started_workers(settings, workers, redis_url, say, should_stop) as (settings, check_alive):
             with closing(Store.connect(settings)) as store:
@@ -155,7 +161,7 @@ def run_plan(
 
 def report_of(output: Output, plan: RunPlan, markers: list[Marker]) -> Report:
     """A report of the shards that are complete, by their markers."""
-    report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards)
+    report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
     for marker in markers:
         report.count(marker)
     return report

@@ -28,10 +28,32 @@ class EmbedOptions(TypedDict, total=False):
 
     format: Annotated[str | None, Option(f"{registry.listed()}; unset: from what the source holds.")]
     model: Annotated[str | None, Option("Model, NAME or NAME=SOURCE; unset: CLIP_QUEUE_MODELS' first.")]
-    image_column: Annotated[str | None, Option("Column of a table with images, paths or URLs; unset: by name.")]
+    image_column: Annotated[
+        str | None,
+        Option("Column of a table with images, paths or URLs; NAME[0]: of lists, the first; unset: by name."),
+    ]
     text_column: Annotated[str | None, Option("Column of a table with texts; unset: by name.")]
+    delimiter: Annotated[str | None, Option("Of csv, a character or `tab`; unset: of , ; tab | the likeliest.")]
+    quoting: Annotated[
+        bool | None,
+        Option(
+            "Whether quotes in csv are quotes, or characters as any other. [default: quoting]", "--quoting/--no-quoting"
+        ),
+    ]
+    encoding: Annotated[str | None, Option("Of csv, jsonl and txt: cp1252, utf-16, …; unset: UTF-8.")]
+    image_root: Annotated[
+        str | None, Option("Folder that a table's image paths are relative to; unset: that of the table.")
+    ]
     images: Annotated[bool | None, Option("Embed images; unset: if there are any.", flags="--images/--no-images")]
     texts: Annotated[bool | None, Option("Embed texts; unset: if there are any.", flags="--texts/--no-texts")]
+    long_texts: Annotated[
+        str | None,
+        Option(
+            "Texts longer than the model takes: fail (zeros stand for them, and the report counts them) or cut. "
+            "[default: fail]",
+            choices=("fail", "cut"),
+        ),
+    ]
     shard_size: Annotated[
         int | None,
         Option(

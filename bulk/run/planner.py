@@ -14,11 +14,13 @@ from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import write_plan
 from clip_queue.bulk.run.options import EmbedOptions
+from clip_queue.bulk.run.reading import Given
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.workers import NotStarted
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry, storage
+from clip_queue.sources.place import with_places
 from clip_queue.sources.source import Source
 
 BATCH_CUDA = 256  # rows a forward pass
@@ -74,7 +76,7 @@ class Planner:
             count, rows = write_plan(self._output, shards, self._progress)
         except OSError as error:
             raise OutputError.because(error) from error
-        return PlannedShards(source, shard_size, count, rows)
+        return PlannedShards(with_places(source), shard_size, count, rows)
 
     def _progress(self, shards: int, rows: int) -> None:
         if self._should_stop():
@@ -110,7 +112,7 @@ class DryRun:
     first: list[str]
 
 
-def dry_run(source: str, *, settings: Settings | None = None, **options: Unpack[EmbedOptions]) -> DryRun:
+def dry_run(source: Given, *, settings: Settings | None = None, **options: Unpack[EmbedOptions]) -> DryRun:
     """Look at a source and write nothing. Options and errors are those of :func:`clip_queue.embed`."""
     settings = settings or Settings()
     request = EmbedRequest.of(source, options)
@@ -122,4 +124,4 @@ def dry_run(source: str, *, settings: Settings | None = None, **options: Unpack[
         count, rows, known = count + 1, rows + (shard.rows or 0), known and shard.rows is not None
     if known and not asked and (smaller := smaller_shard_size(rows)) < default:
         count = sum(1 for _ in registry.plan_shards(request.source, smaller, settings)[1])
-    return DryRun(completed, count, rows if known else None, first)
+    return DryRun(with_places(completed), count, rows if known else None, first)

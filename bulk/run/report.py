@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip_queue.bulk.output.markers import EXAMPLES, Marker
+from clip_queue.bulk.run.scope import counted, passed_lines, scope_text
+from clip_queue.sources.source import Source
 
 
 @dataclass
@@ -21,8 +23,14 @@ class Report:
     """``rows`` were embedded and ``failed`` failed, in the whole output; ``resumed`` of them were done by earlier
     commands.
 
+    ``halves`` of the embedded rows are so in part, for one of ``reasons``: zeros stand for an image or a text; ``cut``
+    texts were longer than the model takes.
+
     ``lost`` are the shards that could not be done, with the reason. ``seconds`` are this command's, without the start
     of its workers; ``waited``: seconds that shards waited for reading, decoding and the forward pass.
+
+    ``source`` is what was planned. ``left_out`` counts the rows that have images or texts which are not embedded, by
+    ``images`` and ``texts``; ``without_text``, the rows that have no text where texts are embedded: zeros stand there.
     """
 
     output: str
@@ -31,6 +39,8 @@ class Report:
     shards: int
     rows: int = 0
     failed: int = 0
+    halves: int = 0
+    cut: int = 0
     resumed: int = 0
     complete: int = 0
     seconds: float = 0.0
@@ -38,6 +48,9 @@ class Report:
     waited: dict[str, float] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
     stopped: bool = False
+    source: Source | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    without_text: int = 0
 
     @property
     def finished(self) -> bool:
@@ -55,23 +68,47 @@ class Report:
 
     @property
     def status(self) -> int:
-        """The command's exit status: 0; 3 where some rows failed; 1 where shards are missing; 130 after Ctrl-C."""
+        """The command's exit status: 0; 3 where rows or halves failed; 1 where shards are missing; 130 after Ctrl-C."""
         if not self.finished:
             return 130 if self.stopped else 1
-        return 3 if self.failed else 0
+        return 3 if self.failed or self.halves else 0
 
     def count(self, marker: Marker) -> None:
         """Add a complete shard."""
         self.complete += 1
         self.rows += marker["rows"]
         self.failed += marker["failed"]
+        self.halves += marker.get("halves", 0)
+        self.cut += marker.get("cut", 0)
+        self.without_text += marker.get("without_text", 0)
+        for kind, rows in marker.get("left_out", {}).items():
+            self.left_out[kind] = self.left_out.get(kind, 0) + rows
         for code, about in marker["errors"].items():
             reason = self.reasons.setdefault(code, Reason())
             reason.rows += about["rows"]
             room = EXAMPLES - len(reason.examples)
             reason.examples += [(e["image_path"], e["error"]) for e in about["examples"][:room]]
 
+    def scope(self) -> list[str]:
+        """What was embedded, and what was left out, a line each; nothing where the source is not known."""
+        if self.source is None:
+            return []
+        lines = [scope_text(self.source, self.left_out)]
+        if self.without_text:
+            none = self.without_text == self.rows
+            lines.append(f"{'no row has a' if none else f'{counted(self.without_text)} no'} text: zeros stand for it")
+        return lines + passed_lines(self.source)
+
     def to_json(self) -> dict[str, Any]:
         """For the manifest."""
         reasons = {code: {"rows": r.rows, "examples": r.examples} for code, r in self.reasons.items()}
-        return {"rows": self.rows, "failed": self.failed, "errors": reasons, "seconds": round(self.seconds, 1)}
+        return {
+            "rows": self.rows,
+            "failed": self.failed,
+            "halves": self.halves,
+            "cut": self.cut,
+            "errors": reasons,
+            "left_out": self.left_out,
+            "without_text": self.without_text,
+            "seconds": round(self.seconds, 1),
+        }

@@ -7,6 +7,7 @@ from typing import Any
 
 from clip_queue.bulk.output.manifest import PlanOptions
 from clip_queue.bulk.run.options import EmbedOptions, options
+from clip_queue.bulk.run.reading import Given, one_url, reading
 from clip_queue.shared.errors import BadInput
 from clip_queue.sources import registry, storage
 from clip_queue.sources.detect import detect
@@ -21,7 +22,7 @@ class EmbedRequest:
     given: EmbedOptions
 
     @classmethod
-    def of(cls, url: str, given: EmbedOptions) -> EmbedRequest:
+    def of(cls, url: Given, given: EmbedOptions) -> EmbedRequest:
         """Check what was given, and find the source's format where it was not.
 
         Raises:
@@ -33,13 +34,16 @@ class EmbedRequest:
         format = given.get("format")
         if format is not None and format not in registry.FORMATS:
             raise SourceError(f"format {format!r} is not known: use one of {', '.join(registry.FORMATS)}")
+        url = one_url(url)
+        format = format or detect(url)
         source = Source(
             storage.absolute(url),
-            format or detect(url),
+            format,
             given.get("image_column"),
             given.get("text_column"),
             given.get("images"),
             given.get("texts"),
+            storage=reading(format, given),
         )
         return cls(source, given)
 

@@ -36,6 +36,11 @@ def check_same(plan: RunPlan, source: Source, options: PlanOptions, model: str) 
         )
         if here is not None and there != here
     ]
+    differences += [
+        f"the {name.replace('_', ' ')} is {plan.source.storage.get(name)!r} there, {here!r} here"
+        for name, here in source.storage.items()
+        if plan.source.storage.get(name) != here
+    ]
     asked = asdict(options)
     differences += [
         f"{name.replace('_', ' ')} is {value!r} there, {asked[name]!r} here"

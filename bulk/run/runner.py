@@ -93,7 +93,8 @@ class Runner:
         self.progress = Progress(shards=plan.shards, rows=plan.rows)
         self.progress.weight = sum(map(self._weight, range(plan.shards)))
         self.outcome = Outcome()
-        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards)  # of what was seen
+        # Of what was seen:
+        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds, over all shards
 
     def run(self) -> Outcome:

@@ -15,7 +15,8 @@ from clip_queue.bulk.search.index import Hit
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
-from clip_queue.sources.source import Source
+from clip_queue.sources.place import place_of
+from clip_queue.sources.source import Place, Source
 from clip_queue.worker.inference.decode import decode
 
 TILE = 220  # pixels, a side
@@ -33,7 +34,7 @@ Load = Callable[[Hit], Image.Image]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-FindImage = Callable[[Source, str, Settings], bytes]
+FindImage = Callable[[Source, str, Settings, Place | None], bytes]
 
 
 def loader(source: Source, settings: Settings, find_image: FindImage = registry.find_image) -> Load:
@@ -46,7 +47,8 @@ def loader(source: Source, settings: Settings, find_image: FindImage = registry.
         if hit.image_path is None:
             raise BadInput("The row has no image.")
         limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": 2 * TILE}
-        return Image.fromarray(decode(find_image(source, hit.image_path, settings), _fitted, **limits))
+        encoded = find_image(source, hit.image_path, settings, place_of(source, hit.columns))
+        return Image.fromarray(decode(encoded, _fitted, **limits))
 
     return load
 

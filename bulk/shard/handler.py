@@ -15,7 +15,8 @@ from clip_queue.bulk.output.markers import Marker, marker_if_complete
 from clip_queue.bulk.output.plan_file import PlanFile
 from clip_queue.bulk.output.shard_reference import ShardReference
 from clip_queue.bulk.output.writer import ShardWriter
-from clip_queue.bulk.shard.pipeline import Abandoned, Embedded, Pipeline
+from clip_queue.bulk.shard.halves import Embedded
+from clip_queue.bulk.shard.pipeline import Abandoned, Pipeline
 from clip_queue.bulk.shard.turns import turns
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Job, JobResult, State
@@ -98,7 +99,7 @@ class ShardHandler:
     def _write(self, writer: ShardWriter, embedded: Iterable[Embedded]) -> None:
         for part in embedded:
             if part.rows:
-                writer.write(part.rows, part.vectors)
+                writer.write(part.rows, part.vectors, part.cut)
                 self.done += len(part.rows)
             if part.failed:
                 writer.fail(*part.failed)

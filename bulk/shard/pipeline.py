@@ -17,19 +17,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TypeVar
-
-import numpy as np
 
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.shard.batch import Batch
+from clip_queue.bulk.shard.halves import Embedded, Prepared, filled, take_text
 from clip_queue.bulk.shard.prefetch import Prefetcher, ReadTimeout
 from clip_queue.bulk.shard.readers import Readers, left_behind
-from clip_queue.shared.errors import BadImage, BadInput, ClipError, check_text_length
+from clip_queue.shared.errors import BadImage, ClipError
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.vectors import Matrix, Pixels, Tokens
-from clip_queue.sources.source import Row, SourceAway, SourceError
+from clip_queue.shared.vectors import Pixels
+from clip_queue.sources.source import IMAGE_HALF, Row, SourceAway, SourceError
 from clip_queue.sources.storage import is_barred
 from clip_queue.worker.inference.engine import InferenceEngine
 
@@ -43,27 +42,6 @@ IN_FLIGHT = 3  # batches handed to the batcher before the first is waited for
 
 class Abandoned(Exception):
     """The shard was taken away from this worker, or cancelled."""
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A row while it is read and decoded, and then as the model takes it."""
-
-    row: Row
-    loaded: bool = False  # reading is over, decoding may still be under way
-    pixels: Pixels | None = None
-    tokens: Tokens | None = None
-    ready: Future[None] = field(default_factory=Future)
-
-
-@dataclass(slots=True)
-class Embedded:
-    """Rows that were embedded, in the source's order, with their vectors (n, dimension) by kind; or one row that
-    failed."""
-
-    rows: list[Row] = field(default_factory=list)
-    vectors: dict[str, Matrix] = field(default_factory=dict)
-    failed: tuple[Row, ClipError] | None = None
 
 
 InFlightBatch = tuple[list[Prepared], dict[str, Batch]]
@@ -135,17 +113,21 @@ class Pipeline:
             if self._should_stop() or not callable(load):
                 raise Abandoned
             data = load()
+        except (SourceError, Abandoned) as error:
+            item.ready.set_exception(error)
         except ClipError as error:
-            item.ready.set_exception(error)
+            self._without_image(item, error)
         except OSError as error:
-            item.ready.set_exception(BadImage.because(f"It cannot be read: {error.strerror or error}."))
-        except Abandoned as error:
-            item.ready.set_exception(error)
-        except Exception as error:  # a bug: the row fails, and the log says where
+            self._without_image(item, BadImage.because(f"It cannot be read: {error.strerror or error}."))
+        except Exception as error:  # a bug: the image fails, and the log says where
             log.exception("an image could not be read")
-            item.ready.set_exception(BadImage.because(f"It cannot be read ({type(error).__name__})."))
+            self._without_image(item, BadImage.because(f"It cannot be read ({type(error).__name__})."))
         else:
             self._loaded(item, data)
+
+    def _without_image(self, item: Prepared, error: ClipError) -> None:
+        item.row.faults[IMAGE_HALF] = error
+        self._loaded(item, None)
 
     def _loaded(self, item: Prepared, data: bytes | None) -> None:
         item.loaded = True
@@ -157,17 +139,19 @@ class Pipeline:
             decoding.add_done_callback(lambda pixels: self._prepare(item, pixels))
 
     def _prepare(self, item: Prepared, pixels: Future[Pixels] | None) -> None:
-        """Make a row ready whose image has been decoded; in the thread that did."""
+        """Make a row ready whose image has been decoded; in the thread that did. It fails if neither half is left."""
         try:
             if self._should_stop():
                 raise Abandoned
-            source = self._plan.source
-            if source.images:
-                if pixels is None:
-                    raise BadImage.because("The row has no image.")
-                item.pixels = pixels.result()
-            if source.texts:
-                item.tokens = self._tokens(item.row.text)
+            faults = item.row.faults
+            if self._plan.source.images:
+                try:
+                    if pixels is None:
+                        raise faults.get(IMAGE_HALF) or BadImage.because("The row has no image.")
+                    item.pixels = pixels.result()
+                except ClipError as error:
+                    faults[IMAGE_HALF] = error
+            take_text(item, self._plan, self._model, self._settings.max_text_chars)
         except (ClipError, Abandoned) as error:
             item.ready.set_exception(error)
         except CancelledError:
@@ -177,14 +161,6 @@ class Pipeline:
             item.ready.set_exception(ClipError(f"The row could not be prepared ({type(error).__name__})."))
         else:
             item.ready.set_result(None)
-
-    def _tokens(self, text: str | None) -> Tokens | None:
-        if text is None:
-            if self._plan.source.images:
-                return None
-            raise BadInput("The row has no text.")
-        check_text_length(text, self._settings.max_text_chars)
-        return self._model.tokenizer(text)
 
     def _prepared(self, prefetcher: Prefetcher[Prepared]) -> Iterator[Prepared | Embedded]:
         """The rows in order, each when it is ready or has failed."""
@@ -215,15 +191,23 @@ class Pipeline:
                 if late > self._settings.read_threads:  # every thread hangs
                     reason = f"{late} reads in a row took more than {limit:g} s (setting read_timeout)"
                     raise SourceError(reason) from None
-                yield Embedded(failed=(item.row, BadImage.because(f"It could not be read within {limit:g} s.")))
+                yield self._given_up(item.row, BadImage.because(f"It could not be read within {limit:g} s."))
+
+    def _given_up(self, row: Row, error: ClipError) -> Prepared | Embedded:
+        """A row whose image is not waited for any more: a thread may still hold it."""
+        item = Prepared(replace(row, image=None, faults={**row.faults, IMAGE_HALF: error}), loaded=True)
+        try:
+            take_text(item, self._plan, self._model, self._settings.max_text_chars)
+        except ClipError:
+            return Embedded(failed=(item.row, error))
+        return item
 
     # The forward pass
 
     def _launch(self, batch: list[Prepared]) -> InFlightBatch:
         items: dict[str, Batch] = {}
-        if self._plan.source.images:
-            stack = self._model.stack([item.pixels for item in batch if item.pixels is not None])
-            items["image"] = Batch(self._model.embed_stack, stack, len(batch), self._should_stop)
+        if images := [item.pixels for item in batch if item.pixels is not None]:
+            items["image"] = Batch(self._model.embed_stack, self._model.stack(images), len(images), self._should_stop)
         if texts := [item.tokens for item in batch if item.tokens is not None]:
             items["text"] = Batch(self._model.embed_texts, texts, len(texts), self._should_stop)
         for item in items.values():
@@ -254,12 +238,12 @@ class Pipeline:
             for part in (batch[:half], batch[half:]):
                 yield from self._collect(self._launch(part))
             return
+        dimension = self._plan.model.dimension
+        if self._plan.source.images:
+            found["image"] = filled(found.get("image"), [item.pixels is not None for item in batch], dimension)
         if self._plan.source.texts:
-            full = np.zeros((len(batch), self._plan.model.dimension), dtype=np.float32)
-            if "text" in found:
-                full[[item.tokens is not None for item in batch]] = found["text"]
-            found["text"] = full
-        yield Embedded([item.row for item in batch], found)
+            found["text"] = filled(found.get("text"), [item.tokens is not None for item in batch], dimension)
+        yield Embedded([item.row for item in batch], found, cut=sum(item.cut for item in batch))
 
     # Waiting
 

@@ -25,6 +25,12 @@ def plain(kind: Any) -> Any:
     return kind
 
 
+def is_list(kind: Any) -> bool:
+    """Whether a type is one of lists of any kind."""
+    tests = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    return any(test(kind) for test in tests)
+
+
 def kept(kind: Any) -> str | None:
     """The type that a column has in the metadata, by its name (:data:`clip_queue.sources.source.Source.columns`).
 
@@ -45,6 +51,24 @@ def kept(kind: Any) -> str | None:
     return str(kind)
 
 
+_SIGNED, _UNSIGNED = (tuple(f"{sign}int{bits}" for bits in (8, 16, 32, 64)) for sign in ("", "u"))
+
+
+def widest(one: str | None, other: str | None) -> str | None:
+    """The type of a column that is of two types (:func:`kept`); None if there is no such type that keeps both."""
+    kinds = {kind for kind in (one, other) if kind != NOTHING}
+    if len(kinds) < 2:
+        return kinds.pop() if kinds else NOTHING
+    if None in kinds:
+        return None
+    for integers in (_SIGNED, _UNSIGNED):
+        if kinds <= {*integers}:
+            return max((kind for kind in kinds if kind), key=integers.index)
+    if kinds <= {*_SIGNED, *_UNSIGNED}:
+        return None if "uint64" in kinds else "int64"
+    return "double" if kinds <= {*_SIGNED, *_UNSIGNED, "float", "double"} else None
+
+
 def values(array: Any, kind: str) -> list[Any]:
     """A column's values, of the type ``kind`` that :func:`kept` gives it. A value that cannot be converted is None."""
     array = _unpacked(array)
@@ -60,6 +84,8 @@ def values(array: Any, kind: str) -> list[Any]:
             array = array.cast(pa.string())
         except pa.ArrowException:  # a time zone that is not known here
             array = array.cast(pa.timestamp(stored.unit)).cast(pa.string())
+    elif types.is_integer(stored) and kind == "double":  # in other files the column has fractions
+        array = array.cast(pa.float64(), safe=False)
     elif types.is_float16(stored):
         array = array.cast(pa.float32())
     return [_escaped(value) if kind == "string" else value for value in texts(array)]

@@ -1,8 +1,11 @@
 """CSV: the first row names the columns, fields may be quoted, and a quoted field may hold newlines.
 
-The delimiter is the one of ``, ; tab |`` that gives the header most columns. All columns are texts. A stray quote would
-swallow the lines after it: where no row of several lines comes out as CSV, with a field for each column and within
-:data:`clip_queue.sources.formats.lines.LIMIT` bytes, its line is a row that fails, and the next line is the next row.
+The delimiter is the one of ``, ; tab |`` that gives the header most columns, or the one that is asked for. All columns
+are texts. A file may lack columns of others. Without quoting a quote is a character as any other, and a row is a line.
+
+A stray quote would swallow the lines after it: where no row of several lines comes out as CSV, with a field for each
+column and within :data:`clip_queue.sources.formats.lines.LIMIT` bytes, its line is a row that fails, and the next line
+is the next row.
 """
 
 from __future__ import annotations
@@ -10,23 +13,27 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, BinaryIO
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, is_own, own_name
+from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, choose, is_own, own_name
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
-from clip_queue.sources.formats.table import Table, find_by_path
+from clip_queue.sources.formats.table import Table
+from clip_queue.sources.formats.text_files import open_text
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
-from clip_queue.sources.storage import reason, split
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
+from clip_queue.sources.storage import reason
 
 SPEC = FORMATS["csv"]
 DELIMITERS = ",;\t|"
+
+_Headers = dict[str, list[str]]
 
 csv.field_size_limit(lines.LIMIT)  # no row is longer, so no field is
 
@@ -37,52 +44,77 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     Raises:
         SourceError: there is no file, one cannot be read or has other columns than the rest, or nothing to embed.
     """
-    found = lines.files(source.url, SPEC)
+    passed: Passed = {}
+    found = lines.files(source.url, SPEC, passed)
     folder = root(source.url)
-    header, delimiter = _first_header(source, folder, found)
-    if doubled := sorted({column for column in header if header.count(column) > 1}):
-        raise SourceError(f"columns of the same name: {', '.join(doubled)}")
+    quoting = source.storage.get("quoting") is not False
+    headers, delimiter = _headers(source, folder, found, quoting=quoting)
+    header = list(dict.fromkeys(column for each in headers.values() for column in each))
+    others = {title: each for title, each in headers.items() if each != header}
     source = choose(source, header, header, header)
     own = {own_name(column): "string" for column in header if is_own(source, column)}
-    storage = {"root": folder, "header": header, "delimiter": delimiter}
-    source = replace(source, columns=own, storage=storage)
+    storage = {
+        PASSED: passed,
+        "root": folder,
+        HELD_AS: TEXT,
+        "header": header,
+        "delimiter": delimiter,
+        "others": others,
+    }
+    source = replace(source, columns=own, storage={**source.storage, **storage})
 
     def begin(file: BinaryIO, title: str) -> int:
-        here = _header(file, title, delimiter)
+        here = _header(file, title, delimiter, quoting=quoting)
         if here is None:
             return file.seek(0, io.SEEK_END)
-        if here[1] != header:
-            raise SourceError(f"{title} has the columns {', '.join(here[1])}; the first file has {', '.join(header)}")
+        if here[1] != headers.get(title):
+            raise SourceError(f"{title} changes while it is read: try again once it is finished")
         return here[0]
 
-    return source, lines.shards(source, found, shard_size, lines.marks_of(CsvSplitter(delimiter, len(header))), begin)
+    marks = lines.marks_of(_reading(source)[0]) if quoting else lines.line_marks
+    return source, lines.shards(source, found, shard_size, marks, begin)
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
     """The rows of a shard."""
-    header, delimiter = source.storage["header"], source.storage["delimiter"]
-    own = [(own_name(column), column) for column in header if is_own(source, column)]
+    return lines.read(source, pieces, settings, *_reading(source))
+
+
+def _reading(source: Source) -> tuple[lines.Splitter, Callable[[Table, int, bytes], Row]]:
+    """What splits a file into rows, and what makes a row of its bytes."""
+    all_columns, delimiter = source.storage["header"], source.storage["delimiter"]
+    others: _Headers = source.storage.get("others") or {}  # of the files that have other columns, by name
+    quoting = source.storage.get("quoting") is not False
+    own = [(own_name(column), column) for column in all_columns if is_own(source, column)]
 
     def parse(table: Table, number: int, data: bytes) -> Row:
         try:
-            fields = split_fields(data.decode(), delimiter)
+            fields = split_fields(data.decode(), delimiter, quoting=quoting)
         except UnicodeDecodeError as error:
             raise BadInput(f"Row {number + 1} is not UTF-8 (from its byte {error.start + 1} on).") from None
         except csv.Error as error:
             raise BadInput(f"Row {number + 1} is not CSV: {error}.") from None
+        header = others.get(table.name, all_columns)
         if len(fields) != len(header):
             has = f"has {len(fields)} fields, the header {len(header)}" if fields else "is empty"
             raise BadInput(f"Row {number + 1} {has}.")
         values: dict[str | None, Any] = dict(zip(header, fields, strict=True))
-        columns = {key: values[column] for key, column in own}
+        columns = {key: values.get(column) for key, column in own}
         return table.row(number, columns, values.get(source.image_column), values.get(source.text_column))
 
-    return lines.read(source, pieces, settings, CsvSplitter(delimiter, len(header)), parse)
+    return _splitter(delimiter, 0 if others else len(all_columns), quoting=quoting), parse
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row. Raises :class:`ClipError` or :class:`OSError`."""
-    return find_by_path(source, image_path, SPEC.suffixes, settings)
+    only = replace(source, texts=False, text_column=None, columns={}, storage={**source.storage, LEFT_OUT: {}})
+    delimiter, quoting = source.storage["delimiter"], source.storage.get("quoting") is not False
+
+    def begin(file: BinaryIO, title: str) -> int:
+        header = _header(file, title, delimiter, quoting=quoting)
+        return header[0] if header else 0
+
+    return lines.find_image(only, image_path, settings, *_reading(only), begin, place)
 
 
 class CsvSplitter:
@@ -135,37 +167,58 @@ class CsvSplitter:
         return self._columns in (0, len(fields))
 
 
-def split_fields(row: str, delimiter: str, *, strict: bool = False) -> list[str]:
+def _splitter(delimiter: str, columns: int = 0, *, quoting: bool) -> lines.Splitter:
+    return CsvSplitter(delimiter, columns) if quoting else lines.lines
+
+
+def split_fields(row: str, delimiter: str, *, strict: bool = False, quoting: bool = True) -> list[str]:
     """The fields of a row; ``strict``: a quote within a field must be doubled. Raises :class:`csv.Error`."""
+    if not quoting:
+        row = row.removesuffix("\n").removesuffix("\r")
+        return row.split(delimiter) if row else []
     return next(csv.reader([row], delimiter=delimiter, strict=strict), [])
 
 
-def _header(file: BinaryIO, title: str, delimiters: str) -> tuple[int, list[str], str] | None:
+def _header(file: BinaryIO, title: str, delimiters: str, *, quoting: bool) -> tuple[int, list[str], str] | None:
     """The byte at which a file's rows begin, its columns, and the delimiter that gives most; None if it is empty."""
     start = lines.first_byte(file, title)
     stop = file.seek(0, io.SEEK_END)
     found: list[tuple[int, list[str], str]] = []
     for delimiter in delimiters:
-        for end, row in islice(CsvSplitter(delimiter)(file, start, stop), 1):
+        for end, row in islice(_splitter(delimiter, quoting=quoting)(file, start, stop), 1):
             if isinstance(row, BadInput):
                 raise SourceError(f"{title}: its header cannot be read. {row.message}")
             try:
-                fields = split_fields(row.decode(), delimiter)
+                fields = split_fields(row.decode(), delimiter, quoting=quoting)
             except (UnicodeDecodeError, csv.Error) as error:
                 raise SourceError(f"{title}: its header cannot be read: {error}") from None
             found.append((end, [field or f"column_{number}" for number, field in enumerate(fields, 1)], delimiter))
     return max(found, key=lambda each: len(each[1]), default=None)
 
 
-def _first_header(source: Source, folder: str, found: list[tuple[bytes, int]]) -> tuple[list[str], str]:
-    """Columns and delimiter of the first file that has any."""
+def _headers(source: Source, folder: str, found: list[tuple[bytes, int]], *, quoting: bool) -> tuple[_Headers, str]:
+    """The columns of each file that has any, by name, and the delimiter of the first, which is that of all.
+
+    Raises:
+        SourceError: a file cannot be read, or has no column of the first one's: then its first row is no header.
+    """
+    headers: _Headers = {}
+    delimiters = source.storage.get("delimiter") or DELIMITERS
     for path, _ in found:
         title = name(folder, path)
         try:
-            with lines.buffered(split(source.url)[0], path) as (file, _):
-                header = _header(file, title, DELIMITERS)
+            with open_text(source, path) as (file, *_):
+                header = _header(file, title, delimiters, quoting=quoting)
         except OSError as error:
             raise SourceError(f"{title} cannot be read: {reason(error)}") from error
-        if header and header[1]:
-            return header[1], header[2]
-    raise SourceError(f"{source.url}: there is no header, and nothing else")
+        if header is None or not header[1]:
+            continue
+        first = next(iter(headers.values()), header[1])
+        if not set(first) & set(header[1]):
+            raise SourceError(f"{title} has the columns {', '.join(header[1])}; the first file has {', '.join(first)}")
+        if doubled := sorted({column for column in header[1] if header[1].count(column) > 1}):
+            raise SourceError(f"columns of the same name: {', '.join(doubled)}")
+        headers[title], delimiters = header[1], header[2]
+    if not headers:
+        raise SourceError(f"{source.url}: there is no header, and nothing else")
+    return headers, delimiters

@@ -19,7 +19,21 @@ from typing import Any
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.formats.image_files import SUFFIXES, WANTED, suffix, walk
-from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
+from clip_queue.sources.formats.table import of_halves
+from clip_queue.sources.left_out import PASSED, Passed
+from clip_queue.sources.source import (
+    IMAGES,
+    TEXT_HALF,
+    TEXTS,
+    BrokenContainer,
+    Piece,
+    Place,
+    Planned,
+    Row,
+    Shard,
+    Source,
+    SourceError,
+)
 from clip_queue.sources.storage import LOCAL, display, read_bytes, reader, reason, spellings, split
 
 SAMPLE_ROWS = 10_000  # images that are looked at for a caption before the source counts as one without
@@ -40,18 +54,20 @@ def plan_shards(
 ) -> Planned:
     """Shards of ``shard_size`` images.
 
-    Captions are embedded if ``texts`` says so, or if it says nothing and one of the first ``sample_rows`` images has
-    one. If ``images`` is False, captions alone are embedded, and an image without a caption is an empty row.
+    Captions are embedded unless ``texts`` is False, if any image has one; if none of the first ``sample_rows`` images
+    has one, the folder is listed a second time. If ``images`` is False, captions alone are embedded, and an image
+    without a caption is an empty row.
 
     Raises:
-        SourceError: there is no such folder, it holds no image, or nothing to embed, or columns are asked for.
+        SourceError: there is no such folder, it holds no image, or nothing of what is asked for.
     """
     if source.image_column or source.text_column:
         raise SourceError("a folder of images has no columns: its captions are the files NAME.txt beside the images")
     protocol, root = _root(source)
+    passed: Passed = {}
     found = (
         Piece(path, note=UNREADABLE + fault if fault else caption)
-        for path, caption, fault in walk(source.url, protocol, root)
+        for path, caption, fault in walk(source.url, protocol, root, passed)
     )
     head: list[Piece] = []
     image_count = caption_count = 0
@@ -60,42 +76,62 @@ def plan_shards(
         if not piece.note.startswith(UNREADABLE):
             image_count += 1
             caption_count += bool(piece.note)
-            if caption_count or image_count >= sample_rows or source.texts is not None:
+            if caption_count or image_count >= sample_rows or source.texts is False:
                 break
     if not image_count:
         lost = f"; {len(head)} of its folders cannot be listed" if head else ""
         raise SourceError(f"{source.url} holds no image ({WANTED}){lost}")
     images = source.images is not False
-    texts = caption_count > 0 if source.texts is None else source.texts
+    has_captions = caption_count > 0
+    if not has_captions and source.texts is not False and image_count >= sample_rows:
+        # They may begin later. A second listing tells, because what this one has listed must not stay in memory.
+        has_captions = any(image.caption for image in walk(source.url, protocol, root))
+    if source.texts and not has_captions:
+        raise SourceError(f"{source.url}: texts are asked for, and no image has a caption (NAME.txt beside it)")
+    texts = has_captions and source.texts is not False
     if not images and not texts:
         raise SourceError(f"{source.url}: images are not wanted, and captions (NAME.txt) are not wanted or not there")
-    return replace(source, images=images, texts=texts, columns={}, storage={}), _shards(chain(head, found), shard_size)
+    done = replace(source, images=images, texts=texts, columns={}, storage={PASSED: passed})
+    return done, _shards(chain(head, found), shard_size)
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
     """A row for each image. An image is loaded when its turn comes; a store's captions are read ahead, in threads.
 
-    A caption that cannot be read is its row's error if texts are embedded; if not, the row has no caption.
+    A caption that cannot be read is a fault of its row if texts are embedded; if not, the row has no caption.
 
     Raises:
         SourceError: the captions' store is away.
     """
     protocol, root = _root(source)
     for piece, caption in zip(pieces, _captions(protocol, pieces), strict=True):
-        columns: dict[str, Any] = {"image_path": display(_relative(root, piece.path)), "caption": None}
+        place = Place(display(_relative(root, piece.path)))
+        columns: dict[str, Any] = {"image_path": place.file, "caption": None}
         if piece.note.startswith(UNREADABLE):
             message = f"folder {display(piece.path)} {piece.note}; how many images it holds is not known"
-            yield Row(columns, error=BrokenContainer(message))
+            yield Row(columns, error=BrokenContainer(message), place=place)
             continue
-        row = Row(columns, reader(protocol, piece.path, settings.max_image_bytes) if source.images else None)
+        row = Row(columns, place=place)
+        if source.images:
+            row.image = reader(protocol, piece.path, settings.max_image_bytes)
         if isinstance(caption, ClipError):
-            row.error = caption if source.texts else None
+            if source.texts:
+                row.faults[TEXT_HALF] = caption
         else:
             row.text = columns["caption"] = caption
-        yield row
+        if not source.images:
+            row.left_out += (IMAGES,)
+        if not source.texts and caption is not None:
+            row.left_out += (TEXTS,)
+        yield of_halves(row, source)
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(
+    source: Source,
+    image_path: str,
+    settings: Settings,
+    place: Place | None = None,  # noqa: ARG001 - an image's path is unique here
+) -> bytes:
     """The encoded image of the row that has this ``image_path``.
 
     Raises:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from clip_queue.sources import storage
+from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import SourceError
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, StoreAway, display, reason
@@ -31,11 +32,13 @@ class Found(NamedTuple):
 
 
 class _Listing(NamedTuple):
-    """What a folder holds: images, each with how its caption's name ends; folders; and why there may be more."""
+    """What a folder holds: images, each with how its caption's name ends; folders; why there may be more; and files
+    that are neither images nor their captions."""
 
     images: Iterable[tuple[bytes, str]]
     folders: list[bytes]
     fault: str = ""
+    others: Sequence[bytes] = ()
 
 
 def suffix(name: bytes) -> bytes:
@@ -44,12 +47,13 @@ def suffix(name: bytes) -> bytes:
     return end.lower() if stem else b""
 
 
-def walk(url: str, protocol: str, root: bytes) -> Iterator[Found]:
-    """All images of a source, or the one image that ``root`` is.
+def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> Iterator[Found]:
+    """All images of a source, or the one image that ``root`` is. Outputs of runs in it are passed over.
 
     Args:
         url: the source, for messages.
         root: its path, without a slash at the end.
+        passed: gets the files that are neither images nor captions of one.
 
     Raises:
         SourceError: it is neither a folder nor an image, or it cannot be listed.
@@ -63,7 +67,12 @@ def walk(url: str, protocol: str, root: bytes) -> Iterator[Found]:
     waiting = [root]
     while waiting:
         folder = waiting.pop()
-        images, folders, fault = listed(folder)
+        images, folders, fault, others = listed(folder)
+        if PLAN_NAME in others and folder != root and is_output(protocol, folder):
+            continue
+        if passed is not None:
+            for name in others:
+                count(passed, root, folder + b"/" + name)
         if fault and folder == root:
             raise SourceError(f"{url} cannot be listed: {fault}")
         for name, caption in images:
@@ -76,20 +85,20 @@ def walk(url: str, protocol: str, root: bytes) -> Iterator[Found]:
 def _listing(names: list[bytes], folders: list[bytes], fault: str = "") -> _Listing:
     """Sort a folder's names and find its images' captions among them, without asking the disk."""
     captions: dict[bytes, str] = {}
-    images = []
+    images, others = [], []
     for name in sorted(names):  # capitals come first, so .txt wins over .TXT
         stem, _, end = name.rpartition(b".")
-        if end.lower() == b"txt":
+        if suffix(name) == b"txt":
             captions[stem] = sys.intern(f".{end.decode()}")
-        else:
+        elif suffix(name) in SUFFIXES:
             images.append(name)
+        else:
+            others.append(name)
     with_captions = ((name, captions.get(name.rpartition(b".")[0], "")) for name in images)
-    return _Listing(with_captions, sorted(folders), fault)
-
-
-def _is_wanted(name: bytes) -> bool:
-    end = suffix(name)
-    return end in SUFFIXES or end == b"txt"
+    if captions:
+        stems = {name.rpartition(b".")[0] for name in images}
+        others += [stem + end.encode() for stem, end in captions.items() if stem not in stems]
+    return _Listing(with_captions, sorted(folders), fault, others)
 
 
 class _Local:
@@ -115,7 +124,7 @@ class _Local:
                     if leads_to_folder(entry):
                         folders.append(name)
                     # A link counts wherever it leads: one that dangles is an image that cannot be read.
-                    elif _is_wanted(name) and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                    elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                         names.append(name)
         except OSError as error:
             fault = reason(error)
@@ -153,7 +162,7 @@ class _Remote:
                     continue
                 if kind == FOLDER:
                     folders.append(name)
-                elif _is_wanted(name):
+                else:
                     names.append(name)
         except StoreAway as error:  # not this folder's fault: it would count as one row that fails
             raise SourceError(f"{display(folder)} cannot be listed: {reason(error)}") from error

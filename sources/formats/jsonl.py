@@ -1,8 +1,10 @@
-"""JSON Lines: each line is an object. Two of its values are a text and an image's path or URL; the rest are columns."""
+"""JSON Lines: each line is an object; or a JSON array of objects.
+
+Two of its values are a text and an image's path or URL; the rest are columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
@@ -10,17 +12,18 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, conform, infer, is_own
+from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, choose, conform, infer, is_own
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
-from clip_queue.sources.formats.table import Table, find_by_path
+from clip_queue.sources.formats.table import Table
 from clip_queue.sources.formats.text import decoded
+from clip_queue.sources.formats.text_files import open_text
 from clip_queue.sources.json_object import json_object
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
-from clip_queue.sources.storage import reason, split
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
+from clip_queue.sources.storage import reason
 
-SPEC = FORMATS["jsonl"]
 SAMPLE_LINES = 1_000  # lines from which columns are inferred
 MAX_NAMES = 10_000  # different names that are remembered
 SAMPLE_BYTES = 64 * 2**20  # bytes of broken lines that are passed over before the first object
@@ -38,8 +41,9 @@ def plan_shards(
     Raises:
         SourceError: there is no file, one cannot be read, or they hold nothing to embed.
     """
-    found = lines.files(source.url, SPEC)
-    source = replace(source, storage={"root": root(source.url)})
+    passed: Passed = {}
+    found = lines.files(source.url, FORMATS[source.format], passed)
+    source = replace(source, storage={**source.storage, PASSED: passed, "root": root(source.url), HELD_AS: TEXT})
     objects = _objects(source, found)
     sample = list(islice(objects, sample_lines))
     if not sample:
@@ -62,7 +66,7 @@ def _choose(source: Source, rows: Iterable[dict[str, Any]], at_least: int) -> So
         before = len(names), sum(names.values())
         for key, value in row.items():
             if len(names) < MAX_NAMES or key in names:
-                names[key] = names.get(key, False) or isinstance(value, str)
+                names[key] = names.get(key, False) or _is_text(value)
         if number < at_least or (number > at_least and before == (len(names), sum(names.values()))):
             continue
         try:
@@ -80,18 +84,24 @@ def _choose(source: Source, rows: Iterable[dict[str, Any]], at_least: int) -> So
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
     """The rows of a shard."""
+    return lines.read(source, pieces, settings, lines.lines, _parser(source))
+
+
+def _parser(source: Source) -> Callable[[Table, int, bytes], Row]:
+    """What makes a row of a line."""
     image, text = source.image_column or "", source.text_column or ""
 
     def parse(table: Table, number: int, line: bytes) -> Row:
         values = parsed(line, number)
         return table.row(number, conform(_own(source, values), source.columns), values.get(image), values.get(text))
 
-    return lines.read(source, pieces, settings, lines.lines, parse)
+    return parse
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row. Raises :class:`ClipError` or :class:`OSError`."""
-    return find_by_path(source, image_path, SPEC.suffixes, settings)
+    only = replace(source, texts=False, text_column=None, columns={}, storage={**source.storage, LEFT_OUT: {}})
+    return lines.find_image(only, image_path, settings, lines.lines, _parser(only), place=place)
 
 
 def parsed(line: bytes, number: int) -> dict[str, Any]:
@@ -99,9 +109,13 @@ def parsed(line: bytes, number: int) -> dict[str, Any]:
     return json_object(decoded(line, number).encode(), f"Line {number + 1}")
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], str))
+
+
 def _own(source: Source, values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a row that go into the source's own columns."""
-    return {key: value for key, value in values.items() if is_own(source, key)}
+    """The values of a row that go into the source's own columns; of several captions, all: one of them is embedded."""
+    return {key: value for key, value in values.items() if is_own(source, key) or isinstance(value, list)}
 
 
 def _objects(source: Source, found: list[tuple[bytes, int]]) -> Iterator[dict[str, Any]]:
@@ -110,8 +124,8 @@ def _objects(source: Source, found: list[tuple[bytes, int]]) -> Iterator[dict[st
     for path, _ in found:
         title = name(source.storage["root"], path)
         try:
-            with lines.buffered(split(source.url)[0], path) as (file, size):
-                for _, line in lines.lines(file, lines.first_byte(file, title), size):
+            with open_text(source, path) as (file, end, _):
+                for _, line in lines.lines(file, lines.first_byte(file, title), end):
                     if isinstance(line, bytes):
                         passed += len(line)
                         with suppress(BadInput):

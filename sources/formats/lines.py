@@ -7,33 +7,31 @@ rows it has.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, cast
+from itertools import islice
+from typing import BinaryIO
 
 import numpy as np
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.discovery import containers, name
-from clip_queue.sources.formats.table import Table, changed
-from clip_queue.sources.registry import PACKED, FormatSpec
-from clip_queue.sources.source import Piece, Row, Shard, Source, SourceError
-from clip_queue.sources.storage import LOCAL, StoreAway, display, is_barred, opened, reason, split
+from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path
+from clip_queue.sources.formats.text_files import open_text
+from clip_queue.sources.left_out import Passed
+from clip_queue.sources.registry import FORMATS, PACKED, UNPACKED, FormatSpec
+from clip_queue.sources.source import Piece, Place, Row, Shard, Source, SourceError
+from clip_queue.sources.storage import StoreAway, display, is_barred, reason
 
 LIMIT = 16 * 2**20  # bytes of a row
 BLOCK = 2**20  # bytes that are read at once
 
 _BOM = b"\xef\xbb\xbf"
 _NOT_LINES = {
-    b"\x1f\x8b": "compressed (gzip): decompress it first",
-    b"\x28\xb5\x2f\xfd": "compressed (zstd): decompress it first",
-    b"BZh": "compressed (bzip2): decompress it first",
-    b"\xfd7zXZ": "compressed (xz): decompress it first",
+    b"\x1f\x8b": "compressed (gzip) more than once: decompress it first",
     b"PK\3\4": "a zip archive: unpack it first",
-    b"\xff\xfe": "UTF-16: convert it to UTF-8 first",
-    b"\xfe\xff": "UTF-16: convert it to UTF-8 first",
+    b"\xff\xfe": "UTF-16: say so with the encoding",
+    b"\xfe\xff": "UTF-16: say so with the encoding",
     b"PAR1": "parquet: say so with the format",
 }
 
@@ -44,14 +42,15 @@ Marks = Callable[[BinaryIO, int, int, int, int], Iterator[tuple[int, int]]]
 ended and at which byte: after ``first`` rows, after each ``every`` rows from there, and at the end."""
 
 
-def files(url: str, spec: FormatSpec) -> list[tuple[bytes, int]]:
-    """Path and size in bytes of each file. Raises :class:`SourceError` for one that is compressed."""
-    found = containers(url, spec.suffixes, spec.compressed)
+def files(url: str, spec: FormatSpec, passed: Passed | None = None) -> list[tuple[bytes, int]]:
+    """Path and size in bytes of each file. Raises :class:`SourceError` for one that cannot be unpacked.
+
+    ``passed`` gets the files of other kinds.
+    """
+    found = containers(url, spec.suffixes, spec.compressed, passed)
     for path, _ in found:
-        if path.lower().endswith(tuple(packed.encode() for packed in PACKED)):
-            raise SourceError(
-                f"{display(path)} is compressed, which cannot be read from the middle: decompress it first"
-            )
+        if path.lower().endswith(tuple(packed.encode() for packed in PACKED if packed not in UNPACKED)):
+            raise SourceError(f"{display(path)} is compressed in a way that is not read here: decompress it first")
     return found
 
 
@@ -146,9 +145,9 @@ def shards(
     for path, length in found:
         title = name(source.storage["root"], path)
         try:
-            with buffered(split(source.url)[0], path) as (file, actual):
+            with open_text(source, path) as (file, end, actual):
                 rows, at = 0, begin(file, title)
-                for rows_then, position in marks(file, at, actual, room, size):
+                for rows_then, position in marks(file, at, end, room, size):
                     if rows_then > rows:
                         pieces.append(Piece(path, at, position, actual, f"{rows}+{rows_then - rows}"))
                     room -= rows_then - rows
@@ -158,7 +157,7 @@ def shards(
                         pieces, room = [], size
         except OSError as error:
             raise SourceError(f"{title} cannot be read: {reason(error)}") from error
-        if at != actual or length not in (-1, actual):
+        if at != end or length not in (-1, actual):
             raise SourceError(f"{title} changes while it is read: try again once it is finished")
     if pieces:
         yield Shard(pieces, size - room)
@@ -184,7 +183,7 @@ def read(
         table = Table(source, piece.path, settings)
         number, count = map(int, piece.note.split("+"))
         end = number + count
-        rows = _split(table, piece, splitter)
+        rows = _split(source, table, piece, splitter)
         while True:
             try:
                 data = next(rows, None)
@@ -207,17 +206,39 @@ def read(
             number += 1
 
 
-@contextmanager
-def buffered(protocol: str, path: bytes) -> Iterator[tuple[BinaryIO, int]]:
-    """An open file and its size in bytes. A remote file is buffered, as local files are. Raises :class:`OSError`."""
-    with opened(protocol, path) as (file, size):
-        if size < 0:
-            raise OSError("its store does not tell its size")
-        yield file if protocol == LOCAL else cast(BinaryIO, io.BufferedReader(file, BLOCK)), size
+def find_image(
+    source: Source,
+    image_path: str,
+    settings: Settings,
+    splitter: Splitter,
+    parse: Callable[[Table, int, bytes], Row],
+    begin: Callable[[BinaryIO, str], int] = first_byte,
+    place: Place | None = None,
+) -> bytes:
+    """The image of a row that has it as a path, or within (FILE#NUMBER: the rows before are passed over).
+
+    Raises:
+        ClipError: there is none, or it cannot be loaded.
+        OSError: it cannot be read.
+    """
+    spec = FORMATS[source.format]
+    at = container_of(source, image_path, spec.suffixes + spec.compressed)
+    if at is None:
+        return find_by_path(source, image_path, spec.suffixes + spec.compressed, settings, place)
+    table = Table(source, at[0], settings)
+    with open_text(source, at[0]) as (file, end, _):
+        _, data = next(islice(splitter(file, begin(file, table.name), end), at[1], None), (0, None))
+    if isinstance(data, BadInput):
+        raise data
+    row = parse(table, at[1], data) if data is not None else Row({}, error=BadInput(f"there is no row {image_path}"))
+    if row.error is not None:
+        raise row.error
+    assert row.image is not None
+    return row.image() if callable(row.image) else row.image
 
 
-def _split(table: Table, piece: Piece, splitter: Splitter) -> Iterator[bytes | BadInput]:
-    with buffered(table.protocol, piece.path) as (file, size):
+def _split(source: Source, table: Table, piece: Piece, splitter: Splitter) -> Iterator[bytes | BadInput]:
+    with open_text(source, piece.path) as (file, _, size):
         if size != piece.size:
             raise changed(table)
         for _, data in splitter(file, piece.start, piece.stop):

@@ -1,4 +1,7 @@
-"""Parquet files that hold images, or paths or URLs of images, and texts. Their footers alone are read to plan."""
+"""Parquet and Arrow files that hold images, or paths or URLs of images, and texts.
+
+To plan, only what tells their columns and rows is read.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -15,21 +19,24 @@ from pyarrow import types
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import choose, is_own, own_name
+from clip_queue.sources.columns import ALSO, HELD_AS, LEFT_OUT, TEXT, choose, is_own, item_of, own_name
 from clip_queue.sources.discovery import containers, name, root
 from clip_queue.sources.formats import row_groups
-from clip_queue.sources.formats.arrow import NOTHING, kept, plain
+from clip_queue.sources.formats.arrow import NOTHING, is_list, kept, plain, widest
 from clip_queue.sources.formats.row_groups import BATCH_ROWS, READ_ERRORS, in_words
-from clip_queue.sources.formats.table import Table, changed, find_by_path
+from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path
+from clip_queue.sources.left_out import PASSED, Passed
+from clip_queue.sources.place import IMAGE
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import BrokenContainer, Piece, Planned, Row, Shard, Source, SourceError
+from clip_queue.sources.source import BrokenContainer, Piece, Place, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
 
-SPEC = FORMATS["parquet"]
 THREADS = 8  # footers that are read at once
 
-# How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all.
-BYTES, STRUCT, TEXT, OTHER = "bytes", "struct", "text", "other"
+# How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all. A list of one
+# of them has "list of" before it.
+BYTES, STRUCT, OTHER = "bytes", "struct", "other"
+LIST = "list of "
 
 _Kinds = dict[str, tuple[str, str | None]]  # of each column: how it can hold them, and its type in the metadata
 
@@ -38,36 +45,60 @@ class _Footer(NamedTuple):
     rows: int
     kinds: _Kinds
     fault: str = ""  # why it could not be read
+    empty: frozenset[str] = frozenset()  # columns that are null in every row, as far as the footer tells
 
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - every format has it
     """Shards of exactly ``shard_size`` rows. A file whose footer cannot be read is one row, which fails.
 
+    Where a row has a list of images, each of them is a row of its own, and only reading tells how many there are.
+
     Raises:
         SourceError: there is no file, none can be read, they differ in their columns, or they hold nothing to embed.
     """
-    found = containers(source.url, SPEC.suffixes)
+    passed: Passed = {}
+    found = containers(source.url, FORMATS[source.format].suffixes, passed=passed)
     folder = root(source.url)
+    caches = [path for path, _ in found if path.rpartition(b"/")[2].startswith(b"cache-")]
+    if source.format == "arrow" and caches and len(caches) < len(found):
+        raise SourceError(
+            f"{display(caches[0])} is a cache of `datasets`: name the files to embed, as {folder}/data-*.arrow"
+        )
     counts: list[tuple[int, str]] = []
     known: _Kinds = {}
-    for (path, _), footer in zip(found, _footers(split(source.url)[0], found), strict=True):
+    empty: frozenset[str] | None = None
+    for (path, _), footer in zip(found, _footers(split(source.url)[0], found, source.format), strict=True):
         counts.append((1 if footer.fault else footer.rows, footer.fault))
         if not footer.fault:
             known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds
+        if footer.rows:
+            empty = footer.empty if empty is None else empty & footer.empty
     if not known:
-        raise SourceError(f"{source.url}: nothing there can be read as parquet: {counts[0][1] or 'no columns'}")
-    able = [column for column, (holds, _) in known.items() if holds != OTHER]
-    typed = next((column for column, (holds, _) in known.items() if holds == STRUCT), None)
-    texts = [column for column in able if known[column][0] != STRUCT]
-    source = choose(source, known, able, texts, typed=typed)
+        raise SourceError(f"{source.url}: nothing there can be read as {source.format}: {counts[0][1] or 'no columns'}")
+    able = [column for column, (holds, _) in known.items() if holds != OTHER and column not in (empty or ())]
+    typed = next((column for column in able if known[column][0] in (STRUCT, LIST + STRUCT)), None)
+    texts = [column for column in able if known[column][0] in (BYTES, TEXT, LIST + TEXT)]
+    lists = [column for column in able if known[column][0].startswith(LIST)]
+    source = choose(source, known, able, texts, typed=typed, lists=lists)
     own = {
         own_name(column): "string" if kind == NOTHING else kind
-        for column, (_, kind) in known.items()
-        if kind is not None and is_own(source, column)
+        for column, (holds, kind) in known.items()
+        if kind is not None
+        and (
+            is_own(source, column) or (column == source.text_column and holds == LIST + TEXT)
+        )  # one of its texts is the caption
     }
-    holds = known[source.image_column][0] if source.image_column else ""
-    source = replace(source, columns=own, storage={"root": folder, "image": holds})
-    return source, _shards(found, counts, shard_size)
+    column, item = item_of(source.image_column or "", known)
+    holds = known[column][0] if column in known else ""
+    many = holds.startswith(LIST) and item is None
+    also = [name for name, (kind, _) in known.items() if source.images and name != column and kind.endswith(STRUCT)]
+    if many:
+        own[IMAGE] = "int64"
+    source = replace(
+        source, columns=own, storage={**source.storage, PASSED: passed, "root": folder, HELD_AS: holds, ALSO: also}
+    )
+    shards = _shards(found, counts, shard_size)
+    return source, (Shard(shard.pieces, None) for shard in shards) if many else shards
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows: int = BATCH_ROWS) -> Iterator[Row]:
@@ -88,7 +119,7 @@ def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows:
                 handle, size = stack.enter_context(opened(table.protocol, piece.path))
                 if size != piece.size:
                     raise changed(table)
-                file = row_groups.parquet_file(handle, table.protocol)
+                file = row_groups.table_file(handle, table.protocol, source.format)
             except READ_ERRORS as error:
                 if is_barred(error):
                     raise StoreAway(in_words(error)) from error
@@ -97,20 +128,27 @@ def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows:
             yield from row_groups.read(source, table, file, piece, batch_rows=batch_rows)
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:
-    """The image of a row; if several rows have the same path beside their images, the first one's.
+def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
+    """The image of a row; if several rows have the same path beside their images, and ``place`` is not known, the first
+    one's.
 
     Raises:
         ClipError: there is no such image, or it cannot be read.
         OSError: it cannot be read.
     """
-    if source.storage["image"] == TEXT:
-        return find_by_path(source, image_path, SPEC.suffixes, settings)
-    only = replace(source, texts=False, text_column=None, columns={})
+    suffixes = FORMATS[source.format].suffixes
+    if source.storage[HELD_AS] in (TEXT, LIST + TEXT) and container_of(source, image_path, suffixes) is None:
+        return find_by_path(source, image_path, suffixes, settings, place)
+    if place is not None and place.number is not None:
+        image_path = f"{place.file}#{place.number}"
+    only = replace(source, texts=False, text_column=None, columns={}, storage={**source.storage, LEFT_OUT: {}})
     try:
-        row = next(read(only, [_piece_of(source, image_path)], settings))
+        rows = read(only, [_piece_of(source, image_path)], settings)
+        row = next(islice(rows, place.image or 0 if place else 0, None), None)
     except pa.ArrowException as error:
         raise OSError(in_words(error)) from error
+    if row is None:
+        raise BadInput(f"the row {image_path} of {source.url} has fewer images")
     if row.error is not None:
         raise row.error
     found = row.image() if callable(row.image) else row.image
@@ -123,60 +161,78 @@ def _piece_of(source: Source, image_path: str) -> Piece:
     if not source.images:
         raise BadInput(f"{source.url} was embedded without images")
     file, _, row = image_path.rpartition("#")
-    found = _containers(source.url)
+    found = _containers(source.url, FORMATS[source.format].suffixes)
     for path, size in found:
         if name(source.storage["root"], path) == file and row.isdecimal():
             return Piece(path, int(row), int(row) + 1, size)
-    if source.storage["image"] == STRUCT:
+    if source.storage[HELD_AS] == STRUCT:
         protocol, _ = split(source.url)
         for path, size in found:
             with opened(protocol, path) as (handle, _):
-                at = row_groups.find_path(source, row_groups.parquet_file(handle, protocol), image_path)
+                at = row_groups.find_path(source, row_groups.table_file(handle, protocol, source.format), image_path)
             if at is not None:
                 return Piece(path, at, at + 1, size)
     raise BadInput(f"no row of {source.url} has the image path {image_path}")
 
 
 @lru_cache(maxsize=4)
-def _containers(url: str) -> list[tuple[bytes, int]]:
-    return containers(url, SPEC.suffixes)
+def _containers(url: str, suffixes: tuple[str, ...]) -> list[tuple[bytes, int]]:
+    return containers(url, suffixes)
 
 
 # Planning
 
 
-def _footers(protocol: str, found: list[tuple[bytes, int]]) -> Iterator[_Footer]:
+def _footers(protocol: str, found: list[tuple[bytes, int]], format: str) -> Iterator[_Footer]:
     """The footer of each file, in order."""
     with ThreadPoolExecutor(THREADS, thread_name_prefix="footers") as pool:
         waiting: deque[Future[_Footer]] = deque()
         for path, _ in found:
-            waiting.append(pool.submit(_footer, protocol, path))
+            waiting.append(pool.submit(_footer, protocol, path, format))
             if len(waiting) > 4 * THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _footer(protocol: str, path: bytes) -> _Footer:
+def _footer(protocol: str, path: bytes, format: str) -> _Footer:
     """A file's footer. Raises :class:`SourceError` if the store is away: the file would count as one row that fails."""
     try:
         with opened(protocol, path) as (handle, _):
-            file = row_groups.parquet_file(handle, protocol)
+            file = row_groups.table_file(handle, protocol, format)
             schema = file.schema_arrow
             if len(set(schema.names)) < len(schema.names):
                 return _Footer(0, {}, "columns of the same name")
-            return _Footer(
-                file.metadata.num_rows, {field.name: (_holds(field.type), kept(field.type)) for field in schema}
-            )
+            kinds = {field.name: (_holds(field.type), kept(field.type)) for field in schema}
+            able = {column for column, (holds, _) in kinds.items() if holds != OTHER}
+            empty = _empty(file.metadata, able) if format == "parquet" else frozenset()
+            return _Footer(file.metadata.num_rows, kinds, empty=empty)
     except READ_ERRORS as error:
         if is_barred(error):
             raise SourceError(f"{display(path)} cannot be read: {in_words(error)}") from error
         return _Footer(0, {}, in_words(error))
 
 
+def _empty(about: Any, columns: set[str]) -> frozenset[str]:
+    """Those of ``columns`` that hold nothing but nulls, by the statistics of a file's footer."""
+    for group in map(about.row_group, range(about.num_row_groups)):
+        for leaf in map(group.column, range(group.num_columns)):
+            column = leaf.path_in_schema.partition(".")[0]
+            if column in columns or leaf.path_in_schema in columns:
+                statistics = leaf.statistics
+                if not (statistics and statistics.has_null_count and statistics.null_count == leaf.num_values):
+                    columns = columns - {column, leaf.path_in_schema}
+        if not columns:
+            break
+    return frozenset(columns)
+
+
 def _holds(kind: Any) -> str:
     """How a column can hold images and texts. Hugging Face keeps images as structs of bytes and path."""
     kind = plain(kind)
+    if is_list(kind):
+        holds = _holds(kind.value_type)
+        return OTHER if holds == OTHER or holds.startswith(LIST) else LIST + holds
     if types.is_struct(kind):
         index = kind.get_field_index("bytes")
         return STRUCT if index >= 0 and types.is_binary(plain(kind.field(index).type)) else OTHER
@@ -184,19 +240,23 @@ def _holds(kind: Any) -> str:
 
 
 def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
-    """The columns of the files before, and of one more file. Raises :class:`SourceError` if they differ."""
-    for column in known.keys() ^ more.keys():
-        raise SourceError(
-            f"{title} has {'no' if column in known else 'a'} column {column!r}, unlike the files before it"
-        )
-    out = {}
-    for column, kind in known.items():
-        here = more[column]
-        if here[1] != NOTHING and kind[1] != NOTHING and here != kind:
+    """The columns of the files before, and of one more file, by the widest type: a file may lack columns of others.
+
+    Raises:
+        SourceError: a column is of two types that have no wider one, or holds something else.
+    """
+    out = dict(known)
+    for column, here in more.items():
+        there = known.get(column, here)
+        kind = widest(there[1], here[1])
+        holds = there[0] if here[1] == NOTHING else here[0] if there[1] == NOTHING else None
+        if holds is None and (here[0] == there[0]):
+            holds = here[0]
+        if holds is None or (kind is None and (here[1], there[1]) != (None, None)):
             raise SourceError(
-                f"column {column!r} of {title} is {here[1] or here[0]}, in the files before it {kind[1] or kind[0]}"
+                f"column {column!r} of {title} is {here[1] or here[0]}, in the files before it {there[1] or there[0]}"
             )
-        out[column] = here if kind[1] == NOTHING else kind
+        out[column] = holds, kind
     return out
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clip_queue.shared.errors import BadInput
+from clip_queue.sources.formats.archives import Archive
 from clip_queue.sources.formats.image_files import SUFFIXES
 from clip_queue.sources.formats.table import text_of
-from clip_queue.sources.formats.tars import Tar
 from clip_queue.sources.json_object import json_object
 from clip_queue.sources.storage import display
 
@@ -64,7 +64,7 @@ class Sample:
         suffixes: the rest of their names.
         images: its images' bytes by name, None where they are not read.
         data: the other members' bytes, by kind.
-        error: why one of them could not be read.
+        errors: why members could not be read, by kind: the first of each kind.
     """
 
     key: bytes
@@ -72,7 +72,7 @@ class Sample:
     suffixes: set[bytes] = field(default_factory=set)
     images: dict[bytes, bytes | None] = field(default_factory=dict)
     data: dict[str, bytes] = field(default_factory=dict)
-    error: BadInput | None = None
+    errors: dict[str, BadInput] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
         """The values of its JSON. Raises :class:`BadInput` if that is not a JSON object."""
@@ -98,7 +98,7 @@ class Sample:
         return {"key": display(self.key), **rest}
 
 
-def samples(tar: Tar, *, images: bool, max_image_bytes: int, wanted: Wanted = Wanted()) -> Iterator[Sample]:
+def samples(tar: Archive, *, images: bool, max_image_bytes: int, wanted: Wanted = Wanted()) -> Iterator[Sample]:
     """The samples of a tar that are certainly whole.
 
     Args:
@@ -127,7 +127,7 @@ def samples(tar: Tar, *, images: bool, max_image_bytes: int, wanted: Wanted = Wa
         kind = wanted.kind(suffix)
         if kind == IMAGE:
             _take_image(tar, member, max_image_bytes if images else None, sample)
-        elif kind is not None and (data := _take(tar, member, TEXT_BYTES, sample)) is not None:
+        elif kind is not None and (data := _take(tar, member, TEXT_BYTES, sample, kind)) is not None:
             sample.data[kind] = data
     if sample is not None:
         yield sample
@@ -143,7 +143,7 @@ def is_plain(member: tarfile.TarInfo) -> bool:
     return member.isreg() and not member.issparse()
 
 
-def _take_image(tar: Tar, member: tarfile.TarInfo, limit: int | None, sample: Sample) -> None:
+def _take_image(tar: Archive, member: tarfile.TarInfo, limit: int | None, sample: Sample) -> None:
     """Note an image of a sample, and read it unless ``limit`` is None."""
     sample.images[raw_name(member)] = None
     if limit is None:
@@ -151,19 +151,22 @@ def _take_image(tar: Tar, member: tarfile.TarInfo, limit: int | None, sample: Sa
     held = sum(len(data) for data in sample.images.values() if data)
     if len(sample.images) > MAX_IMAGES or (held and held + member.size > 2 * limit):
         many = f"more than {MAX_IMAGES} images, or {2 * limit} bytes of them"
-        sample.error = sample.error or BadInput(f"{display(sample.key)} has {many}: choose one with the image column")
+        sample.errors.setdefault(IMAGE, BadInput(f"{display(sample.key)} has {many}: choose one with the image column"))
         return
-    sample.images[raw_name(member)] = _take(tar, member, limit, sample)
+    sample.images[raw_name(member)] = _take(tar, member, limit, sample, IMAGE)
 
 
-def _take(tar: Tar, member: tarfile.TarInfo, limit: int, sample: Sample) -> bytes | None:
+def _take(tar: Archive, member: tarfile.TarInfo, limit: int, sample: Sample, kind: str) -> bytes | None:
     """A member's data. If they cannot be read, the sample has an error, and no byte of them is read."""
     if not is_plain(member):
         wrong = "is a link or a device, or has holes"
     elif member.size > limit:
         wrong = f"has {member.size} bytes, {limit} at most"
     else:
-        return tar.take(member)
-    if sample.error is None:
-        sample.error = BadInput(f"{display(raw_name(member))} {wrong}")
+        try:
+            return tar.take(member)
+        except BadInput as error:  # of a zip's member
+            sample.errors.setdefault(kind, error)
+            return None
+    sample.errors.setdefault(kind, BadInput(f"{display(raw_name(member))} {wrong}"))
     return None

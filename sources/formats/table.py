@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator
 from functools import lru_cache
@@ -9,11 +10,11 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import is_encodable
+from clip_queue.sources.columns import LEFT_OUT, holds_something, is_encodable, own_name
 from clip_queue.sources.discovery import containers, name
-from clip_queue.sources.image_references import load, load_below
-from clip_queue.sources.source import BrokenContainer, Row, Source, SourceError
-from clip_queue.sources.storage import split
+from clip_queue.sources.image_references import is_inline, load, load_below
+from clip_queue.sources.source import IMAGE_HALF, TEXT_HALF, BrokenContainer, Place, Row, Source, SourceError
+from clip_queue.sources.storage import spellings, split
 
 
 class Table:
@@ -23,14 +24,24 @@ class Table:
         self.name = name(source.storage["root"], path)
         self.protocol, _ = split(source.url)
         self._source = source
-        self._folder = posixpath.dirname(path)
+        self._base = _base(source) or (self.protocol, posixpath.dirname(path))
         self._settings = settings
+        self._left_out = [(kind, own_name(column)) for kind, column in source.storage.get(LEFT_OUT, {}).items()]
 
-    def where(self, number: int) -> str:
-        """The ``image_path`` of a row whose image has no path: the file and the row's number."""
-        return f"{self.name}#{number}"
+    def where(self, number: int, item: int | None = None) -> str:
+        """The ``image_path`` of a row whose image has no path: the file, the row's number, and of several images which
+        it is."""
+        return f"{self.name}#{number}" if item is None else f"{self.name}#{number}[{item}]"
 
-    def row(self, number: int, own: dict[str, Any], image: object, text: object, path: str | None = None) -> Row:
+    def row(
+        self,
+        number: int,
+        own: dict[str, Any],
+        image: object,
+        text: object,
+        path: str | None = None,
+        item: int | None = None,
+    ) -> Row:
         """A row from its values.
 
         Args:
@@ -38,31 +49,46 @@ class Table:
             own: the values of the source's own columns.
             image, text: the values of the columns of images and texts.
             path: the path of an encoded image, if it has one.
+            item: which of the row's images it is, if the row may hold several.
         """
         source = self._source
-        columns: dict[str, Any] = {"image_path": path or self.where(number), "caption": None, **own}
-        row = Row(columns)
-        try:
-            if source.images:
-                if isinstance(image, str) and image.strip():
-                    columns["image_path"] = image
-                row.image = load(image, self.protocol, self._folder, self._settings)
-            if source.texts:
+        columns: dict[str, Any] = {"image_path": path or self.where(number, item), "caption": None, **own}
+        left_out = tuple(kind for kind, name in self._left_out if holds_something(own.get(name)))
+        row = Row(columns, place=Place(self.name, number, item), left_out=left_out)
+        if source.images:
+            if isinstance(image, str) and is_inline(image):
+                columns.update(dict.fromkeys(columns.keys() & {own_name(source.image_column or "")}))  # as of bytes
+            elif isinstance(image, str) and image.strip():
+                columns["image_path"] = image
+            try:
+                row.image = load(image, *self._base, self._settings)
+            except ClipError as error:
+                row.faults[IMAGE_HALF] = error
+        if source.texts:
+            try:
                 row.text = columns["caption"] = text_of(text)
                 if row.text is None and not source.images:
                     raise BadInput("The row has no text.")
-        except ClipError as error:
-            row.error = error
-        return row
+            except ClipError as error:
+                row.faults[TEXT_HALF] = error
+        return of_halves(row, source)
 
     def broken(self, number: int, error: ClipError) -> Row:
         """A row of which only the place is known."""
-        return Row({"image_path": self.where(number), "caption": None}, error=error)
+        columns = {"image_path": self.where(number), "caption": None}
+        return Row(columns, error=error, place=Place(self.name, number))
 
     def lost(self, start: int, stop: int, why: str) -> Iterator[Row]:
         """The rows from ``start`` to ``stop``, which are lost: the part of the file that holds them cannot be read."""
         for number in range(start, stop):
             yield self.broken(number, BrokenContainer(f"{self.name} {why}: {stop - start} rows are lost"))
+
+
+def of_halves(row: Row, source: Source) -> Row:
+    """A row; where a fault leaves neither half of it to embed, it is at fault as a whole."""
+    if not (source.images and row.image is not None) and not (source.texts and row.text is not None):
+        row.error = next(iter(row.faults.values()), None)
+    return row
 
 
 def changed(table: Table) -> SourceError:
@@ -77,6 +103,8 @@ def text_of(value: object) -> str | None:
             value = value.decode()
         except UnicodeDecodeError:
             raise BadInput("The row's text is not UTF-8.") from None
+    if isinstance(value, list):  # several captions: the first that says something
+        value = next((each for each in value if not isinstance(each, str) or each.strip()), None)
     if value is None:
         return None
     if not isinstance(value, str):
@@ -86,17 +114,55 @@ def text_of(value: object) -> str | None:
     return value if value.strip() else None
 
 
-def find_by_path(source: Source, image_path: str, suffixes: tuple[str, ...], settings: Settings) -> bytes:
-    """The image of a row whose column names the image's path or URL.
+def find_by_path(
+    source: Source, image_path: str, suffixes: tuple[str, ...], settings: Settings, place: Place | None = None
+) -> bytes:
+    """The image of a row whose column names the image's path or URL; by its table's folder, where ``place`` tells it.
 
     Raises:
         ClipError: the image cannot be loaded.
         OSError: it cannot be read.
     """
-    return load_below(image_path, split(source.url)[0], _folders(source.url, suffixes), settings)
+    if base := _base(source):
+        return load_below(image_path, base[0], [base[1]], settings)
+    if place is None:
+        folders = _folders(source.url, suffixes)
+    else:
+        folders = [posixpath.dirname(path) for path in files_at(source, place)]
+    return load_below(image_path, split(source.url)[0], folders, settings)
+
+
+def files_at(source: Source, place: Place) -> list[bytes]:
+    """The paths that a row's file can have: its name may be shown with escapes. None leads out of the source."""
+    if ".." in place.file.split("/"):
+        raise BadInput(f"{place.file} is not in {source.url}")
+    folder = os.fsencode(source.storage["root"])
+    return [folder + b"/" + spelling for spelling in spellings(place.file)]
+
+
+def container_of(source: Source, image_path: str, suffixes: tuple[str, ...]) -> tuple[bytes, int] | None:
+    """The file and the row's number that an ``image_path`` like FILE#NUMBER means; None if it means neither."""
+    file, _, number = image_path.rpartition("#")
+    if not (number.isascii() and number.isdecimal()):
+        return None
+    found = (path for path in _files(source.url, suffixes) if name(source.storage["root"], path) == file)
+    return next(((path, int(number)) for path in found), None)
+
+
+def _base(source: Source) -> tuple[str, bytes] | None:
+    """Protocol and folder that images' paths are relative to, where they are not relative to their table's folder."""
+    if (asked := source.storage.get("image_root")) is None:
+        return None
+    protocol, folder = split(asked)
+    return protocol, os.fsencode(folder)
 
 
 @lru_cache(maxsize=4)
 def _folders(url: str, suffixes: tuple[str, ...]) -> list[bytes]:
     """The folders of a source's tables."""
-    return list(dict.fromkeys(posixpath.dirname(path) for path, _ in containers(url, suffixes)))
+    return list(dict.fromkeys(posixpath.dirname(path) for path in _files(url, suffixes)))
+
+
+@lru_cache(maxsize=4)
+def _files(url: str, suffixes: tuple[str, ...]) -> list[bytes]:
+    return [path for path, _ in containers(url, suffixes)]

@@ -6,6 +6,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, Self, cast
 
+from clip_queue.sources.unpacking import BrokenStream
+
 BUFFER = 2**18  # bytes that are read at once after the end mark
 HEADER_BYTES = 2**20  # the longest extended header, which holds a name
 FAR = 2**50  # bytes; no tar is longer
@@ -24,7 +26,8 @@ class Tar:
     """An open tar. ``file`` is at its start; ``size`` is the file's size in bytes, -1 where unknown."""
 
     def __init__(self, file: Any, size: int) -> None:
-        self._size = size
+        self.size = size
+        self._file = file
         self._bytes = _Forwards(file, size)
 
     def members(self) -> Iterator[tarfile.TarInfo]:
@@ -52,15 +55,27 @@ class Tar:
         except (OSError, MemoryError):
             raise
         except Exception as error:  # tarfile's own, and any that wild headers cause in its arithmetic and recursion
-            if at >= self._size >= 0:
-                raise BrokenTar("it ends too early", self._size) from error
+            if at >= self.size >= 0:
+                raise BrokenTar("it ends too early", self.size) from error
             raise BrokenTar(str(error) or type(error).__name__, at) from error
 
     def take(self, member: tarfile.TarInfo) -> bytes:
         """The data of the member that was just given. Raises :class:`BrokenTar` if they are cut off."""
-        data = self._bytes.take(member.size)
+        try:
+            data = self._bytes.take(member.size)
+        except BrokenStream as error:
+            raise BrokenTar(str(error), self._bytes.tell()) from error
         if len(data) < member.size:
             raise BrokenTar("it ends too early", self._bytes.tell())
+        return data
+
+    def at(self, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes from byte ``offset`` on. Raises :class:`BrokenTar` or :class:`OSError`."""
+        try:
+            self._file.seek(offset)
+            data: bytes = self._file.read(size)
+        except BrokenStream as error:
+            raise BrokenTar(str(error), offset) from error
         return data
 
 

@@ -10,8 +10,9 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.discovery import root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table
+from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import Piece, Planned, Row, Source, SourceError
+from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 
 SPEC = FORMATS["text"]
 
@@ -24,8 +25,10 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     """
     if source.images or source.texts is False or source.image_column or source.text_column:
         raise SourceError("files of lines hold texts and nothing else: ask for no images and no columns")
-    found = lines.files(source.url, SPEC)
-    done = replace(source, images=False, texts=True, columns={}, storage={"root": root(source.url)})
+    passed: Passed = {}
+    found = lines.files(source.url, SPEC, passed)
+    storage = {**source.storage, PASSED: passed, "root": root(source.url)}
+    done = replace(source, images=False, texts=True, columns={}, storage=storage)
     return done, lines.shards(done, found, shard_size, lines.line_marks)
 
 
@@ -38,7 +41,12 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
     return lines.read(source, pieces, settings, lines.lines, parse)
 
 
-def find_image(source: Source, image_path: str, settings: Settings) -> bytes:  # noqa: ARG001 - every format has it
+def find_image(
+    source: Source,
+    image_path: str,
+    settings: Settings,  # noqa: ARG001 - every format has it
+    place: Place | None = None,  # noqa: ARG001
+) -> bytes:
     """A text file has no images. Raises :class:`BadInput`."""
     raise BadInput(f"{source.url} holds texts: there is no image {image_path}")
 

@@ -311,6 +311,6 @@ def test_a_password_is_not_said(asked: dict[str, Embed], name: str) -> None:
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(asked: dict[str, Embed]) -> None:
     command = asked["dry run"]
     assert command.ended(120) == 0, command.said
-    assert "jsonl: 1,505 rows in 16 shards, images and texts to embed" in command.said
+    assert "jsonl: 1,505 rows in 16 shards\n  to embed: images and texts: images from" in command.said
     assert "nothing was written (--dry-run)" in command.said
     assert not command.output.exists()

@@ -46,9 +46,18 @@ class Tokenizer:
             )
         return np.asarray(tokens, dtype=np.int64)
 
+    def cut(self, text: str) -> NDArray[np.int64]:
+        """The tokens of a text, of a longer one as many as fit, as open_clip cuts it. Raises :class:`BadInput`."""
+        if not self._simple:
+            return np.asarray(self._encode_other(text, self.context_length), dtype=np.int64)
+        tokens = self._encode(text)
+        if len(tokens) > self.context_length:
+            tokens = [*tokens[: self.context_length - 1], tokens[-1]]
+        return np.asarray(tokens, dtype=np.int64)
+
     def _encode(self, text: str) -> list[int]:
         if not self._simple:
-            return self._encode_other(text)
+            return self._encode_other(text, self.context_length + 1)
         t = self._tokenizer
         if len(t.cache) > self._word_cache:
             t.cache = {t.decoder[i]: t.decoder[i] for i in t.all_special_ids}  # special tokens must never be split
@@ -58,9 +67,9 @@ class Tokenizer:
             raise BadInput("Text input holds characters that cannot be tokenised.") from error
         return [t.sot_token_id, *body, t.eot_token_id]
 
-    def _encode_other(self, text: str) -> list[int]:
-        """The tokens by a Hugging Face tokenizer. One token more than fits is asked for, so too long shows."""
-        ids: list[int] = self._tokenizer(text, context_length=self.context_length + 1)[0].tolist()
+    def _encode_other(self, text: str, most: int) -> list[int]:
+        """At most so many tokens by a Hugging Face tokenizer. With one more than fits, too long shows."""
+        ids: list[int] = self._tokenizer(text, context_length=most)[0].tolist()
         while len(ids) > 1 and ids[-1] == self.pad:
             ids.pop()
         return ids

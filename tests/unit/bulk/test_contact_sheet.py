@@ -26,7 +26,7 @@ from clip_queue.bulk.search.contact_sheet import (
 from clip_queue.bulk.search.index import Hit
 from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.source import Source
+from clip_queue.sources.source import Place, Source
 from tests.images import bomb, noise_image
 
 SOURCE = Source("/images", "folder", images=True, texts=False)
@@ -94,7 +94,7 @@ def test_whatever_an_image_is_the_sheet_is_made() -> None:
 def test_images_are_loaded_from_the_source_with_the_limits() -> None:
     images = {"good": noise_image(size=(900, 300)), "bomb": bomb(), "text": b"hello"}
 
-    def find(source: Source, image_path: str, settings: Settings) -> bytes:
+    def find(source: Source, image_path: str, settings: Settings, place: Place | None) -> bytes:
         assert source is SOURCE
         return images[image_path]
 

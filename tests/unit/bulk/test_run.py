@@ -25,6 +25,7 @@ from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.workers import WorkerInfo
+from clip_queue.sources import registry
 from clip_queue.sources.source import SourceError
 from tests.outputs import matrix, table
 from tests.unit.bulk.in_process import INFO, MODEL, Worker, engine
@@ -136,7 +137,7 @@ def test_a_worker_that_does_not_see_the_plan_says_so(source: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "zip"}, "format 'zip' is not known: use one of folder, webdataset, parquet, text, csv, jsonl"),
+        ({"format": "7z"}, f"format '7z' is not known: use one of {', '.join(registry.FORMATS)}"),
         ({"dtype": "int8"}, "dtype 'int8' is not known: use float16 or float32"),
         ({"shard_size": 0}, "shard_size is 0: use 1 to 10000000"),
         ({"batch_size": 5000}, "batch_size is 5000: use 1 to 4096"),

@@ -19,7 +19,8 @@ from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.markers import complete_markers, marker_if_complete
 from clip_queue.bulk.output.plan_file import PlanFile, write_plan
 from clip_queue.bulk.output.writer import NpyFile, ShardWriter
-from clip_queue.shared.errors import BadImage
+from clip_queue.bulk.run.report import Report
+from clip_queue.shared.errors import BadImage, TextTooLong
 from clip_queue.shared.models import ModelInfo
 from clip_queue.sources.source import Piece, Row, Shard, Source, SourceError
 from tests.outputs import checksums
@@ -99,6 +100,28 @@ def test_the_same_rows_make_the_same_bytes_however_they_came(tmp_path: Path) -> 
     for name in ("a", "b"):
         write(Output(str(tmp_path / name)), plan(), 0, good=3 * module.ROW_GROUP // 2, bad=3)
     assert checksums(tmp_path / "a") == checksums(tmp_path / "b")
+
+
+def test_a_row_with_a_fault_in_one_half_stands_in_the_metadata_with_the_reason(tmp_path: Path) -> None:
+    output, the_plan = Output(str(tmp_path)), plan()
+    part = row(0)
+    part.faults["text"] = TextTooLong("too long")
+    with ShardWriter(output, the_plan, 0) as writer:
+        writer.write([part, row(1)], {kind: np.ones((2, 3), dtype=np.float32) for kind in ("image", "text")}, cut=1)
+        marker = writer.finish({})
+    assert (marker["rows"], marker["failed"], marker["halves"], marker["cut"]) == (2, 0, 1, 1)
+    assert marker["errors"]["text_too_long"]["rows"] == 1
+    table = pq.read_table(tmp_path / output.names(0, the_plan.shards)["metadata"])
+    assert table["error"].to_pylist() == ["too long", None]
+    report = Report(str(tmp_path), "m", "f", 1)
+    report.count(marker)
+    assert (report.halves, report.cut, report.status, report.reasons["text_too_long"].rows) == (1, 1, 3, 1)
+
+
+def test_the_plan_of_a_run_is_one_that_an_earlier_release_reads() -> None:
+    assert "long_texts" not in plan().to_json()["options"]
+    cut = plan(long_texts="cut")
+    assert RunPlan.from_json(cut.to_json()) == cut
 
 
 def test_a_shard_of_failures_alone_leaves_no_empty_matrix(tmp_path: Path) -> None:

@@ -159,9 +159,8 @@ def test_a_dry_run_prints_columns_and_the_first_files() -> None:
     out = console()
     print_dry_run(out, DryRun(source, shards=3, rows=2500, first=["in.parquet", "x\n"]))
     assert printed(out).splitlines() == [
-        "parquet: 2,500 rows in 3 shards, images and texts to embed",
-        "  image column: url",
-        "  text column: words",
+        "parquet: 2,500 rows in 3 shards",
+        "  to embed: images and texts: images from `url`, texts from `words`",
         "  columns kept: image_path, caption, a, b",
         "  first: in.parquet, x\\n",
         "nothing was written (--dry-run)",
@@ -171,4 +170,7 @@ def test_a_dry_run_prints_columns_and_the_first_files() -> None:
 def test_a_dry_run_of_tars_does_not_know_the_number_of_rows() -> None:
     out = console()
     print_dry_run(out, DryRun(Source("/in.tar", "webdataset", images=True), shards=1, rows=None, first=["in.tar"]))
-    assert "webdataset: as many rows as the tars hold in 1 shards, images to embed" in printed(out)
+    assert printed(out).splitlines()[:2] == [
+        "webdataset: as many rows as the archives hold in 1 shards",
+        "  to embed: images only",
+    ]

@@ -91,7 +91,7 @@ def test_each_option_of_a_run_is_one_flag_of_embed() -> None:
     flags = [
         flag for name, (_, o) in options().items() for flag in (o.flags or f"--{name.replace('_', '-')}").split("/")
     ]
-    assert len(flags) == len(set(flags)) == 13
+    assert len(flags) == len(set(flags)) == 19
     for flag in [*flags, "--workers", "--redis", "--dry-run"]:
         assert len(re.findall(rf"^\W*(?:--[a-z-]+[ /,]+)?{flag}\b(?!-)", helped, re.MULTILINE)) == 1, (flag, helped)
     assert "Of the stored vectors, float16 or float32. [default: float16]" in re.sub(r"[\s│]+", " ", helped)
@@ -109,7 +109,7 @@ def dataset(tmp_path: Path) -> str:
 def test_a_dry_run_prints_what_would_be_done(dataset: str, tmp_path: Path) -> None:
     result = run(app, ["embed", dataset, str(tmp_path / "out"), "--dry-run"])
     assert result.exit_code == 0
-    assert "folder: 3 rows in 1 shards, images to embed" in result.output
+    assert "folder: 3 rows in 1 shards\n  to embed: images only\n" in result.output
     assert "nothing was written (--dry-run)" in result.output
     assert not (tmp_path / "out").exists()
 

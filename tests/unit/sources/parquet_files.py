@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clip_queue.shared.errors import ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.formats import parquet
 from clip_queue.sources.source import Row, Shard, Source, SourceError
@@ -52,8 +53,13 @@ def refusal(url: object, **asked: Any) -> str:
     return caught.value.message
 
 
+def why(row: Row) -> ClipError | None:
+    """What is wrong with a row or with one half of it, first of all."""
+    return row.error or next(iter(row.faults.values()), None)
+
+
 def errors(found: list[Row]) -> dict[int, str]:
-    return {n: row.error.message for n, row in enumerate(found) if row.error}
+    return {n: error.message for n, row in enumerate(found) if (error := why(row))}
 
 
 def paths(found: list[Row]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from clip_queue.shared.errors import ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
 from clip_queue.sources.source import Row, Source, SourceError
@@ -47,5 +48,10 @@ def refusal(url: object, format: str, **asked: Any) -> str:
     return caught.value.message
 
 
+def why(row: Row) -> ClipError | None:
+    """What is wrong with a row or with one half of it, first of all."""
+    return row.error or next(iter(row.faults.values()), None)
+
+
 def errors(found: list[Row]) -> dict[int, str]:
-    return {n: row.error.message for n, row in enumerate(found) if row.error}
+    return {n: error.message for n, row in enumerate(found) if (error := why(row))}

@@ -80,13 +80,34 @@ def test_a_row_that_is_too_long() -> None:
     assert rows == ["text", None, *[f"line {n}" for n in range(1, 10)], None, None, None, "end"]
 
 
-def test_csv_files_have_the_same_columns(tmp_path: Path) -> None:
+def test_csv_files_may_lack_columns_of_others(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,b\none,1\n")
+    (tmp_path / "b.csv").write_text('c,text\n2,"t\nwo"\n3,three\n')
+    (tmp_path / "c.csv").write_text("b,c,text\n1,2,four\n1,five\n")
+    found = rows(tmp_path, "csv")
+    assert [row.text for row in found] == ["one", "t\nwo", "three", "four", None]
+    assert [row.columns.get("b") for row in found] == ["1", None, None, "1", None]
+    assert [row.columns.get("c") for row in found] == [None, "2", "3", "2", None]
+    assert list(errors(found)) == [4]
+
+
+def test_csv_as_it_is_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id~text\n1~5" of, "x\n2~"q"\n')
+    asked = {"storage": {"delimiter": "~", "quoting": False}}
+    assert [row.text for row in rows(path, "csv", **asked)] == ['5" of, "x', '"q"']
+    assert [row.text for row in rows(path, "csv", storage={"delimiter": "~"})] == ['5" of, "x', "q"]
+    path.write_text("text,a;b;c\nx,1;2;3\n")
+    assert rows(path, "csv", storage={"delimiter": ","})[0].columns["a;b;c"] == "1;2;3"
+
+
+def test_csv_files_have_a_header_each(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,b\none,1\n")
     (tmp_path / "b.csv").write_text("")
     (tmp_path / "c.csv").write_text("text,b\n")
     assert len(rows(tmp_path, "csv")) == 1
-    (tmp_path / "d.csv").write_text("text,c\ntwo,2\n")
-    assert "d.csv has the columns text, c; the first file has text, b" in refusal(tmp_path, "csv")
+    (tmp_path / "d.csv").write_text("one,2\ntwo,2\n")
+    assert "d.csv has the columns one, 2; the first file has text, b" in refusal(tmp_path, "csv")
     assert "same name: text" in refusal_of(tmp_path / "e.csv", "text,text\n")
     assert "no header" in refusal_of(tmp_path / "f.csv", "")
     assert "no header" in refusal_of(tmp_path / "g.csv", "\n\n")

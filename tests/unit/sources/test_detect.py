@@ -35,6 +35,21 @@ NAMES = {
 }
 
 
+def test_a_table_that_names_the_images_beside_it_is_what_they_are_read_by(tmp_path: Path, memory: Any) -> None:
+    for top, table, head, expected in (
+        ("a", "metadata.csv", "file_name,text\n0.png,a", "csv"),
+        ("b", "train/metadata.jsonl", '{"file_name": "0.png", "text": "b"}', "jsonl"),
+        ("c", "metadata.csv", 'text,"file_name"\nc,train/0.png', "csv"),
+        ("d", "metadata.csv", "name,file_names\n0.png,a", "folder"),
+        ("e", "train/other.csv", "file_name,text\n0.png,a", "folder"),
+    ):
+        put(tmp_path, f"{top}/train/0.png", f"{top}/val/1.png", f"{top}/{table}")
+        (tmp_path / top / table).write_text(head)
+        memory.pipe(f"/{top}/train/0.png", b"x")
+        memory.pipe(f"/{top}/{table}", head.encode())
+        assert detect(str(tmp_path / top)) == detect(f"memory://{top}") == expected
+
+
 @pytest.mark.parametrize(("name", "expected"), NAMES.items())
 def test_a_file_tells_by_its_suffix(tmp_path: Path, memory: Any, name: str, expected: str) -> None:
     put(tmp_path, name)

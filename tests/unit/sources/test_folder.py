@@ -11,6 +11,7 @@ import pytest
 from clip_queue.sources.formats import folder, image_files
 from clip_queue.sources.source import BrokenContainer, SourceError
 from tests.unit.sources.folders import SETTINGS, find, loaded, paths, pieces, put, rows, source
+from tests.unit.sources.tables import why
 
 # Rows and their order
 
@@ -151,7 +152,7 @@ def test_pipes_and_devices_are_no_images_and_never_wait(tmp_path: Path) -> None:
     found = rows(tmp_path, texts=True)
     assert [row.columns["image_path"] for row in found] == ["a.jpg", "y.jpg", "z.jpg", "zero.jpg"]
     assert found[0].text is None
-    assert found[1].error is not None
+    assert why(found[1]) is not None
     for row in found[2:]:
         with pytest.raises(OSError, match="not a regular file"):
             loaded(row)
@@ -196,7 +197,7 @@ def test_a_folder_that_vanished_is_one_too(tmp_path: Path) -> None:
     (tmp_path / "b").rename(tmp_path / ".b")
     found = [row for shard in shards for row in folder.read(source(tmp_path, images=True), shard.pieces, SETTINGS)]
     assert [row.columns["image_path"] for row in found] == ["a.jpg", "b"]
-    assert found[1].error is not None
+    assert why(found[1]) is not None
     assert "No such file or directory" in found[1].error.message
 
 

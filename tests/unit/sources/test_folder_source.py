@@ -15,6 +15,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.formats import folder, image_files
 from clip_queue.sources.source import BrokenContainer, SourceError
 from tests.unit.sources.folders import SETTINGS, find, loaded, paths, pieces, planned, put, rows, source
+from tests.unit.sources.tables import why
 
 # What is no source
 
@@ -68,8 +69,8 @@ def test_a_plan_is_made_as_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.M
     looks = []
     scandir = os.scandir
     monkeypatch.setattr(image_files.os, "scandir", lambda path: (looks.append(path), scandir(path))[1])
-    _, shards = folder.plan_shards(source(tmp_path), 40, SETTINGS, sample_rows=30)
-    assert len(looks) == 3
+    _, shards = folder.plan_shards(source(tmp_path, texts=False), 40, SETTINGS, sample_rows=30)
+    assert len(looks) == 2
     next(shards)
     assert len(looks) == 3
     assert sum(shard.rows or 0 for shard in shards) == 960
@@ -118,7 +119,9 @@ def test_a_caption_that_cannot_be_read_is_its_row_s_error(tmp_path: Path) -> Non
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     (tmp_path / "b.txt").write_bytes(b"x" * (folder.CAPTION_BYTES + 1))
     (tmp_path / "c.txt").symlink_to("gone.txt")
-    errors = [row.error for row in rows(tmp_path)]
+    found = rows(tmp_path)
+    errors = [why(row) for row in found]
+    assert all(row.error is None and callable(row.image) for row in found)
     assert [error and (type(error), error.message.removeprefix(f"caption {tmp_path}/")) for error in errors] == [
         (BadInput, "a.txt is not UTF-8"),
         (BadInput, f"b.txt is larger than {folder.CAPTION_BYTES} bytes"),
@@ -129,7 +132,7 @@ def test_a_caption_that_cannot_be_read_is_its_row_s_error(tmp_path: Path) -> Non
     assert [(row.error, row.text) for row in without] == [(None, None)] * 3 + [(None, "d.txt")]
 
 
-def test_whether_captions_are_embedded_is_learnt_from_the_first_images(
+def test_captions_are_embedded_wherever_they_begin(
     tmp_path: Path,
 ) -> None:
     put(tmp_path, "a.jpg", "b.jpg", "c/d.jpg", "c/d.txt")
@@ -137,9 +140,33 @@ def test_whether_captions_are_embedded_is_learnt_from_the_first_images(
     assert pieces(tmp_path)[0].images is True
     assert pieces(tmp_path, texts=False)[0].texts is False
     assert pieces(tmp_path / "c", images=False)[0].images is False
-    for asked, embedded in ((None, False), (True, True)):
+    for asked in (None, True):
         done, _ = folder.plan_shards(source(tmp_path, texts=asked), 100, SETTINGS, sample_rows=2)
-        assert done.texts is embedded
+        assert done.texts is True
+
+
+def test_texts_that_are_asked_for_and_not_there_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.txt")
+    with pytest.raises(SourceError, match="no image has a caption"):
+        pieces(tmp_path, texts=True)
+
+
+def test_files_of_other_kinds_are_counted_by_suffix(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "a.txt", "notes.txt", "d/x.svg", "d/y.SVG", "Makefile", ".hidden.svg", ".git/x", "d/z.psd")
+    done, _ = pieces(tmp_path)
+    assert done.storage["passed"] == {
+        "": [1, "Makefile"],
+        ".txt": [1, "notes.txt"],
+        ".svg": [2, "d/x.svg"],
+        ".psd": [1, "d/z.psd"],
+    }
+
+
+def test_what_is_not_embedded_of_an_image_is_noted(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "a.txt", "b.jpg")
+    assert [row.left_out for row in rows(tmp_path, texts=False)] == [("texts",), ()]
+    assert [row.left_out for row in rows(tmp_path, images=False)] == [("images",), ("images",)]
+    assert [row.left_out for row in rows(tmp_path)] == [(), ()]
 
 
 def test_captions_may_be_embedded_alone(tmp_path: Path) -> None:
@@ -239,7 +266,7 @@ def test_captions_of_a_store_are_fetched_side_by_side_in_order(memory: Any, monk
     monkeypatch.setattr(memory, "open", meeting)
     found = rows("memory://p")
     assert [row.text for row in found] == ["caption 0", None, None, *(f"caption {i}" for i in range(3, count))]
-    assert [isinstance(row.error, ClipError) for row in found[:4]] == [False, True, True, False]
+    assert [isinstance(why(row), ClipError) for row in found[:4]] == [False, True, True, False]
 
 
 def test_reading_that_is_given_up_leaves_no_thread(memory: Any) -> None:

@@ -62,7 +62,7 @@ def test_a_line_that_is_too_long(tmp_path: Path) -> None:
 
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     for name, head, says in [
-        ("gzip.txt", b"\x1f\x8b\x08", "compressed"),
+        ("gzip.txt", b"\x1f\x8b\x08", "unpacked"),
         ("utf16.txt", "hällo".encode("utf-16"), "UTF-16"),
         ("zip.txt", b"PK\3\4", "unpack"),
     ]:
@@ -70,8 +70,8 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
         assert says in refusal(tmp_path / name, "text")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.txt").write_bytes(b"a")
-    (tmp_path / "sub" / "b.txt.gz").write_bytes(b"a")
-    assert refusal(tmp_path / "sub", "text").startswith(f"{tmp_path}/sub/b.txt.gz is compressed")
+    (tmp_path / "sub" / "b.txt.br").write_bytes(b"a")
+    assert refusal(tmp_path / "sub", "text").startswith(f"{tmp_path}/sub/b.txt.br is compressed")
     assert len(rows(tmp_path / "sub" / "*.txt", "text")) == 1
     assert "no images" in refusal(tmp_path / "sub", "text", images=True)
     with pytest.raises(BadInput):

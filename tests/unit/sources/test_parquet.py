@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from base64 import b64encode
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
-from clip_queue.sources.formats import parquet
+from clip_queue.sources.formats import arrow, parquet
+from tests.images import noise_image
 from tests.unit.sources.parquet_files import (
     HF_IMAGE,
     SETTINGS,
@@ -218,12 +220,67 @@ def test_files_have_the_same_columns(tmp_path: Path) -> None:
     found = read_all(source, shards)
     assert [row.columns["n"] for row in found] == [None, 1, 2]
     assert list(errors(found)) == [1, 2]
-    put(tmp_path / "d.parquet", {"text": ["a"], "n": [1.5], "s": ["x"]})
-    assert "column 'n' of d.parquet is double, in the files before it int64" in refusal(tmp_path)
-    put(tmp_path / "d.parquet", {"text": ["a"], "n": [1]})
-    assert "d.parquet has no column 's'" in refusal(tmp_path)
-    put(tmp_path / "d.parquet", {"text": ["a"], "n": [1], "s": ["x"], "t": [1]})
-    assert "d.parquet has a column 't'" in refusal(tmp_path)
+    put(tmp_path / "d.parquet", {"text": ["a"], "n": ["1.5"], "s": ["x"]})
+    assert "column 'n' of d.parquet is string, in the files before it int64" in refusal(tmp_path)
+
+
+def test_columns_that_differ_are_united_by_the_widest_type(tmp_path: Path) -> None:
+    put(tmp_path / "a.parquet", {"text": ["a"], "n": pa.array([1], pa.int32()), "u": pa.array([7], pa.uint32())})
+    put(tmp_path / "b.parquet", {"text": ["b"], "n": [2.5], "t": ["more"], "u": pa.array([-1], pa.int8())})
+    put(tmp_path / "c.parquet", {"n": [2**53 + 1], "image": [b"x"]})
+    source, shards = planned(tmp_path)
+    assert source.columns == {"n": "double", "u": "int64", "t": "string"}
+    found = read_all(source, shards)
+    assert [row.columns.get("n") for row in found] == [1.0, 2.5, float(2**53)]
+    assert [row.columns.get("u") for row in found] == [7, -1, None]
+    assert [row.columns.get("t") for row in found] == [None, "more", None]
+    assert [row.text for row in found] == ["a", "b", None]
+    assert list(errors(found)) == [0, 1]
+    schema = pa.schema([(key, pa.type_for_alias(kind)) for key, kind in source.columns.items()])
+    assert pa.Table.from_pylist([row.columns for row in found], schema=schema).num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "widest"),
+    [
+        ("int8", "int64", "int64"),
+        ("uint8", "int32", "int64"),
+        ("uint64", "int8", None),
+        ("float", "int64", "double"),
+        ("float", "double", "double"),
+        ("null", "string", "string"),
+        ("null", "null", "null"),
+        ("string", "int64", None),
+        ("timestamp[us]", "timestamp[ns]", None),
+        ("bool", "int8", None),
+        (None, None, None),
+        (None, "string", None),
+    ],
+)
+def test_the_widest_type(one: str | None, other: str | None, widest: str | None) -> None:
+    assert arrow.widest(one, other) == arrow.widest(other, one) == widest
+
+
+def test_of_several_captions_the_first_is_embedded_and_all_are_kept(tmp_path: Path) -> None:
+    captions = pa.array([["", "one", "two"], [], None, ["three"]], pa.list_(pa.string()))
+    put(tmp_path / "a.parquet", {"caption": captions, "tags": captions, "n": [1, 2, 3, 4]})
+    source, shards = planned(tmp_path)
+    found = read_all(source, shards)
+    assert source.text_column == "caption"
+    assert [row.text for row in found] == ["one", None, None, "three"]
+    assert found[0].columns["source_caption"] == '["","one","two"]'
+    assert list(errors(found)) == [1, 2]
+
+
+def test_images_in_base64(tmp_path: Path) -> None:
+    data = noise_image(1, format="PNG")
+    put(tmp_path / "a.parquet", {"image": [b64encode(data).decode(), "gone.png"], "n": [1, 2]})
+    source, shards = planned(tmp_path)
+    first, second = read_all(source, shards)
+    assert first.image == data
+    assert first.columns == {"image_path": "a.parquet#0", "caption": None, "image": None, "n": 1}
+    assert second.columns["image_path"] == "gone.png"
+    assert find(source, "a.parquet#0") == data
 
 
 def test_a_store(tmp_path: Path) -> None:

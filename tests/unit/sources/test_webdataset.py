@@ -13,6 +13,7 @@ import pytest
 from clip_queue.shared.errors import BadImage
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import SourceError
+from tests.unit.sources.tables import why
 from tests.unit.sources.tar_files import (
     EXPECTED,
     MEMBERS,
@@ -66,7 +67,8 @@ def test_what_is_embedded_is_learnt_from_the_first_rows(tmp_path: Path) -> None:
     assert learnt(("a.jpg", b"x"), ("a.txt", b" ")) == (True, False)
     assert learnt(("a.jpg", b"x"), ("a.txt", b"x"), texts=False) == (True, False)
     assert learnt(("a.jpg", b"x"), ("a.txt", b"x"), images=False) == (False, True)
-    assert learnt(("a.jpg", b"x"), texts=True) == (True, True)
+    with pytest.raises(SourceError, match=r"texts are asked for, and no row of .* has a caption"):
+        learnt(("a.jpg", b"x"), ("b.jpg", b"x"), texts=True)
     for about in ({}, {"images": False}, {"texts": False}):
         with pytest.raises(SourceError, match="nothing that is wanted"):
             learnt(("a.cls", b"x"), **about)
@@ -115,7 +117,7 @@ def test_only_members_in_a_row_are_one(tmp_path: Path) -> None:
         ("t.tar/d.png", b"6", "8"),
         ("t.tar/d.jpg", b"7", "8"),
     ]
-    assert isinstance(found[2].error, BadImage)
+    assert isinstance(why(found[2]), BadImage)
 
 
 # Rows that fail
@@ -140,9 +142,12 @@ def test_a_row_s_error_is_its_own(tmp_path: Path) -> None:
     ]  # fmt: skip
     (tmp_path / "t.tar").write_bytes(tar(members))
     found = {row.columns["key"]: row for row in rows(tmp_path / "t.tar")}
-    errors = {key: row.error.message for key, row in found.items() if row.error}
+    errors = {key: fault.message for key, row in found.items() if (fault := why(row))}
     assert list(found) == [str(i) for i in range(14) if i != 12]
     assert sorted(errors, key=int) == ["1", "2", "3", "5", "6", "7", "8", "9", "10", "11"]
+    assert [key for key, row in found.items() if row.error] == ["9", "10", "11"]
+    assert [found[key].image for key in "1235678"] == [b"x"] * 6 + [None]  # what is whole of a row is not lost
+    assert found["8"].text == "alone"
     assert errors["1"] == "1.txt is not UTF-8"
     assert errors["2"].startswith("2.json is not JSON: ")
     assert errors["3"] == "3.json is JSON, but no object."
@@ -172,7 +177,7 @@ def test_large_members_are_passed_over_unread(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 * 2**20
-    assert [row.error and row.error.message for row in found] == [
+    assert [(fault := why(row)) and fault.message for row in found] == [
         f"1.jpg has {64 * 2**20} bytes, {2**20} at most",
         f"2.txt has {64 * 2**20} bytes, {2**20} at most",
         None,
@@ -224,5 +229,5 @@ def test_what_the_first_tar_lacks_is_looked_for_in_the_next(tmp_path: Path) -> N
 def test_a_sample_s_images_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "t.tar").write_bytes(tar([(f"0.{n}.png", b"x") for n in range(70)] + [("1.png", b"y")]))
     found = rows(tmp_path / "t.tar")
-    assert all("choose one with the image column" in str(row.error) for row in found[:-1])
+    assert all("choose one with the image column" in str(why(row)) for row in found[:-1])
     assert found[-1].error is None

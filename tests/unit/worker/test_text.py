@@ -148,6 +148,15 @@ def test_a_text_that_fills_the_context_fits_and_one_token_more_does_not(
         emoji.tokenizer(text)
 
 
+def test_a_text_is_cut_as_open_clip_cuts_it(emoji: ClipModel) -> None:
+    reference = open_clip.tokenizer.SimpleTokenizer(context_length=32)
+    for text in ("word " * 500, "word " * 30, "word " * 31, "a dog"):
+        expected = reference([text], context_length=32)[0].tolist()
+        cut = emoji.tokenizer.cut(text).tolist()
+        assert cut == expected[: len(cut)]
+        assert not any(expected[len(cut) :])
+
+
 def test_the_tokenizers_memory_is_bounded_and_forgetting_changes_no_token() -> None:
     inner = open_clip.tokenizer.SimpleTokenizer(context_length=77)
     tokenizer = Tokenizer(inner, 77, word_cache=100)
@@ -209,3 +218,4 @@ def test_a_hugging_face_tokenizer_is_asked_for_one_token_too_many_to_see_if_a_te
     assert tokenizer("a").tolist() == [0, 97, 2]
     with pytest.raises(TextTooLong):
         tokenizer("abcde")
+    assert tokenizer.cut("abcde").tolist() == [0, 97, 98, 99, 100, 101]
