@@ -10,12 +10,15 @@ from typing import Any
 import orjson
 
 from clip_queue.bulk.output.layout import MANIFEST, Output
+from clip_queue.bulk.output.table_layout import CLIP_RETRIEVAL, LAYOUTS
 from clip_queue.shared.errors import Unreadable
 from clip_queue.shared.fields import known_fields
 from clip_queue.shared.models import ModelInfo
 from clip_queue.sources.source import Source, SourceError
 
-VERSION = 1  # of the layout
+# Of the layout. A release that knows only the first refuses an output with more by name, and does not write files of
+# another layout into it.
+VERSION, WITH_TABLES = 1, 2
 PACKAGES = ("clip-queue", "open-clip-torch", "torch", "pillow", "numpy", "pyarrow")
 
 
@@ -28,6 +31,7 @@ class PlanOptions:
     batch_size: int = 8
     dtype: str = "float16"  # of the stored vectors
     normalize: bool = True
+    layout: str = CLIP_RETRIEVAL
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,18 @@ class RunPlan:
     planned: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Without ``planned``, which stands beside it: release 0.1.0 reads no plan with a field unknown to it."""
+        """Without ``planned``, which stands beside it, and without the layout where it is clip-retrieval's: release
+        0.1.0 reads no plan with a field unknown to it."""
         value = asdict(self)
         del value["planned"]
+        if self.options.layout == CLIP_RETRIEVAL:
+            del value["options"]["layout"]
         return value
+
+    @property
+    def version(self) -> int:
+        """The version of the manifest that this plan needs."""
+        return VERSION if self.options.layout == CLIP_RETRIEVAL else WITH_TABLES
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> RunPlan:
@@ -80,9 +92,12 @@ def load(output: Output) -> Manifest | None:
         return None
     try:
         raw = orjson.loads(data)
-        if raw["version"] != VERSION:
+        if raw["version"] not in (VERSION, WITH_TABLES):
             raise ValueError(f"version {raw['version']}")
-        return Manifest(RunPlan.from_json({**raw["plan"], "planned": raw.get("planned", 0.0)}), raw["result"])
+        found = Manifest(RunPlan.from_json({**raw["plan"], "planned": raw.get("planned", 0.0)}), raw["result"])
+        if found.plan.options.layout not in LAYOUTS:
+            raise ValueError(f"layout {found.plan.options.layout}")
+        return found
     except (ValueError, KeyError, TypeError, AttributeError, Unreadable) as error:
         raise SourceError(f"{output.path(MANIFEST)} cannot be understood ({error}): choose another output") from error
 
@@ -90,7 +105,7 @@ def load(output: Output) -> Manifest | None:
 def save(output: Output, plan: RunPlan, result: dict[str, Any] | None = None) -> None:
     """Write the manifest, replacing what is there."""
     value = {
-        "version": VERSION,
+        "version": plan.version,
         "plan": plan.to_json(),
         "planned": plan.planned,
         "versions": versions(),

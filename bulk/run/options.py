@@ -53,6 +53,14 @@ class EmbedOptions(TypedDict, total=False):
         str | None,
         Option("Of the stored vectors, float16 or float32. [default: float16]", choices=("float16", "float32")),
     ]
+    layout: Annotated[
+        str | None,
+        Option(
+            "Of the output: clip-retrieval (.npy and parquet) or table (parquet alone, for databases). "
+            "[default: clip-retrieval]",
+            choices=("clip-retrieval", "table"),
+        ),
+    ]
     normalize: Annotated[
         bool | None, Option("Vectors of length 1, or raw. [default: normalize]", flags="--normalize/--raw")
     ]

@@ -5,10 +5,8 @@ Memory does not grow with the output: a shard is mapped, a block of it is made f
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,13 @@ import numpy as np
 from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.markers import complete_markers
-from clip_queue.bulk.output.vectors import BLOCK_NUMBERS, blocks, metadata
+from clip_queue.bulk.output.stored_shards import StoredShards
+from clip_queue.bulk.output.vectors import BLOCK_NUMBERS
 from clip_queue.bulk.search.query import embed_query, unit_query
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import Vector
-from clip_queue.sources.storage import as_os_error, filesystem
 
 KINDS = {"images": "image", "texts": "text"}  # what can be searched, and its name in Output.names
 
@@ -86,6 +84,7 @@ class Index:
             raise BadInput(
                 f"{url} has no vectors of {self.among}: search its {'texts' if there['texts'] else 'images'}"
             )
+        self.stored = StoredShards(self.output, self.plan, KINDS[self.among])
         self._markers = list(complete_markers(self.output, self.plan))
         if not self._markers:
             raise BadInput(f"none of the {self.plan.shards} shards of {url} is finished yet")
@@ -125,21 +124,17 @@ class Index:
 
     def _cosines(self, shard: int, query: Vector) -> Iterator[tuple[int, Vector]]:
         """Cosines (n,) of a shard's rows with ``query``, a block at a time, each with the number of its first row."""
-        name = self.output.names(shard, self.plan.shards)[KINDS[self.among]]
-        with self._local(name) as path:
-            for start, block in blocks(path, name, self.model.dimension, numbers=self._block_numbers):
-                # einsum adds up every row the same way wherever it stands, so equal rows are equal hits; BLAS does not.
-                dots = np.einsum("ij,j->i", block, query)
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    yield start, dots / np.sqrt(np.einsum("ij,ij->i", block, block))
+        for start, block in self.stored.blocks(shard, self._block_numbers):
+            # einsum adds up every row the same way wherever it stands, so equal rows are equal hits; BLAS does not.
+            dots = np.einsum("ij,j->i", block, query)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                yield start, dots / np.sqrt(np.einsum("ij,ij->i", block, block))
 
     def _hits(self, best: _Best) -> list[Hit]:
         places = [(int(shard), int(row)) for shard, row in best.places]
         columns: dict[tuple[int, int], dict[str, Any]] = {}
         for shard in sorted({shard for shard, _ in places}):
-            name = self.output.names(shard, self.plan.shards)["metadata"]
-            with self._local(name) as path:
-                found = metadata(path, name, [row for s, row in places if s == shard])
+            found = self.stored.metadata(shard, [row for s, row in places if s == shard])
             columns |= {(shard, row): values for row, values in found.items()}
         hits = []
         for rank, (place, score) in enumerate(zip(places, best.scores, strict=True), start=1):
@@ -148,17 +143,6 @@ class Index:
             own.pop("error", None)
             hits.append(Hit(rank, float(score), *place, *path_and_caption, own))
         return hits
-
-    @contextlib.contextmanager
-    def _local(self, name: str) -> Iterator[Path]:
-        """A file of the output as a local path; a remote file is fetched for as long as the block lasts."""
-        if self.output.local:
-            yield self.output.local / name
-            return
-        with self.output.staging() as folder:
-            with as_os_error():
-                filesystem(self.output.protocol).get_file(self.output.path(name), str(folder / "part"))
-            yield folder / "part"
 
 
 class _Best:
