@@ -215,8 +215,26 @@ def search(
             metavar="FILE", help="Write the images found to a contact sheet: .png, .jpg or .webp.", show_default=False
         ),
     ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SQL",
+            help="Only rows that meet this condition on their metadata, as DuckDB reads it: \"caption LIKE '%cat%'\".",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON a row, with all its metadata.")] = False,
+    vectors: Annotated[bool, typer.Option("--vectors", help="With --json: the rows' vectors as well.")] = False,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(
+            metavar="COSINE",
+            help="Instead of a text: the rows that have another one this near, such as 0.97, group by group.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Find the rows of an output that are nearest to a text or an image.
+    """Find the rows of an output that are nearest to a text or an image, or near duplicates.
 
     A table on a terminal; else rank, score, path and caption with tabs between.
     """
@@ -227,7 +245,20 @@ def search(
     settings = load_settings()
     try:
         run_search(
-            console, errors, settings, output, text=text, image=image, top=top, among=among, model=model, sheet=sheet
+            console,
+            errors,
+            settings,
+            output,
+            text=text,
+            image=image,
+            top=top,
+            among=among,
+            model=model,
+            sheet=sheet,
+            filter=filter,
+            as_json=json,
+            vectors=vectors,
+            near_duplicates=near_duplicates,
         )
     except BrokenPipeError:  # of `| head`: typer ends without a message
         raise

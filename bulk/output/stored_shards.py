@@ -26,17 +26,17 @@ class StoredShards:
     def __init__(self, output: Output, plan: RunPlan, kind: str) -> None:
         self._output, self._plan, self._kind = output, plan, kind
         self._is_table = plan.options.layout == TABLE
+        self.dimension = plan.model.dimension
 
     def blocks(self, shard: int, numbers: int = BLOCK_NUMBERS) -> Iterator[tuple[int, Matrix]]:
         """The vectors of a shard in blocks (n, dimension), float32, each with the number of its first row. A block has
         at most ``numbers`` numbers, and is valid until the next one is asked for."""
-        dimension = self._plan.model.dimension
         with self._vectors(shard) as (path, name):
             if not self._is_table:
-                yield from vectors.blocks(path, name, dimension, numbers=numbers)
+                yield from vectors.blocks(path, name, self.dimension, numbers=numbers)
                 return
             start = 0
-            for matrix in table_layout.matrices(path, name, self._column, dimension):
+            for matrix in table_layout.matrices(path, name, self._column, self.dimension):
                 for first, block in vectors.float32_blocks(matrix, numbers=numbers):
                     yield start + first, block
                 start += len(matrix)
@@ -48,7 +48,7 @@ class StoredShards:
                 found = vectors.table_rows(path, name, rows, [self._column])
                 stored = table_layout.matrix(found.column(0).combine_chunks())
             else:
-                stored = vectors.mapped(path, name, self._plan.model.dimension)[sorted(rows)]
+                stored = vectors.mapped(path, name, self.dimension)[sorted(rows)]
             return stored.astype("float32")
 
     def metadata(self, shard: int, rows: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -5,29 +5,37 @@ Memory does not grow with the output: a shard is mapped, a block of it is made f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.markers import complete_markers
 from clip_queue.bulk.output.stored_shards import StoredShards
 from clip_queue.bulk.output.vectors import BLOCK_NUMBERS
+from clip_queue.bulk.search.near_duplicates import NearDuplicates
 from clip_queue.bulk.search.query import embed_query, unit_query
+from clip_queue.bulk.search.row_filter import RowFilter
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import Vector
 
 KINDS = {"images": "image", "texts": "text"}  # what can be searched, and its name in Output.names
+HITS_AT_ONCE = 4096  # near duplicates whose metadata are read together
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A row that was found. ``score`` is the cosine; ``columns`` are the source's own; ``rank`` counts from 1."""
+    """A row that was found. ``score`` is the cosine; ``columns`` are the source's own; ``rank`` counts from 1.
+
+    Of near duplicates, ``rank`` is the number of the group, and ``score`` the cosine with the first row of it.
+    ``vector`` is there if it was asked for.
+    """
 
     rank: int
     score: float
@@ -36,6 +44,7 @@ class Hit:
     image_path: str | None
     caption: str | None
     columns: dict[str, Any]
+    vector: Vector | None = field(default=None, compare=False)
 
 
 def search(
@@ -45,27 +54,46 @@ def search(
     image: bytes | None = None,
     top: int = 12,
     among: str | None = None,
+    filter: str | None = None,
+    vectors: bool = False,
+    near_duplicates: float | None = None,
+    show: Callable[[float], None] = lambda share: None,
     model: str | None = None,
     settings: Settings | None = None,
 ) -> list[Hit]:
     """The ``top`` rows of an output that are nearest to a text or to an encoded image, best first.
 
-    ``among``: ``images`` or ``texts``; by default images where the output has them. ``model``: the model as
-    NAME=SOURCE, where the manifest does not tell its source (:func:`clip_queue.bulk.search.query.spec_of`).
+    Args:
+        among: ``images`` or ``texts``; by default images where the output has them.
+        filter: only rows that meet this condition on their metadata, an SQL expression of DuckDB's.
+        vectors: hits have their vectors, as they are stored.
+        near_duplicates: instead of a text or an image, a cosine: all rows that have another one at least that near,
+            group by group.
+        show: gets the share of the comparisons for ``near_duplicates`` that is done.
+        model: the model as NAME=SOURCE, where the manifest does not tell its source
+            (:func:`clip_queue.bulk.search.query.spec_of`).
 
     Raises:
-        BadInput: no such output, nothing in it yet, another model's vectors, or a query that cannot be embedded.
+        BadInput: no such output, nothing in it yet, another model's vectors, a filter that does not fit, or a query
+            that cannot be embedded.
         OSError: the output cannot be read.
     """
-    index = Index(output, among)
-    return index.nearest(embed_query(index.model, text, image, model, settings or Settings()), top)
+    index = Index(output, among, filter)
+    if near_duplicates is not None:
+        if text is not None or image is not None:
+            raise BadInput("near duplicates are found without a text or an image: leave it out")
+        return list(index.near_duplicates(near_duplicates, show, vectors=vectors))
+    query = embed_query(index.model, text, image, model, settings or Settings())
+    return index.nearest(query, top, vectors=vectors)
 
 
 class Index:
     """An output that can be searched; of an unfinished output, the shards that are complete."""
 
-    def __init__(self, url: str, among: str | None = None, *, block_numbers: int = BLOCK_NUMBERS) -> None:
-        """``block_numbers``: how many numbers are made float32 at a time.
+    def __init__(
+        self, url: str, among: str | None = None, filter: str | None = None, *, block_numbers: int = BLOCK_NUMBERS
+    ) -> None:
+        """``filter``: a condition on the rows; ``block_numbers``: how many numbers are made float32 at a time.
 
         Raises:
             BadInput: there is nothing to search.
@@ -88,6 +116,9 @@ class Index:
         self._markers = list(complete_markers(self.output, self.plan))
         if not self._markers:
             raise BadInput(f"none of the {self.plan.shards} shards of {url} is finished yet")
+        self._filter = RowFilter(filter) if filter is not None else None
+        if self._filter and (some := next((marker for marker in self._markers if marker["rows"]), None)):
+            self._filter.keep(self.stored, some["shard"])  # so that a wrong one is told before a model is loaded
 
     @property
     def model(self) -> ModelInfo:
@@ -102,7 +133,7 @@ class Index:
     def rows(self) -> int:
         return sum(marker["rows"] for marker in self._markers)
 
-    def nearest(self, query: Vector, top: int) -> list[Hit]:
+    def nearest(self, query: Vector, top: int, *, vectors: bool = False) -> list[Hit]:
         """The ``top`` rows with the largest cosines, best first, equal ones in the output's order.
 
         Rows without a direction (zeros: no caption) and those that hold NaN or infinity never come up.
@@ -120,28 +151,66 @@ class Index:
                 continue
             for row, cosines in self._cosines(marker["shard"], direction):
                 best.add(marker["shard"], row, cosines)
-        return self._hits(best)
+        places = [(int(shard), int(row)) for shard, row in best.places]
+        ranks = range(1, len(places) + 1)
+        return self._hits(ranks, best.scores, places, vectors=vectors)
+
+    def near_duplicates(
+        self, threshold: float, show: Callable[[float], None], *, vectors: bool = False
+    ) -> Iterator[Hit]:
+        """The rows that have another row whose cosine with theirs is at least ``threshold``, group by group. A row
+        belongs to a group that holds one such row, so two rows of a group may be less alike. ``show`` gets the share of
+        the comparisons that is done.
+
+        Raises:
+            BadInput, OSError: as :meth:`nearest`.
+        """
+        rows = {marker["shard"]: marker["rows"] for marker in self._markers if marker["rows"]}
+        found = NearDuplicates(self.stored, rows, self._kept if self._filter else None)
+        members, firsts = found.groups(threshold, show)
+        numbers = np.cumsum(np.diff(firsts, prepend=-1) != 0)
+        for start in range(0, len(members), HITS_AT_ONCE):
+            part = slice(start, start + HITS_AT_ONCE)
+            scores = np.einsum("ij,ij->i", found.vectors(members[part]), found.vectors(firsts[part]))
+            places = [found.place(int(row)) for row in members[part]]
+            yield from self._hits(numbers[part].tolist(), scores, places, vectors=vectors)
+
+    def _kept(self, shard: int) -> NDArray[np.bool_]:
+        """Which rows of a shard meet the filter."""
+        assert self._filter is not None
+        return self._filter.keep(self.stored, shard)
 
     def _cosines(self, shard: int, query: Vector) -> Iterator[tuple[int, Vector]]:
         """Cosines (n,) of a shard's rows with ``query``, a block at a time, each with the number of its first row."""
+        keep = self._kept(shard) if self._filter else None
+        if keep is not None and not keep.any():
+            return
         for start, block in self.stored.blocks(shard, self._block_numbers):
             # einsum adds up every row the same way wherever it stands, so equal rows are equal hits; BLAS does not.
             dots = np.einsum("ij,j->i", block, query)
             with np.errstate(invalid="ignore", divide="ignore"):
-                yield start, dots / np.sqrt(np.einsum("ij,ij->i", block, block))
+                cosines = dots / np.sqrt(np.einsum("ij,ij->i", block, block))
+            if keep is not None:
+                cosines[~keep[start : start + len(cosines)]] = np.nan
+            yield start, cosines
 
-    def _hits(self, best: _Best) -> list[Hit]:
-        places = [(int(shard), int(row)) for shard, row in best.places]
+    def _hits(
+        self, ranks: Sequence[int], scores: Vector, places: Sequence[tuple[int, int]], *, vectors: bool
+    ) -> list[Hit]:
+        """Hits of some rows, with their metadata and, with ``vectors``, their vectors."""
         columns: dict[tuple[int, int], dict[str, Any]] = {}
+        stored: dict[tuple[int, int], Vector] = {}
         for shard in sorted({shard for shard, _ in places}):
-            found = self.stored.metadata(shard, [row for s, row in places if s == shard])
-            columns |= {(shard, row): values for row, values in found.items()}
+            rows = sorted(row for s, row in places if s == shard)
+            columns |= {(shard, row): values for row, values in self.stored.metadata(shard, rows).items()}
+            if vectors:
+                stored |= {(shard, row): v for row, v in zip(rows, self.stored.vectors(shard, rows), strict=True)}
         hits = []
-        for rank, (place, score) in enumerate(zip(places, best.scores, strict=True), start=1):
+        for rank, place, score in zip(ranks, places, scores, strict=True):
             own = columns[place]
             path_and_caption = own.pop("image_path", None), own.pop("caption", None)
             own.pop("error", None)
-            hits.append(Hit(rank, float(score), *place, *path_and_caption, own))
+            hits.append(Hit(rank, float(score), *place, *path_and_caption, own, stored.get(place)))
         return hits
 
 
