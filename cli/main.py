@@ -233,6 +233,7 @@ def search(
             show_default=False,
         ),
     ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every row, also where there is an index.")] = False,
 ) -> None:
     """Find the rows of an output that are nearest to a text or an image, or near duplicates.
 
@@ -259,9 +260,32 @@ def search(
             as_json=json,
             vectors=vectors,
             near_duplicates=near_duplicates,
+            exact=exact,
         )
     except BrokenPipeError:  # of `| head`: typer ends without a message
         raise
+    except (ClipError, OSError) as error:
+        fail(str(error))
+
+
+@app.command()
+def index(
+    output: Annotated[str, typer.Argument(help="What `embed` wrote, or is writing; path.")],
+    among: Annotated[
+        str | None,
+        typer.Option(metavar="images|texts", help="What to index; unset: images, if any.", show_default=False),
+    ] = None,
+) -> None:
+    """Build an index of a large output, beside it, by which `search` finds rows without comparing them all.
+
+    After the output has grown, the same command adds what is new.
+    """
+    from clip_queue.shared.errors import ClipError
+
+    with needs_extra():
+        from clip_queue.cli.search import build_index
+    try:
+        build_index(errors, output, among)
     except (ClipError, OSError) as error:
         fail(str(error))
 

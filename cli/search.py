@@ -47,6 +47,7 @@ def search(
     as_json: bool = False,
     vectors: bool = False,
     near_duplicates: float | None = None,
+    exact: bool = False,
 ) -> None:
     """Search an output and print the hits.
 
@@ -64,6 +65,7 @@ def search(
         as_json: print a line of JSON a hit, wherever that goes.
         vectors: with the hits' vectors; only as JSON.
         near_duplicates: instead of text and image, print the rows that have another one that near, a cosine.
+        exact: compare every row, also where there is an index.
 
     Raises:
         ClipError: the output cannot be searched, or not for this query. The message says what to do.
@@ -80,6 +82,8 @@ def search(
     if index.shards < index.plan.shards:
         finished = f"{index.shards:,} of {index.plan.shards:,} shards are finished"
         print_line(errors, f"[yellow]{finished}: only they are searched[/]")
+    if index.notice and not exact and near_duplicates is None:
+        print_line(errors, f"[yellow]{escape(index.notice)}[/]")
     print_hits = partial(show, console, as_json=as_json, word="rank" if near_duplicates is None else "group")
     if near_duplicates is not None:
         with share_display(errors, "comparing") as show_share:
@@ -92,7 +96,7 @@ def search(
     with errors.status(f"loading {escape(index.model.name)}"):
         query = embed_query(index.model, text, encoded, model, settings)
     begin = time.perf_counter()
-    hits = index.nearest(query, top, vectors=vectors)
+    hits = index.nearest(query, top, vectors=vectors, exact=exact)
     seconds = time.perf_counter() - begin
     print_hits(hits)
     if console.is_terminal or not hits:
@@ -106,6 +110,16 @@ def search(
             load = sheets.loader(index.plan.source, settings)
             sheets.save(sheets.contact_sheet(hits, load, title, note), sheet)
         print_line(errors, f"the sheet is {escape(str(sheet))}")
+
+
+def build_index(errors: Console, output: str, among: str | None) -> None:
+    """Build or complete the index of an output. Raises :class:`ClipError` and :class:`OSError`."""
+    index = Index(output, among)
+    begin = time.perf_counter()
+    with share_display(errors, "indexing") as show_share:
+        added = index.build_index(show_share)
+    seconds = time.perf_counter() - begin
+    print_line(errors, f"{added:,} of {index.rows:,} rows added to the index of {index.among}, in {seconds:.1f} s")
 
 
 def show(console: Console, hits: Sequence[Hit], *, as_json: bool = False, word: str = "rank") -> None:

@@ -68,6 +68,10 @@ class StoredShards:
         """The metadata's name for a column of :meth:`metadata_file`."""
         return (self._is_table and table_layout.metadata_name(column)) or column
 
+    def vectors_file(self, shard: int) -> str:
+        """The name of the file that holds a shard's vectors."""
+        return self._names(shard)["table" if self._is_table else self._kind]
+
     @property
     def _column(self) -> str:
         return table_layout.vector_columns(self._plan.source)[self._kind]
@@ -77,7 +81,7 @@ class StoredShards:
 
     @contextlib.contextmanager
     def _vectors(self, shard: int) -> Iterator[tuple[Path, str]]:
-        name = self._names(shard)["table" if self._is_table else self._kind]
+        name = self.vectors_file(shard)
         with self._local(name) as path:
             yield path, name
 
