@@ -16,9 +16,10 @@ from clip_queue.shared.fields import known_fields
 from clip_queue.shared.models import ModelInfo
 from clip_queue.sources.source import Source, SourceError
 
-# Of the layout. A release that knows only the first refuses an output with more by name, and does not write files of
-# another layout into it.
-VERSION, WITH_TABLES = 1, 2
+# Of the manifest. A release that knows only the first refuses an output that has the second by name; else it would
+# write files of another layout, or other rows, into it.
+VERSION, LATER = 1, 2
+ADDED = ("layout", "limit", "sample", "seed")  # options that need the second
 PACKAGES = ("clip-queue", "open-clip-torch", "torch", "pillow", "numpy", "pyarrow")
 
 
@@ -32,6 +33,14 @@ class PlanOptions:
     dtype: str = "float16"  # of the stored vectors
     normalize: bool = True
     layout: str = CLIP_RETRIEVAL
+    limit: int | None = None  # rows
+    sample: float | None = None  # share of the rows
+    seed: int = 0  # of the sample
+
+    @property
+    def is_first_look(self) -> bool:
+        """Whether less than the whole source is asked for."""
+        return self.limit is not None or self.sample is not None
 
 
 @dataclass(frozen=True)
@@ -50,18 +59,20 @@ class RunPlan:
     planned: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Without ``planned``, which stands beside it, and without the layout where it is clip-retrieval's: release
+        """Without ``planned``, which stands beside it, and without what 0.2.0 has added where it is not used: release
         0.1.0 reads no plan with a field unknown to it."""
         value = asdict(self)
         del value["planned"]
-        if self.options.layout == CLIP_RETRIEVAL:
-            del value["options"]["layout"]
+        for name in ADDED:
+            if value["options"][name] == getattr(PlanOptions, name):
+                del value["options"][name]
         return value
 
     @property
     def version(self) -> int:
         """The version of the manifest that this plan needs."""
-        return VERSION if self.options.layout == CLIP_RETRIEVAL else WITH_TABLES
+        added = any(getattr(self.options, name) != getattr(PlanOptions, name) for name in ADDED)
+        return LATER if added else VERSION
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> RunPlan:
@@ -92,7 +103,7 @@ def load(output: Output) -> Manifest | None:
         return None
     try:
         raw = orjson.loads(data)
-        if raw["version"] not in (VERSION, WITH_TABLES):
+        if raw["version"] not in (VERSION, LATER):
             raise ValueError(f"version {raw['version']}")
         found = Manifest(RunPlan.from_json({**raw["plan"], "planned": raw.get("planned", 0.0)}), raw["result"])
         if found.plan.options.layout not in LAYOUTS:

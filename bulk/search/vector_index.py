@@ -35,7 +35,7 @@ MOST_NEAREST = 1000  # rows beyond which a graph is no quicker than comparing al
 BLOCK_ROWS = 4096  # rows that are added at once
 
 # Of the graph: neighbours a row has, and how many candidates building and searching look at.
-CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 16, 128, 256
+CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 32, 128, 1024
 
 FOLDER = "index"
 
