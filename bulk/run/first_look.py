@@ -64,27 +64,34 @@ def _limited(source: Source, rows: Iterator[Shard], limit: int, settings: Settin
 
 
 def _merged(rows: Iterator[Shard], size: int) -> Iterator[Shard]:
-    """Shards of ``size`` rows out of those of one row; others stay as they are."""
+    """Shards of ``size`` rows out of those of one row. Containers that are planned whole stay shards of their own."""
     pieces: list[Piece] = []
-    count = 0
+    counts: list[int | None] = []
     for row in rows:
-        if row.rows != 1 or len(row.pieces) != 1:
+        if row.rows != 1 and any(piece.start < 0 for piece in row.pieces):
             if pieces:
-                yield Shard(pieces, count)
-                pieces, count = [], 0
+                yield Shard(pieces, _sum(counts))
+                pieces, counts = [], []
             yield row
             continue
-        following = _joined(pieces[-1], row.pieces[0]) if pieces else None
-        if following:
-            pieces[-1] = following
-        else:
-            pieces.append(row.pieces[0])
-        count += 1
-        if count == size:
-            yield Shard(pieces, count)
-            pieces, count = [], 0
+        for piece in row.pieces:
+            following = _joined(pieces[-1], piece) if pieces else None
+            if following:
+                pieces[-1] = following
+            else:
+                pieces.append(piece)
+        counts.append(row.rows)
+        if len(counts) == size:
+            yield Shard(pieces, _sum(counts))
+            pieces, counts = [], []
     if pieces:
-        yield Shard(pieces, count)
+        yield Shard(pieces, _sum(counts))
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    """The rows of a shard: a row of a table may be several, of which only reading tells how many."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _joined(a: Piece, b: Piece) -> Piece | None:

@@ -17,6 +17,7 @@ from clip_queue.bulk.output.errors import AnotherRun, SourceChanged
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import PlanFile
+from clip_queue.bulk.run import first_look
 from clip_queue.bulk.run.embed import ignore, run_plan
 from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.request import EmbedRequest
@@ -25,6 +26,7 @@ from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
+from clip_queue.sources.source import Piece, Row, Shard, Source
 from tests import datasets
 from tests.outputs import table
 from tests.unit.bulk.in_process import INFO, Worker, engine
@@ -108,6 +110,28 @@ def test_rows_that_follow_each_other_are_one_piece(tmp_path: Path) -> None:
         plan = planned(str(tmp_path / name), output, limit=4500, shard_size=1000)
         assert [len(PlanFile(output).shard(n).pieces) for n in range(plan.shards)] == [1] * 5
         assert len(rows(output, plan)) == 4500
+
+
+@pytest.mark.parametrize("limit", [None, 1, 4, 6])
+def test_a_row_of_a_table_may_be_several(monkeypatch: pytest.MonkeyPatch, limit: int | None) -> None:
+    def plan_shards(source: Any, shard_size: int, settings: Any) -> Any:
+        assert shard_size == 1
+        return source, (Shard([Piece(b"t", n, n + 1, 9)], None) for n in range(4))
+
+    def read(source: Any, pieces: Any, settings: Any) -> Any:
+        return iter([Row({})] * sum(2 * (piece.stop - piece.start) for piece in pieces))
+
+    monkeypatch.setattr(registry, "plan_shards", plan_shards)
+    monkeypatch.setattr(registry, "read", read)
+    options = PlanOptions(limit=limit, sample=1.0)
+    shards = list(first_look.plan_shards(Source("t", "parquet"), options, 3, SETTINGS)[1])
+    expected = {
+        None: [Shard([Piece(b"t", 0, 3, 9)], None), Shard([Piece(b"t", 3, 4, 9)], None)],
+        1: [Shard([Piece(b"t", 0, 1, 9)], 1)],
+        4: [Shard([Piece(b"t", 0, 2, 9)], 4)],
+        6: [Shard([Piece(b"t", 0, 3, 9)], 6)],
+    }
+    assert shards == expected[limit]
 
 
 def test_a_dry_run_counts_them(source: str) -> None:
