@@ -32,7 +32,7 @@ from tests.outputs import table
 from tests.unit.bulk.in_process import INFO, Worker, engine
 
 SETTINGS = Settings(models=["emoji-mini"])
-COUNT = 40
+COUNT = 24
 
 
 def planned(url: str, output: Output, **options: Any) -> RunPlan:
@@ -63,8 +63,7 @@ def everything(url: str, tmp_path: Path) -> list[tuple[Any, ...]]:
     return rows(output, planned(url, output))
 
 
-@pytest.mark.parametrize("limit", [1, 7, 13, 1000])
-@pytest.mark.parametrize("shard_size", [5, None])
+@pytest.mark.parametrize(("limit", "shard_size"), [(1, None), (7, 5), (13, None), (1000, 5)])
 def test_a_limit_is_the_first_rows(source: str, tmp_path: Path, limit: int, shard_size: int | None) -> None:
     output = Output(str(tmp_path / "out"))
     plan = planned(source, output, limit=limit, shard_size=shard_size)
@@ -76,7 +75,7 @@ def test_a_limit_is_the_first_rows(source: str, tmp_path: Path, limit: int, shar
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_a_sample_is_drawn_by_its_seed(source: str, tmp_path: Path, share: float) -> None:
     found = []
-    for name, seed in (("a", 0), ("b", None), ("c", 1), ("d", 2), ("e", 3)):
+    for name, seed in (("a", 0), ("b", None), ("c", 1), ("d", 2)):
         output = Output(str(tmp_path / name))
         found.append(rows(output, planned(source, output, sample=share, seed=seed, shard_size=6)))
     there = everything(source, tmp_path)
