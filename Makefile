@@ -28,7 +28,7 @@ serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
 test: lint .venv-sdk/.done .venv-schemathesis/.done .venv-readers/.done redis-server  ## lint, then every test
-	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) tests/chaos tests/integration tests/unit $(ARGS)
 	@$(MAKE) --no-print-directory test-redis
 
 test-redis: .venv/.done redis-server  ## jobs and their delivery once more, on Debian's redis-server

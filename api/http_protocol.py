@@ -27,6 +27,8 @@ from clip_queue.api.connections import SPARE, Limits, busy, crowded, evict
 _OFFER = (b"upgrade", b"http2-settings", b"connection")
 _HEALTH = (b"/healthz", b"/readiness")
 
+LINGER_BYTES = 2**20  # and as much as a body may have: what is read of a body after its answer and its limit
+
 
 class Part(Enum):
     """What a connection receives."""
@@ -94,6 +96,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         while data and not self._deaf and not self.transport.is_closing():
             data = self._feed(data)
+        if self._deaf and self._part is Part.BODY:
+            self._framed += len(data)
+            if self._framed > 2 * self._bounds.body_bytes + LINGER_BYTES:
+                self.transport.close()
 
     def _feed(self, data: bytes) -> bytes:
         """Parse ``data``; returns what must be parsed again, since it came after an offer to upgrade."""
@@ -123,7 +129,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self._framed > self._bounds.framing(self._content):
             raise _Refused(413, "too_large", "The body has more framing (chunk sizes, extensions) than content.")
         if self.cycle.response_complete and self._framed > self._bounds.body_bytes:
-            self.transport.close()
+            # Closed now, the connection would be reset by what is still on its way, and the answer might be lost.
+            self._deaf = True
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:  # TLS
+                self.transport.close()
 
     def _large_head(self) -> _Refused:
         if 2 * len(self.url) > self._bounds.header_bytes:

@@ -23,25 +23,25 @@ CENTRES, SPREAD = 1000, 0.5  # of the clustered vectors
 QUERIES, TOP = 100, 10
 
 
-def random(rng: np.random.Generator, count: int, centres: Matrix) -> Matrix:
+def random(rng: np.random.Generator, count: int) -> Matrix:
     return rng.standard_normal((count, DIMENSION)).astype(np.float32)
 
 
-def clustered(rng: np.random.Generator, count: int, centres: Matrix) -> Matrix:
-    return centres[rng.integers(0, len(centres), count)] + SPREAD * random(rng, count, centres)
+def clustered(rng: np.random.Generator, count: int) -> Matrix:
+    centres = random(np.random.default_rng(1), CENTRES)
+    return centres[rng.integers(0, CENTRES, count)] + SPREAD * random(rng, count)
 
 
 def main() -> None:
     for make in (random, clustered):
         with tempfile.TemporaryDirectory() as folder:
             rng = np.random.default_rng(0)
-            centres = random(rng, CENTRES, np.empty(0))
-            _write(Output(f"{folder}/out"), [make(rng, ROWS, centres) for _ in range(SHARDS)])
+            _write(Output(f"{folder}/out"), [make(rng, ROWS) for _ in range(SHARDS)])
             began = time.perf_counter()
             Index(f"{folder}/out", exact_below=1).build_index(lambda share: None)
             built = time.perf_counter() - began
             size = sum(path.stat().st_size for path in Path(folder, "out/index").iterdir())
-            index, queries = Index(f"{folder}/out", exact_below=1), make(rng, QUERIES, centres)
+            index, queries = Index(f"{folder}/out", exact_below=1), make(rng, QUERIES)
             assert index.uses_index
             found, seconds = {}, {}
             for exact in (True, False):

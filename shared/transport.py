@@ -3,13 +3,16 @@
 A worker that starts then must be able to listen, and a job that was accepted before must be able to be sent again.
 Both take a few bytes, and without them nothing would ever be freed. So what Redis refuses is sent once more, by a
 script that may. Jobs themselves are refused by the store, before any message is sent.
+
+And messages that a worker cannot give back when it ends, since the server is away, are forgotten: they only name jobs,
+which the reconciler sends again. kombu would write them to a file beside other temporary ones, and leave it there.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import OutOfMemoryError
@@ -17,8 +20,22 @@ from redis.exceptions import OutOfMemoryError
 _ANYWAY = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], ARGV[2])"
 
 
+class _QoS(virtual.QoS):
+    """The messages that are not acknowledged, in this process's memory."""
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:  # noqa: ARG002 - kombu's signature
+        self._on_collect.cancel()
+        self._flush()  # type: ignore[no-untyped-call]
+        self.restore_unacked()  # type: ignore[no-untyped-call]
+
+
 class _Anyway:
     """What both channels add. ``conn_or_acquire`` and the names of keys are kombu's."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not self.ack_emulation:  # type: ignore[attr-defined]
+            setattr(self, "QoS", _QoS)  # noqa: B010 - both channels have it
 
     def _put(self, queue: str, message: Any, **options: Any) -> None:
         try:

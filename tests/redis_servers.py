@@ -43,7 +43,7 @@ class RedisServer(Service):
     def started(self, **login: object) -> RedisServer:
         self.start()
         with redis.Redis(port=self.port, socket_timeout=5, **login) as client:  # type: ignore[arg-type]
-            wait_for(lambda: self.alive and answers(client), 30, f"{self.name}:\n{self.tail()}")
+            wait_for(lambda: self.alive and answers(client), 90, f"{self.name}:\n{self.tail()}")
         return self
 
 

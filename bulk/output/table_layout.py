@@ -61,13 +61,13 @@ def schema(source: Source, metadata: pa.Schema, dimension: int, dtype: str) -> p
     """The columns of a table, in order; ``metadata`` are those of the metadata, ``dtype`` float16 or float32."""
     vector = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), dimension)
     vectors = [(column, vector) for column in vector_columns(source).values()]
-    own = [(column_name(field.name), field.type) for field in metadata if field.name != "error"]
+    own = [(column_name(field.name), field.type) for field in metadata]
     return pa.schema([(ID, pa.int64()), *vectors, *own])
 
 
 def row(source: Source, id: int, vectors: dict[str, Vector], columns: dict[str, Any]) -> dict[str, Any]:
     """A row's values, by column."""
-    own = {column_name(name): value for name, value in columns.items() if name != "error"}
+    own = {column_name(name): value for name, value in columns.items()}
     return {ID: id, **{column: vectors[kind] for kind, column in vector_columns(source).items()}, **own}
 
 

@@ -142,16 +142,15 @@ class ShardWriter:
         float32."""
         if self._plan.options.normalize:
             vectors = {kind: normalise(matrix) for kind, matrix in vectors.items()}
-        if self._is_table:
-            for n, row in enumerate(rows):
+        for kind, file in self._vectors.items():
+            file.append(vectors[kind])
+        for n, row in enumerate(rows):
+            columns = row.columns
+            if self._is_table:
                 own = {kind: matrix[n] for kind, matrix in vectors.items()}
                 id = table_layout.row_id(self._shard, self.rows + n)
-                self._tables["table"].append(table_layout.row(self._plan.source, id, own, row.columns))
-        else:
-            for kind, matrix in vectors.items():
-                self._vectors[kind].append(matrix)
-            for row in rows:
-                self._tables["metadata"].append(row.columns)
+                columns = table_layout.row(self._plan.source, id, own, columns)
+            self._tables["table" if self._is_table else "metadata"].append(columns)
         self.rows += len(rows)
 
     def fail(self, row: Row, error: ClipError) -> None:

@@ -180,7 +180,9 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
         raise SourceError(f"no row can be read of {source.url}: {'; '.join(reasons)}")
     for asked, column, found in (("image", source.image_column, images), ("text", source.text_column, captions)):
         if column and not found:
-            raise SourceError(f"there is no {asked} column {column!r} in the first rows, which have: {listed(sorted(seen))}")
+            raise SourceError(
+                f"there is no {asked} column {column!r} in the first rows, which have: {listed(sorted(seen))}"
+            )
     images = images if source.images is None else source.images
     texts = captions if source.texts is None else source.texts
     if not images and not texts:

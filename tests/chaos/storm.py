@@ -83,8 +83,8 @@ def storm(folder: Path, plan: Plan, report: Report) -> None:
     with mock.patch.dict(os.environ, env), contextlib.ExitStack() as end:
         if plan.sentinel:
             group = end.enter_context(guarded(folder))
-            # What is accepted has reached a replica, so that it outlives the master.
-            more: dict[str, object] = {"redis_replicas": 1, "lease": 5}
+            # What is accepted has reached both replicas, so that it outlives the master and either of them.
+            more: dict[str, object] = {"redis_replicas": 2, "lease": 5}
             it = end.enter_context(stack(folder, redis_url=group.url, **settings(folder, plan), **more))
             store: StormStore = SentinelGroup(group)
         else:

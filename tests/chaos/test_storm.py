@@ -8,21 +8,17 @@ import pytest
 
 from tests.chaos.report import Report
 from tests.chaos.storm import Plan, storm
-from tests.redis_servers import needs_redis
 
 SEED = 20261123
-VALKEY = Plan(SEED, seconds=20, pause=(0.2, 1.0), ttl=900, up_workers=1, skew=(3, 8))
-# What needs no other store is left to the first.
-SENTINEL = Plan(SEED, 10, pause=(0.5, 1.0), ttl=900, up_workers=1, sentinel=True, without=("memory", "logs", "skew"))
+PLAN = Plan(SEED, seconds=20, pause=(0.2, 1.0), ttl=900, up_workers=1, skew=(3, 8))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("plan", [VALKEY, pytest.param(SENTINEL, marks=needs_redis)], ids=["valkey", "sentinel"])
-def test_in_a_storm_nothing_that_was_accepted_is_lost_or_wrong(plan: Plan, tmp_path: Path) -> None:
+def test_in_a_storm_nothing_that_was_accepted_is_lost_or_wrong(tmp_path: Path) -> None:
     report = Report()
     try:
-        storm(tmp_path, plan, report)
+        storm(tmp_path, PLAN, report)
     finally:
         print(report.table())
     assert report.lost.quoted == []

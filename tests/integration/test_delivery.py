@@ -254,14 +254,3 @@ def test_with_every_message_deleted_the_jobs_are_sent_again(solo: Team, clip: Cl
     worker.signal(signal.SIGCONT)
     for job, text in {**lost, first: "received"}.items():
         same(succeeded(solo.http, job), expect(clip, text))
-
-
-def test_with_the_unacknowledged_messages_deleted_a_job_still_ends_once(solo: Team) -> None:
-    solo.faults.delay(1)
-    job = submit_texts(solo.http, "its message is gone", priority="interactive")
-    solo.at_work_on("its message is gone")
-    client = solo.stack.valkey.client()
-    assert client.delete("unacked", "unacked_index") == 2
-    assert succeeded(solo.http, job).shape == (1, 128)
-    assert solo.faults.computed("its message is gone") == 1
-    assert solo.workers[0].alive

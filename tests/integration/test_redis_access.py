@@ -81,7 +81,8 @@ def test_over_a_socket_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_a_cluster_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with server(tmp_path, cluster_enabled="yes") as it, stack(tmp_path, redis_url=it.url) as services:
+    bus = str(free_port())  # else 10,000 above its port, where there may be none
+    with server(tmp_path, cluster_enabled="yes", cluster_port=bus) as it, stack(tmp_path, redis_url=it.url) as services:
         worker, api = services.worker(), services.api()
         for service in (worker, api):
             wait_for(lambda service=service: not service.alive, 150, f"the end of {service.name}")

@@ -26,7 +26,7 @@ def spec(name: str, code: str, **more: object) -> Spec:
     return Spec(name, [sys.executable, "-c", code], **more)  # type: ignore[arg-type]
 
 
-def until(true: Callable[[], bool], within: float = 10) -> None:
+def until(true: Callable[[], bool], within: float = 30) -> None:
     deadline = time.monotonic() + within
     while not true():
         assert time.monotonic() < deadline, "it did not come to be"

@@ -73,8 +73,8 @@ def test_a_shard_is_one_file_with_ids_vectors_and_metadata(tmp_path: Path, url: 
     raw = output.read("table/table_03.parquet")
     assert raw
     table = pq.read_table(pa.BufferReader(raw))
-    names = ["id", "image_vector", "text_vector", "image_path", "caption", "source_id", "source_source_id", "n"]
-    assert table.column_names == names, "the source's own id is kept beside ours"
+    own = ["image_path", "caption", "source_id", "source_source_id", "n", "error"]
+    assert table.column_names == ["id", "image_vector", "text_vector", *own], "the source's own id is kept beside ours"
     assert table.schema.field("image_vector").type == pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), 3)
     assert table.column("id").to_pylist() == [3_000_000_000 + i for i in range(10)]
     assert table.column("source_id").to_pylist() == [7 * i for i in range(10)]
@@ -119,7 +119,7 @@ def test_rows_are_read_back_by_number_and_in_blocks(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.concatenate([block for _, block in blocks]), expected, atol=1e-3)
     np.testing.assert_allclose(stored.vectors(1, [count - 1, 2]), expected[[2, count - 1]], atol=1e-3)
     found = stored.metadata(1, [count - 1, 2])
-    assert found[2] == {"image_path": "2.jpg", "caption": "é", "id": 14, "source_id": "own", "n": 2}
+    assert found[2] == {"image_path": "2.jpg", "caption": "é", "id": 14, "source_id": "own", "n": 2, "error": None}
     assert found[count - 1]["n"] == count - 1
     with pytest.raises(BadInput, match=r"table_01.parquet has no row 9999, though"):
         stored.metadata(1, [9999])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,3 +63,20 @@ def test_what_is_refused_is_sent_by_a_script_that_may(monkeypatch: pytest.Monkey
         ("_kombu.binding_permanent.q", "SADD"),
     ]
     assert len({s[4] for s in bound}) == 1
+
+
+def test_what_cannot_be_given_back_is_forgotten_and_written_to_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kombu pickles it into the folder for temporary files, once for each worker that ends while the server is away."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    channel = SimpleNamespace(do_restore=True, _restore=broken)
+    qos = transport._QoS(channel)  # type: ignore[no-untyped-call]
+    qos.append(SimpleNamespace(serializable=dict), "tag")
+    qos.restore_unacked_once()
+    qos.restore_unacked_once()
+    assert (len(qos._delivered), list(tmp_path.iterdir())) == (0, [])
+
+
+def broken(_: object) -> None:
+    raise ConnectionError("away")

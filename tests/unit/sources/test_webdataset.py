@@ -205,7 +205,9 @@ def test_a_caption_is_chosen_by_suffix_or_key(tmp_path: Path) -> None:
     (tmp_path / "t.tar").write_bytes(tar(members))
     for column, text in ((None, "plain"), ("alt.txt", "other"), ("json.title", "t"), ("json.caption", "c")):
         assert [row.text for row in rows(tmp_path / "t.tar", text_column=column)] == [text]
-    with pytest.raises(SourceError, match=r"no text column 'json.no' .*: .*alt.txt, jpg, json, json.caption, json.title, txt"):
+    with pytest.raises(
+        SourceError, match=r"no text column 'json.no' .*: .*alt.txt, jpg, json, json.caption, json.title, txt"
+    ):
         planned(tmp_path / "t.tar", text_column="json.no")
     with pytest.raises(SourceError, match="no image column 'png'"):
         planned(tmp_path / "t.tar", image_column="png")
