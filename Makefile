@@ -7,6 +7,8 @@ ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/uv pip install --quiet --python
 PARALLEL := --numprocesses 2 --dist loadfile
+# The longest first, so that none of them runs alone at the end.
+TESTS ?= tests/chaos tests/integration tests/unit
 SDK := inference-sdk==1.8.3
 # What Redis itself must do is tested on Debian's server as well; all else only on Valkey.
 ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py delivery.py backpressure.py jobs_poll.py)
@@ -28,7 +30,7 @@ serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
 test: lint .venv-sdk/.done .venv-schemathesis/.done .venv-readers/.done redis-server  ## lint, then every test
-	@$(BIN)/python -m pytest $(PARALLEL) tests/chaos tests/integration tests/unit $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 	@$(MAKE) --no-print-directory test-redis
 
 test-redis: .venv/.done redis-server  ## jobs and their delivery once more, on Debian's redis-server

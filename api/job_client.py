@@ -18,7 +18,7 @@ from clip_queue.api.reconciler import Reconciler
 from clip_queue.api.refused import complete_result
 from clip_queue.api.registry import Registry
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable, UnknownJob
 from clip_queue.shared.fetch import Fetcher
@@ -110,7 +110,7 @@ class JobClient:
         items = await self.fetcher.resolve(asked.items, timeout or self.settings.request_timeout, skip=asked.skip)
         return FetchedItems.of(items, asked.names)
 
-    async def submit(self, submission: ops.Submission) -> ops.Accepted:
+    async def submit(self, submission: submissions.Submission) -> submissions.Accepted:
         """Put a job in the queue. One none of whose items is good has failed already.
 
         Raises:
@@ -119,7 +119,7 @@ class JobClient:
         job = submission.job
         try:
             if job.refused and not submission.inputs.items:
-                failed = ops.accept_failed(submission, ClipError.from_wire(job.refused[0]))
+                failed = submissions.accept_failed(submission, ClipError.from_wire(job.refused[0]))
                 accepted = await self.store.execute(replicated(failed, *_replicas(self.settings)))
                 if isinstance(accepted, ClipError):
                     raise accepted
@@ -169,7 +169,7 @@ class JobClient:
         )
         left = max(0.001, timeout - (now - began))
         limit, held = self.settings.max_queued_items, ByteLimits.of(self.settings)
-        submission = ops.Submission(job, items.inputs, limit, deadline_in=left, bytes=held)
+        submission = submissions.Submission(job, items.inputs, limit, deadline_in=left, bytes=held)
         with self.replies.expect(job.id) as reply:
             await self.submit(submission)
             watcher = asyncio.create_task(self._cancel_after(disconnected, job)) if disconnected else None

@@ -24,7 +24,7 @@ from clip_queue.api.job_document import JobDocument, JobPage, array, document, e
 from clip_queue.api.keys import authenticate
 from clip_queue.api.openapi import ABOUT, OF_A_JOB, WITH_BODY, ErrorResponse, InvalidResponse, documented, errors
 from clip_queue.api.requests import HEART, JobRequest, Limits
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import BadInput, JobFinished
 from clip_queue.shared.held import ByteLimits
 from clip_queue.shared.job import Job, JobResult, State
@@ -82,7 +82,7 @@ async def submit(
     lane = _lane(sent, client.settings)
     digest = _digest(sent)
     if idempotency_key:
-        first = await client.store.execute(ops.find_idempotent(owner, idempotency_key, digest))
+        first = await client.store.execute(submissions.find_idempotent(owner, idempotency_key, digest))
         if first and (found := await _view(client, first)):
             return _accepted(*found, status=200)
     model = await client.registry.resolve(sent.clip_version_id, later=True)
@@ -100,7 +100,7 @@ async def submit(
         refused=fetched.refused,
         ttl=int(client.settings.result_ttl * 1000),
     )
-    submission = ops.Submission(
+    submission = submissions.Submission(
         job,
         fetched.inputs,
         client.settings.max_queued_items,

@@ -17,7 +17,7 @@ from typing import Any
 
 from celery import Celery
 
-from clip_queue.shared import ops
+from clip_queue.shared import submissions
 from clip_queue.shared.broker import MESSAGE, TASK, queue_name
 from clip_queue.shared.errors import ClipError, Unavailable
 from clip_queue.shared.lane import Lane
@@ -33,8 +33,8 @@ MAX_PENDING = 4096  # most submissions that wait to be published, in each lane o
 class Pending:
     """A submission that waits to be published. ``size`` is the number of bytes and characters of its inputs."""
 
-    submission: ops.Submission
-    done: asyncio.Future[ops.Accepted]
+    submission: submissions.Submission
+    done: asyncio.Future[submissions.Accepted]
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class CoalescingPublisher:
         # send_task blocks. With two threads, one queue does not wait for another.
         self._publishers = ThreadPoolExecutor(2, thread_name_prefix="publish")
 
-    async def submit(self, submission: ops.Submission) -> ops.Accepted:
+    async def submit(self, submission: submissions.Submission) -> submissions.Accepted:
         """Returns once the job is in the store and its reference in the queue.
 
         Raises:
@@ -115,13 +115,13 @@ class CoalescingPublisher:
         if not batch:
             return
         try:
-            accepting = ops.accept([p.submission for p in batch])
+            accepting = submissions.accept([p.submission for p in batch])
             results = await self._store.execute(replicated(accepting, *self._replicas))
         except Unavailable:
             # The store may have written the jobs, and only its reply was lost.
             self._start(self._discard([p.submission.job.id for p in batch]), "discard")
             raise
-        fresh: list[tuple[Pending, ops.Accepted]] = []
+        fresh: list[tuple[Pending, submissions.Accepted]] = []
         for pending, result in zip(batch, results, strict=True):
             if isinstance(result, ClipError):
                 _refuse([pending], result)
@@ -150,12 +150,12 @@ class CoalescingPublisher:
 
     async def _discard(self, ids: list[str]) -> None:
         try:
-            await self._store.execute(ops.discard(ids))
+            await self._store.execute(submissions.discard(ids))
         except Unavailable:
             log.warning("%d refused job(s) may stay in the store until their deadline", len(ids))
 
 
-def _accept(pending: Pending, accepted: ops.Accepted) -> None:
+def _accept(pending: Pending, accepted: submissions.Accepted) -> None:
     if not pending.done.done():
         pending.done.set_result(accepted)
 

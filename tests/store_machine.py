@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, multiple, precondition, rule
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import KeyReused, QueueFull, UnknownJob
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
@@ -38,13 +38,13 @@ class StoreMachine(StoreModel):
     )
     def accept(self, lane: Lane, total: int, key: str, digest: str) -> str | MultipleResults[str]:
         job = Job(Kind.EMBED_TEXT, MODEL, total, lane, owner="me", reply=REPLY, ttl=TTL)
-        submission = ops.Submission(job, Inputs(["x"] * total), LIMIT, HOUR, True, key, digest)
-        result = self.store.execute(ops.accept([submission]))[0]
+        submission = submissions.Submission(job, Inputs(["x"] * total), LIMIT, HOUR, True, key, digest)
+        result = self.store.execute(submissions.accept([submission]))[0]
         if first := self.first_with(key):
             if first.digest != digest:
                 assert isinstance(result, KeyReused)
             else:
-                assert isinstance(result, ops.Accepted)
+                assert isinstance(result, submissions.Accepted)
                 assert (result.duplicate, result.job_id) == (True, first.id)
                 first.promised = first.promised or first.state is State.QUEUED
             return multiple()
@@ -52,7 +52,7 @@ class StoreMachine(StoreModel):
         if load and load + total > LIMIT:
             assert isinstance(result, QueueFull)
             return multiple()
-        assert isinstance(result, ops.Accepted), result
+        assert isinstance(result, submissions.Accepted), result
         assert not result.duplicate
         self.known[job.id] = Known(job.id, lane, total, key, digest)
         return job.id
@@ -61,7 +61,7 @@ class StoreMachine(StoreModel):
     def ask_for_key(self, key: str, digest: str) -> None:
         first = self.first_with(key)
         try:
-            assert self.store.execute(ops.find_idempotent("me", key, digest)) == (first.id if first else None)
+            assert self.store.execute(submissions.find_idempotent("me", key, digest)) == (first.id if first else None)
         except KeyReused:
             assert first is not None
             assert first.digest != digest
@@ -145,7 +145,7 @@ class StoreMachine(StoreModel):
 
     @rule(job_id=jobs)
     def discard(self, job_id: str) -> None:
-        self.store.execute(ops.discard([job_id]))
+        self.store.execute(submissions.discard([job_id]))
         job = self.known.get(job_id)
         if job and job.state is State.QUEUED and not job.promised:
             del self.known[job_id]

@@ -12,7 +12,7 @@ from celery import Celery
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.shard_reference import ShardReference
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.broker import TASK, queue_name
 from clip_queue.shared.errors import ClipError, Unavailable, UnknownJob
 from clip_queue.shared.job import FINAL, Job, Kind
@@ -64,8 +64,8 @@ class ShardQueue:
             # By this key two commands, or one that was killed and is back, share a job instead of doing it twice; a job
             # that has ended is of no use any more.
             key = f"{self._plan.id}:{shard}:{turn}"
-            submission = ops.Submission(job, inputs, limit=NO_LIMIT, idempotency=key, digest=key)
-            accepted = self._until_available(ops.accept([submission]))[0]
+            submission = submissions.Submission(job, inputs, limit=NO_LIMIT, idempotency=key, digest=key)
+            accepted = self._until_available(submissions.accept([submission]))[0]
             if isinstance(accepted, ClipError):
                 raise accepted
             view, _ = self._until_available(ops.outcome(accepted.job_id))

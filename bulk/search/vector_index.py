@@ -59,6 +59,7 @@ class VectorIndex:
     def __init__(self, output: Output, stored: StoredShards, among: str, markers: list[Marker]) -> None:
         self._output, self._stored, self._about = output, stored, f"{FOLDER}/{among}.json"
         self._prefix = f"{FOLDER}/{among}_"
+        self._graphs: dict[str, Any] = {}  # of the parts, mapped when they are first searched
         self._rows = {marker["shard"]: marker["rows"] for marker in markers if marker["rows"]}
         self._checksums: dict[int, str] = {}
         for marker in markers:
@@ -96,7 +97,8 @@ class VectorIndex:
         found: dict[int, list[int]] = {}
         for part in self.parts:
             try:
-                graph = _usearch().Index.restore(str(self._path(part.file)), view=True)
+                graph = self._graphs.get(part.file) or _usearch().Index.restore(str(self._path(part.file)), view=True)
+                self._graphs[part.file] = graph
                 graph.expansion_search = max(EXPANSION_SEARCH, 2 * count)
                 keys = graph.search(query, count).keys
             except (RuntimeError, ValueError, AttributeError) as error:

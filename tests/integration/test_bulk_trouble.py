@@ -15,7 +15,7 @@ from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.layout import STAGING, Output
 from clip_queue.bulk.output.shard_reference import ShardReference
 from clip_queue.bulk.run.retry import RetryPolicy
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.job import Job, Kind, State
 from clip_queue.shared.lane import Lane
@@ -116,7 +116,7 @@ def test_a_shard_done_by_two_workers_at_once_is_the_same_shard(
     before = len(pair.faults.passes())
     inputs = ShardReference(str(output), found.plan.id, 1).to_inputs()
     copies = [Job(Kind.EMBED_SHARD, "emoji-mini", 5, Lane.BULK, owner="open", ttl=60_000) for _ in range(4)]
-    send(pair, [ops.Submission(job, inputs, 10**6) for job in copies])
+    send(pair, [submissions.Submission(job, inputs, 10**6) for job in copies])
     ids = {job.id for job in copies}
 
     def states() -> set[State]:
@@ -131,12 +131,12 @@ def test_a_shard_done_by_two_workers_at_once_is_the_same_shard(
     all_there(output, source, whole)
 
 
-def send(team: Team, submissions: list[ops.Submission]) -> None:
+def send(team: Team, several: list[submissions.Submission]) -> None:
     """Accept bulk jobs, and ring for each more often than it needs."""
     store, sender = team.store(), celery_app(team.settings(), publisher=True)
-    store.execute(ops.accept(submissions))
+    store.execute(submissions.accept(several))
     queue = queue_name("emoji-mini", Lane.BULK)
-    for job_id in 3 * [s.job.id for s in submissions]:
+    for job_id in 3 * [s.job.id for s in several]:
         sender.send_task(TASK, ("emoji-mini", Lane.BULK, [job_id]), queue=queue, retry=False)
     sender.close()
     store.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_queue.shared import ops
+from clip_queue.shared import submissions
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.lane import Lane
@@ -221,7 +221,7 @@ def test_a_message_delivered_twice_computes_stores_and_wakes_once(solo: Team, la
         celery.send_task(TASK, ("emoji-mini", lane, [job.id]), queue=queue_name("emoji-mini", lane), retry=False)
 
     solo.faults.delay(1)
-    store.execute(ops.accept([ops.Submission(job, Inputs([text]), 4096)]))
+    store.execute(submissions.accept([submissions.Submission(job, Inputs([text]), 4096)]))
     deliver()
     deliver()
     solo.at_work_on(text)

@@ -10,7 +10,7 @@ import orjson
 from fastapi.responses import StreamingResponse
 
 from clip_queue.api import events
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.job import State
 
 from .service import HOUR, WORKER, Service, until
@@ -105,7 +105,7 @@ async def test_a_stream_ends_when_its_job_disappears(service: Service) -> None:
     async for part in stream(service, job["id"], heartbeat=0.05):
         parts.append(part)
         if part == ": alive\n\n":
-            await service.store.execute(ops.discard([job["id"]]))
+            await service.store.execute(submissions.discard([job["id"]]))
     assert set(parts[2:]) == {": alive\n\n"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clip_queue.api.job_document import array, document
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.job import Job, JobResult, Kind, OnError, State
 
@@ -68,7 +68,7 @@ async def test_a_long_poll_of_a_job_that_disappears_ends(service: Service) -> No
     job = await service.submit()
     poll = asyncio.create_task(service.http.get(f"/jobs/{job['id']}", params={"wait": 30}))
     await until(lambda: service.redis.exists(f"cq:watch:{job['id']}"))
-    await service.store.execute(ops.discard([job["id"]]))
+    await service.store.execute(submissions.discard([job["id"]]))
     await service.redis.rpush(service.client.replies.address, job["id"])
     response = await asyncio.wait_for(poll, 5)
     assert (response.status_code, response.json()) == (404, unknown(job["id"]))

@@ -12,7 +12,7 @@ import fakeredis
 import pytest
 
 from clip_queue.api.publisher import CoalescingPublisher
-from clip_queue.shared import ops
+from clip_queue.shared import submissions
 from clip_queue.shared.errors import ClipError, QueueFull, Unavailable
 from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.lane import Lane
@@ -59,15 +59,15 @@ async def parts() -> AsyncIterator[Parts]:
 
 def submission(
     lane: Lane = Lane.INTERACTIVE, limit: int = 1000, items: Sequence[bytes | str] = ("x",)
-) -> ops.Submission:
-    return ops.Submission(Job(Kind.EMBED_TEXT, MODEL, len(items), lane, ttl=60_000), Inputs(list(items)), limit)
+) -> submissions.Submission:
+    return submissions.Submission(Job(Kind.EMBED_TEXT, MODEL, len(items), lane, ttl=60_000), Inputs(list(items)), limit)
 
 
-def submit(publisher: CoalescingPublisher, count: int, **more: Any) -> list[asyncio.Task[ops.Accepted]]:
+def submit(publisher: CoalescingPublisher, count: int, **more: Any) -> list[asyncio.Task[submissions.Accepted]]:
     return [asyncio.create_task(publisher.submit(submission(**more))) for _ in range(count)]
 
 
-async def errors(tasks: Sequence[asyncio.Task[ops.Accepted]]) -> list[str]:
+async def errors(tasks: Sequence[asyncio.Task[submissions.Accepted]]) -> list[str]:
     """The messages of the tasks' errors."""
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, ClipError) for result in results), results
@@ -107,7 +107,7 @@ async def test_a_refused_or_a_repeated_job_is_not_published(parts: Parts) -> Non
     with pytest.raises(QueueFull, match=r"^1 items of 'm' are waiting \(limit 1\); try again later\.$"):
         await publisher.submit(submission(limit=1))
     once = submission()
-    keyed = [ops.Submission(Job(Kind.EMBED_TEXT, MODEL, 1), once.inputs, 9, idempotency="k") for _ in range(2)]
+    keyed = [submissions.Submission(Job(Kind.EMBED_TEXT, MODEL, 1), once.inputs, 9, idempotency="k") for _ in range(2)]
     accepted = [await publisher.submit(it) for it in keyed]
     assert [it.duplicate for it in accepted] == [False, True]
     assert len(parts.broker.sent) == 2
@@ -149,7 +149,7 @@ async def test_a_store_that_fails_refuses_all_and_is_asked_to_discard(parts: Par
 
 async def test_any_other_failure_refuses_the_job_too(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     publisher = parts.publisher()
-    unpackable = ops.Submission(Job(Kind.EMBED_TEXT, MODEL, 1), Inputs(["x"], [object()]), 9)  # type: ignore[list-item]
+    unpackable = submissions.Submission(Job(Kind.EMBED_TEXT, MODEL, 1), Inputs(["x"], [object()]), 9)  # type: ignore[list-item]
     with pytest.raises(Unavailable, match=r"^The job could not be queued \(TypeError\)\.$"):
         await publisher.submit(unpackable)
     assert "sending failed" in caplog.text

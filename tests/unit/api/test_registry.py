@@ -13,7 +13,7 @@ import pytest
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reconciler import Reconciler
 from clip_queue.api.registry import Registry
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import Unavailable, UnknownModel
 from clip_queue.shared.job import Inputs, Job, Kind, State
 from clip_queue.shared.lane import Lane
@@ -188,7 +188,7 @@ class Reconciled:
     async def lost(self, lane: Lane) -> str:
         """A job whose message was lost long ago."""
         job = Job(Kind.EMBED_TEXT, MODEL, 1, lane, ttl=60_000)
-        await self.store.execute(ops.accept([ops.Submission(job, Inputs(["x"]), 9)]))
+        await self.store.execute(submissions.accept([submissions.Submission(job, Inputs(["x"]), 9)]))
         await self.store.client.hset(f"cq:job:{job.id}", "sent", 0)
         return job.id
 

@@ -9,7 +9,7 @@ import fakeredis
 import pytest
 
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
@@ -71,7 +71,7 @@ async def test_after_a_lost_connection_everyone_is_woken_and_messages_are_read_a
 async def test_the_list_of_a_process_that_has_died_does_not_stay(server: fakeredis.FakeServer) -> None:
     store = AsyncStore(fakeredis.FakeAsyncRedis(server=server))
     jobs = [Job(Kind.EMBED_TEXT, "m", 1, reply="cq:reply:dead", ttl=60_000) for _ in range(3)]
-    await store.execute(ops.accept([ops.Submission(job, Inputs(["x"]), 9) for job in jobs]))
+    await store.execute(submissions.accept([submissions.Submission(job, Inputs(["x"]), 9) for job in jobs]))
     await store.execute(ops.watch(jobs[0].id, "cq:reply:watcher"))
     for job in jobs:
         await store.execute(ops.cancel(job.id, ""))

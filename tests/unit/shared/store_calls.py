@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.ops import Accepted, Completion, Submission
+from clip_queue.shared.ops import Completion
 from clip_queue.shared.store import Store
+from clip_queue.shared.submissions import Accepted, Submission
 
 HOUR = 3600.0
 MODEL = "m"
@@ -20,7 +21,7 @@ def new(total: int = 1, lane: Lane = Lane.BACKGROUND, owner: str = "me", ttl: in
 
 def offer(store: Store, job: Job, limit: int = 100, **more: object) -> Accepted | ClipError:
     inputs = Inputs(["x"] * job.total)
-    return store.execute(ops.accept([Submission(job, inputs, limit, listed=True, **more)]))[0]  # type: ignore[arg-type]
+    return store.execute(submissions.accept([Submission(job, inputs, limit, listed=True, **more)]))[0]  # type: ignore[arg-type]
 
 
 def accepted(store: Store, *jobs: Job) -> list[str]:

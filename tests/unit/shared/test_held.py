@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from clip_queue.shared import held, ops
+from clip_queue.shared import held, ops, submissions
 from clip_queue.shared.errors import ClipError, StoreFull, TooLarge
 from clip_queue.shared.held import RECORD, ROW, ByteLimits
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.ops import Accepted, Completion, Submission
+from clip_queue.shared.ops import Completion
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import LUA, PARTS, Store, call
+from clip_queue.shared.submissions import Accepted, Submission
 from clip_queue.shared.wire import pack_inputs, pack_result
 
 from .store_calls import HOUR, MODEL, claim
@@ -24,7 +25,7 @@ RESULT = JobResult("fingerprint", bytes(3000), 750)
 
 def offer(store: Store, owner: str, limits: ByteLimits, *, size: int = SIZE, **more: object) -> tuple[str, object]:
     job = Job(Kind.EMBED_IMAGE, MODEL, 1, Lane.BACKGROUND, owner=owner, ttl=60_000, **more)  # type: ignore[arg-type]
-    return job.id, store.execute(ops.accept([Submission(job, Inputs([bytes(size)]), 100, bytes=limits)]))[0]
+    return job.id, store.execute(submissions.accept([Submission(job, Inputs([bytes(size)]), 100, bytes=limits)]))[0]
 
 
 def put(store: Store, owner: str = "a", limits: ByteLimits = held.UNLIMITED, **more: object) -> str:
@@ -124,20 +125,20 @@ def test_a_job_above_the_limit_is_told_not_to_try_again(store: Store) -> None:
 def test_room_for_the_result_is_kept_free_while_a_job_waits(store: Store) -> None:
     job = Job(Kind.EMBED_TEXT, MODEL, 1000, Lane.BACKGROUND, owner="a", ttl=60_000)
     submission = Submission(job, Inputs(["x"] * 1000), 2000, bytes=ByteLimits(2**20))
-    assert isinstance(store.execute(ops.accept([submission]))[0], TooLarge), "4 KiB for each vector"
+    assert isinstance(store.execute(submissions.accept([submission]))[0], TooLarge), "4 KiB for each vector"
     shard = Job(Kind.EMBED_SHARD, MODEL, 10**6, Lane.BULK, owner="a", ttl=60_000)
-    store.execute(ops.accept([Submission(shard, Inputs(["x"]), 10**9)]))
+    store.execute(submissions.accept([Submission(shard, Inputs(["x"]), 10**9)]))
     assert sums(store)["a"] < 1000, "a shard's vectors go to files"
 
 
 def test_a_discarded_job_counts_for_nothing(store: Store) -> None:
-    store.execute(ops.discard([put(store)]))
+    store.execute(submissions.discard([put(store)]))
     assert sums(store) == {}
 
 
 def test_the_result_of_a_synchronous_request_goes_soon_after_its_deadline(store: Store) -> None:
     job = Job(Kind.EMBED_TEXT, MODEL, 1, owner="a", ttl=600_000, reply="r")
-    store.execute(ops.accept([Submission(job, Inputs(["x"]), 9, deadline_in=30)]))
+    store.execute(submissions.accept([Submission(job, Inputs(["x"]), 9, deadline_in=30)]))
     finish(store, job.id)
     assert 30_000 < store.client.pttl(f"cq:out:{job.id}") <= 35_000
     assert 590_000 < store.client.pttl(f"cq:job:{job.id}") <= 600_000
@@ -147,7 +148,7 @@ def test_the_result_of_a_synchronous_request_goes_soon_after_its_deadline(store:
 
 def test_a_large_result_is_not_in_the_store_twice(store: Store) -> None:
     job = Job(Kind.EMBED_TEXT, MODEL, 1, owner="a", ttl=60_000, reply="r")
-    store.execute(ops.accept([Submission(job, Inputs(["x"]), 9)]))
+    store.execute(submissions.accept([Submission(job, Inputs(["x"]), 9)]))
     finish(store, job.id, JobResult("f", bytes(300_000), 1))
     assert store.client.lrange("r", 0, -1) == [job.id.encode()], "it says that the result is in the store"
     assert store.client.strlen(f"cq:out:{job.id}") > 300_000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import KeyReused, QueueFull, UnknownJob
 from clip_queue.shared.job import Inputs, Job, Kind, State
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.ops import Accepted, Submission
 from clip_queue.shared.store import Store
+from clip_queue.shared.submissions import Accepted, Submission
 from clip_queue.shared.workers import WorkerInfo, workers
 from tests.harness import wait_for
 
@@ -19,8 +19,8 @@ from .store_calls import DONE, HOUR, MODEL, accepted, claim, finish, load, new, 
 
 
 def test_one_refusal_among_submissions_harms_no_other(store: Store) -> None:
-    submissions = [Submission(new(total), Inputs(["x"] * total), limit=5) for total in (3, 3, 2)]
-    results = store.execute(ops.accept(submissions))
+    three = [Submission(new(total), Inputs(["x"] * total), limit=5) for total in (3, 3, 2)]
+    results = store.execute(submissions.accept(three))
     assert [type(result) for result in results] == [Accepted, QueueFull, Accepted]
     assert "3 items" in str(results[1])
     assert load(store) == 5
@@ -40,7 +40,7 @@ def test_a_job_above_the_limit_is_taken_by_an_empty_lane(store: Store) -> None:
 def test_what_comes_back_is_what_was_accepted(store: Store) -> None:
     job = new(2)
     submission = Submission(job, Inputs([b"\xff\0", "Größe 🙂"], ["a", "b"]), 100, deadline_in=60)
-    store.execute(ops.accept([submission]))
+    store.execute(submissions.accept([submission]))
     claimed = store.execute(ops.claim([job.id], "w", 3))[0]
     assert claimed.inputs == submission.inputs
     assert claimed.job is not None
@@ -50,7 +50,7 @@ def test_what_comes_back_is_what_was_accepted(store: Store) -> None:
 
 def test_large_inputs_are_fetched_apart_from_the_claim(store: Store) -> None:
     job = new()
-    store.execute(ops.accept([Submission(job, Inputs([bytes(ops.INLINE)]), 100)]))
+    store.execute(submissions.accept([Submission(job, Inputs([bytes(ops.INLINE)]), 100)]))
     assert store.execute(ops.claim([job.id], "w", 3))[0].inputs is None
     assert store.execute(ops.inputs(job.id)) == Inputs([bytes(ops.INLINE)])
 
@@ -62,9 +62,9 @@ def test_an_idempotency_key_lives_exactly_as_long_as_its_job(store: Store) -> No
     claim(store, job.id)
     finish(store, job.id)
     assert store.client.pttl("cq:idem:me:k") == pytest.approx(60_000, abs=5_000)
-    assert store.execute(ops.find_idempotent("me", "k", "d")) == job.id
+    assert store.execute(submissions.find_idempotent("me", "k", "d")) == job.id
     with pytest.raises(KeyReused):
-        store.execute(ops.find_idempotent("me", "k", "other"))
+        store.execute(submissions.find_idempotent("me", "k", "other"))
 
 
 def test_a_job_that_a_duplicate_refers_to_is_not_discarded(store: Store) -> None:
@@ -73,7 +73,7 @@ def test_a_job_that_a_duplicate_refers_to_is_not_discarded(store: Store) -> None
     again = offer(store, second, idempotency="k", digest="d")
     assert isinstance(again, Accepted)
     assert (again.duplicate, again.job_id) == (True, first.id)
-    store.execute(ops.discard([first.id]))  # the first message could not be sent
+    store.execute(submissions.discard([first.id]))  # the first message could not be sent
     assert store.execute(ops.view(first.id)).job.state is State.QUEUED
 
 
@@ -81,7 +81,7 @@ def test_a_discarded_job_leaves_nothing_behind(store: Store) -> None:
     job = new()
     offer(store, job, idempotency="k", digest="d")
     store.execute(ops.watch(job.id, "list"))
-    store.execute(ops.discard([job.id]))
+    store.execute(submissions.discard([job.id]))
     assert load(store) == 0
     assert set(store.client.keys()) == {b"cq:load"}
 

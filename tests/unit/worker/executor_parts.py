@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
@@ -43,7 +43,7 @@ class Parts:
 
     def accept(self, *texts: str, lane: Lane = Lane.INTERACTIVE, kind: Kind = Kind.EMBED_TEXT, to: str = MODEL) -> str:
         job = Job(kind, to, len(texts), lane, ttl=60_000)
-        self.store.execute(ops.accept([ops.Submission(job, Inputs([*texts]), 1000)]))
+        self.store.execute(submissions.accept([submissions.Submission(job, Inputs([*texts]), 1000)]))
         return job.id
 
     def look(self, job_id: str) -> Job:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.job import Inputs, Job, Kind, State
 from clip_queue.shared.lane import Lane
@@ -236,7 +236,7 @@ def test_a_job_with_an_item_that_hangs_ends_at_its_deadline(parts: Parts, items:
     parts.model.gate.clear()
     job = Job(Kind.EMBED_TEXT, MODEL, items, Lane.INTERACTIVE, ttl=60_000)
     inputs = Inputs([f"text {i}" for i in range(items)])
-    parts.store.execute(ops.accept([ops.Submission(job, inputs, 1000, deadline_in=0.3)]))
+    parts.store.execute(submissions.accept([submissions.Submission(job, inputs, 1000, deadline_in=0.3)]))
     thread = parts.in_thread(job.id)
     wait_for(lambda: parts.look(job.id).state is State.EXPIRED, 5)
     thread.join(5)
@@ -305,7 +305,7 @@ def test_a_background_message_of_a_worker_that_drains_claims_nothing(parts: Part
 def test_texts_are_cached_for_each_owner_apart(parts: Parts) -> None:
     for owner, passes in (("one key", 1), ("another", 2), ("one key", 2)):
         job = Job(Kind.EMBED_TEXT, MODEL, 1, owner=owner, ttl=60_000)
-        parts.store.execute(ops.accept([ops.Submission(job, Inputs(["secret"]), 100)]))
+        parts.store.execute(submissions.accept([submissions.Submission(job, Inputs(["secret"]), 100)]))
         parts.deliver(job.id)
         assert parts.look(job.id).state is State.SUCCEEDED
         assert len(parts.model.batches) == passes

@@ -11,7 +11,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.broker import TASK
 from clip_queue.shared.errors import ClipError, Unavailable
 from clip_queue.shared.job import Inputs, Job, Kind, State
@@ -101,7 +101,7 @@ class Parts:
 
     def accept(self, lane: Lane = Lane.INTERACTIVE) -> str:
         job = Job(Kind.EMBED_TEXT, MODEL, 3, lane, ttl=60_000)
-        self.store.execute(ops.accept([ops.Submission(job, Inputs(["a", "b", "c"]), 1000)]))
+        self.store.execute(submissions.accept([submissions.Submission(job, Inputs(["a", "b", "c"]), 1000)]))
         return job.id
 
     def look(self, job_id: str) -> Job:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgpack
 import pytest
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, submissions
 from clip_queue.shared.fields import member
 from clip_queue.shared.job import Inputs, Job, Kind, OnError, State
 from clip_queue.shared.lane import Lane
@@ -95,7 +95,7 @@ def test_large_inputs_that_cannot_be_read_fail_alone_too(parts: Parts) -> None:
 
 def test_an_unknown_item_is_skipped_where_a_job_skips(parts: Parts) -> None:
     job = Job(Kind.EMBED_TEXT, parts.model.info.name, 3, on_error=OnError.SKIP, ttl=60_000)
-    parts.store.execute(ops.accept([ops.Submission(job, Inputs(["a", {"url": "x"}, "c"]), 100)]))  # type: ignore[list-item]
+    parts.store.execute(submissions.accept([submissions.Submission(job, Inputs(["a", {"url": "x"}, "c"]), 100)]))  # type: ignore[list-item]
     parts.deliver(job.id)
     view, result = parts.store.execute(ops.outcome(job.id))
     assert view is not None
