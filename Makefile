@@ -12,6 +12,7 @@ TESTS ?= tests/chaos tests/integration tests/unit
 SDK := inference-sdk==1.8.3
 # What Redis itself must do is tested on Debian's server as well; all else only on Valkey.
 ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py delivery.py backpressure.py jobs_poll.py)
+READERS := lancedb==0.40.0 duckdb==2.0.1
 SCHEMATHESIS := schemathesis==4.32.5
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ demo: .venv/.done  ## embed and compare the sample pictures, end to end
 serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
-test: lint .venv-sdk/.done .venv-schemathesis/.done redis-server  ## lint, then every test
+test: lint .venv-sdk/.done .venv-schemathesis/.done .venv-readers/.done redis-server  ## lint, then every test
 	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 	@$(MAKE) --no-print-directory test-redis
 
@@ -64,7 +65,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-schemathesis .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-schemathesis .venv-readers .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -102,6 +103,13 @@ redis-server:
 	@echo "setting up .venv-schemathesis ($(SCHEMATHESIS))"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-schemathesis
 	@$(PIP_INSTALL) .venv-schemathesis/bin/python "$(SCHEMATHESIS)"
+	@touch $@
+
+# So do the databases that read what bulk writes.
+.venv-readers/.done: .venv/.done
+	@echo "setting up .venv-readers ($(READERS))"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-readers
+	@$(PIP_INSTALL) .venv-readers/bin/python $(READERS)
 	@touch $@
 
 # So does what bulk is compared with. It needs Python 3.11.

@@ -219,8 +219,27 @@ def search(
             metavar="FILE", help="Write the images found to a contact sheet: .png, .jpg or .webp.", show_default=False
         ),
     ] = None,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SQL",
+            help="Only rows that meet this condition on their metadata, as DuckDB reads it: \"caption LIKE '%cat%'\".",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON a row, with all its metadata.")] = False,
+    vectors: Annotated[bool, typer.Option("--vectors", help="With --json: the rows' vectors as well.")] = False,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(
+            metavar="COSINE",
+            help="Instead of a text: the rows that have another one this near, such as 0.97, group by group.",
+            show_default=False,
+        ),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every row, also where there is an index.")] = False,
 ) -> None:
-    """Find the rows of an output that are nearest to a text or an image.
+    """Find the rows of an output that are nearest to a text or an image, or near duplicates.
 
     A table on a terminal; else rank, score, path and caption with tabs between.
     """
@@ -231,10 +250,46 @@ def search(
     settings = load_settings()
     try:
         run_search(
-            console, errors, settings, output, text=text, image=image, top=top, among=among, model=model, sheet=sheet
+            console,
+            errors,
+            settings,
+            output,
+            text=text,
+            image=image,
+            top=top,
+            among=among,
+            model=model,
+            sheet=sheet,
+            filter=filter,
+            as_json=json,
+            vectors=vectors,
+            near_duplicates=near_duplicates,
+            exact=exact,
         )
     except BrokenPipeError:  # of `| head`: typer ends without a message
         raise
+    except (ClipError, OSError) as error:
+        fail(str(error))
+
+
+@app.command()
+def index(
+    output: Annotated[str, typer.Argument(help="What `embed` wrote, or is writing; path.")],
+    among: Annotated[
+        str | None,
+        typer.Option(metavar="images|texts", help="What to index; unset: images, if any.", show_default=False),
+    ] = None,
+) -> None:
+    """Build an index of a large output, beside it, by which `search` finds rows without comparing them all.
+
+    After the output has grown, the same command adds what is new.
+    """
+    from clip_queue.shared.errors import ClipError
+
+    with needs_extra():
+        from clip_queue.cli.search import build_index
+    try:
+        build_index(errors, output, among)
     except (ClipError, OSError) as error:
         fail(str(error))
 

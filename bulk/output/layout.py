@@ -1,10 +1,11 @@
-"""The output folder: clip-retrieval's layout, and the files that this project adds to it.
+"""The output folder: clip-retrieval's layout or tables, and the files that this project adds to them.
 
 ::
 
     img_emb/img_emb_N.npy            rows embedded (n, dimension), float16 or float32
     text_emb/text_emb_N.npy          the same of their texts; zeros where a row has none
     metadata/metadata_N.parquet      row k describes row k of both matrices
+    table/table_N.parquet            instead of these three: vectors and metadata, row by row (``--layout table``)
     errors/errors_N.parquet          the rows that failed, with the same columns and ``error`` filled
     shards/shard_N.json              written last: shard N is complete, with counts and checksums
     plan.parquet                     row group N is what shard N reads
@@ -57,12 +58,13 @@ class Output:
 
     @staticmethod
     def names(shard: int, shards: int) -> dict[str, str]:
-        """A shard's files by kind: ``image``, ``text``, ``metadata``, ``errors``, ``shard``."""
+        """A shard's files by kind: ``image``, ``text``, ``metadata``, ``table``, ``errors``, ``shard``."""
         n = str(shard).zfill(len(str(shards)))
         return {
             "image": f"img_emb/img_emb_{n}.npy",
             "text": f"text_emb/text_emb_{n}.npy",
             "metadata": f"metadata/metadata_{n}.parquet",
+            "table": f"table/table_{n}.parquet",
             "errors": f"errors/errors_{n}.parquet",
             "shard": f"shards/shard_{n}.json",
         }

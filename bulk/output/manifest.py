@@ -10,12 +10,16 @@ from typing import Any
 import orjson
 
 from clip_queue.bulk.output.layout import MANIFEST, Output
+from clip_queue.bulk.output.table_layout import CLIP_RETRIEVAL, LAYOUTS
 from clip_queue.shared.errors import Unreadable
 from clip_queue.shared.fields import known_fields
 from clip_queue.shared.models import ModelInfo
 from clip_queue.sources.source import Source, SourceError
 
-VERSION = 1  # of the layout
+# Of the manifest. A release that knows only the first refuses an output that has the second by name; else it would
+# write files of another layout, or other rows, into it.
+VERSION, LATER = 1, 2
+ADDED = ("long_texts", "layout", "limit", "sample", "seed")  # options that need the second
 PACKAGES = ("clip-queue", "open-clip-torch", "torch", "pillow", "numpy", "pyarrow")
 
 
@@ -29,6 +33,15 @@ class PlanOptions:
     dtype: str = "float16"  # of the stored vectors
     normalize: bool = True
     long_texts: str = "fail"  # or cut: what becomes of texts that are longer than the model takes
+    layout: str = CLIP_RETRIEVAL
+    limit: int | None = None  # rows
+    sample: float | None = None  # share of the rows
+    seed: int = 0  # of the sample
+
+    @property
+    def is_first_look(self) -> bool:
+        """Whether less than the whole source is asked for."""
+        return self.limit is not None or self.sample is not None
 
 
 @dataclass(frozen=True)
@@ -47,15 +60,20 @@ class RunPlan:
     planned: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Without ``planned``, which stands beside it, and ``long_texts`` where it is the default.
-
-        Release 0.1.0 reads no plan with a field unknown to it.
-        """
+        """Without ``planned``, which stands beside it, and without what 0.2.0 has added where it is not used: release
+        0.1.0 reads no plan with a field unknown to it."""
         value = asdict(self)
         del value["planned"]
-        if self.options.long_texts == PlanOptions.long_texts:
-            del value["options"]["long_texts"]
+        for name in ADDED:
+            if value["options"][name] == getattr(PlanOptions, name):
+                del value["options"][name]
         return value
+
+    @property
+    def version(self) -> int:
+        """The version of the manifest that this plan needs."""
+        added = any(getattr(self.options, name) != getattr(PlanOptions, name) for name in ADDED)
+        return LATER if added else VERSION
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> RunPlan:
@@ -86,9 +104,12 @@ def load(output: Output) -> Manifest | None:
         return None
     try:
         raw = orjson.loads(data)
-        if raw["version"] != VERSION:
+        if raw["version"] not in (VERSION, LATER):
             raise ValueError(f"version {raw['version']}")
-        return Manifest(RunPlan.from_json({**raw["plan"], "planned": raw.get("planned", 0.0)}), raw["result"])
+        found = Manifest(RunPlan.from_json({**raw["plan"], "planned": raw.get("planned", 0.0)}), raw["result"])
+        if found.plan.options.layout not in LAYOUTS:
+            raise ValueError(f"layout {found.plan.options.layout}")
+        return found
     except (ValueError, KeyError, TypeError, AttributeError, Unreadable) as error:
         raise SourceError(f"{output.path(MANIFEST)} cannot be understood ({error}): choose another output") from error
 
@@ -96,7 +117,7 @@ def load(output: Output) -> Manifest | None:
 def save(output: Output, plan: RunPlan, result: dict[str, Any] | None = None) -> None:
     """Write the manifest, replacing what is there."""
     value = {
-        "version": VERSION,
+        "version": plan.version,
         "plan": plan.to_json(),
         "planned": plan.planned,
         "versions": versions(),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clip_queue.bulk.output.table_layout import metadata_name
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.vectors import Matrix
 
@@ -26,14 +27,29 @@ def blocks(path: Path, name: str, dimension: int, *, numbers: int = BLOCK_NUMBER
     Raises:
         BadInput: the file is not a matrix of that many columns; ``name`` is its name in the message.
     """
+    yield from float32_blocks(mapped(path, name, dimension), numbers=numbers)
+
+
+def mapped(path: Path, name: str, dimension: int) -> NDArray[Any]:
+    """The matrix (n, dimension) of a .npy file, which stays on the disk until a part of it is used.
+
+    Raises:
+        BadInput: the file is not a matrix of that many columns; ``name`` is its name in the message.
+    """
     try:
-        mapped = np.load(path, mmap_mode="c", allow_pickle=False)
+        found = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BadInput(f"{name} is broken: {error}") from error
-    floats = isinstance(mapped, np.ndarray) and mapped.dtype.kind == "f"
-    if not floats or mapped.ndim != 2 or mapped.shape[1] != dimension:
+    floats = isinstance(found, np.ndarray) and found.dtype.kind == "f"
+    if not floats or found.ndim != 2 or found.shape[1] != dimension:
         raise BadInput(f"{name} is not a matrix of {dimension} columns of floats")
-    matrix = np.asarray(mapped)  # slices of a memmap are slow to make
+    return np.asarray(found)  # slices of a memmap are slow to make
+
+
+def float32_blocks(matrix: NDArray[Any], *, numbers: int) -> Iterator[tuple[int, Matrix]]:
+    """A matrix of floats in blocks, float32, of at most ``numbers`` numbers, each with the number of its first row. A
+    block is valid until the next one is asked for."""
+    dimension = matrix.shape[1]
     size = max(1, numbers // dimension)
     buffer = np.empty((size, dimension), dtype=np.float32)
     for start in range(0, len(matrix), size):
@@ -54,27 +70,45 @@ def _float32(block: NDArray[Any], buffer: Matrix) -> Matrix:
     return out
 
 
-def metadata(path: Path, name: str, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+def metadata(path: Path, name: str, rows: Sequence[int], columns: list[str] | None = None) -> dict[int, dict[str, Any]]:
     """Rows of a metadata file by their numbers; only the row groups that hold one of them are read.
 
     Raises:
         BadInput: the file is broken, or too short.
     """
-    found: dict[int, dict[str, Any]] = {}
+    asked = sorted(set(rows))
+    return dict(zip(asked, _plain(table_rows(path, name, asked, columns)), strict=True))
+
+
+def table_rows(path: Path, name: str, rows: Sequence[int], columns: list[str] | None = None) -> pa.Table:
+    """Rows of a parquet file, ascending by their numbers; of ``columns``, or all of them.
+
+    Raises:
+        BadInput: the file is broken, or too short.
+    """
+    asked, only = sorted(rows), {} if columns is None else {"columns": columns}
+    parts = []
     try:
         with pq.ParquetFile(path) as file:
             start = 0
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
-                if inside := [row for row in rows if start <= row < stop]:
-                    table = file.read_row_group(group).take([row - start for row in inside])
-                    found.update(zip(inside, _plain(table), strict=True))
+                if inside := [row - start for row in asked if start <= row < stop]:
+                    parts.append(file.read_row_group(group, **only).take(inside))
                 start = stop
+            if missing := [row for row in asked if row >= start]:
+                raise BadInput(f"{name} has no row {missing[0]}, though there is a vector of it")
+            return pa.concat_tables(parts) if parts else file.schema_arrow.empty_table()
     except pa.ArrowException as error:
         raise BadInput(f"{name} is broken: {error}") from error
-    if missing := set(rows) - found.keys():
-        raise BadInput(f"{name} has no row {min(missing)}, though there is a vector of it")
-    return found
+
+
+def metadata_columns(path: Path, name: str) -> list[str]:
+    """The columns of a file in the layout ``table`` that hold metadata. Raises :class:`BadInput` if it is broken."""
+    try:
+        return [column for column in pq.read_schema(path).names if metadata_name(column) is not None]
+    except pa.ArrowException as error:
+        raise BadInput(f"{name} is broken: {error}") from error
 
 
 def _plain(table: pa.Table) -> list[dict[str, Any]]:

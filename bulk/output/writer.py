@@ -1,4 +1,4 @@
-"""The writer of a shard: vectors go to .npy files, their metadata to .parquet files, row by row.
+"""The writer of a shard: vectors go to .npy files and their metadata to .parquet files, or both to a table, row by row.
 
 Memory does not grow with the shard. Every file is written in a staging folder; :meth:`ShardWriter.finish`
 publishes them, and last the marker that says that the shard is complete.
@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clip_queue.bulk.output import table_layout
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import EXAMPLES
@@ -86,10 +87,19 @@ class TableFile:
 
     def _flush(self) -> None:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self.path, self._schema, compression="zstd")
+            plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
+            words = plain if len(plain) < len(self._schema) else True  # a dictionary of a vector's numbers is larger
+            self._writer = pq.ParquetWriter(self.path, self._schema, compression="zstd", use_dictionary=words)
         if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+            columns = [_array([row.get(field.name) for row in self._waiting], field.type) for field in self._schema]
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
             self._waiting = []
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(kind):
+        return table_layout.vector_array(values, kind)
+    return pa.array(values, kind)
 
 
 class ShardWriter:
@@ -98,6 +108,7 @@ class ShardWriter:
     def __init__(self, output: Output, plan: RunPlan, shard: int) -> None:
         self._output, self._plan, self._shard = output, plan, shard
         self._names = output.names(shard, plan.shards)
+        self._is_table = plan.options.layout == table_layout.TABLE
         self._staging = output.staging()
         self.rows = 0
         self.failed = 0
@@ -108,11 +119,17 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         self._folder = self._staging.__enter__()
-        wanted = {"image": self._plan.source.images, "text": self._plan.source.texts}
+        source, wanted = self._plan.source, {"image": self._plan.source.images, "text": self._plan.source.texts}
         dimension, dtype = self._plan.model.dimension, self._plan.options.dtype
-        schema = arrow_schema(self._plan.source)
-        self._vectors = {k: NpyFile(self._path(k), dimension, dtype) for k, is_wanted in wanted.items() if is_wanted}
-        self._tables = {k: TableFile(self._path(k), schema) for k in ("metadata", "errors")}
+        schema = arrow_schema(source)
+        self._vectors: dict[str, NpyFile] = {}
+        if self._is_table:
+            rows = TableFile(self._path("table"), table_layout.schema(source, schema, dimension, dtype))
+            self._tables = {"table": rows}
+        else:
+            self._vectors = {k: NpyFile(self._path(k), dimension, dtype) for k, is_in in wanted.items() if is_in}
+            self._tables = {"metadata": TableFile(self._path("metadata"), schema)}
+        self._tables["errors"] = TableFile(self._path("errors"), schema)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -127,10 +144,17 @@ class ShardWriter:
     def write(self, rows: Sequence[Row], vectors: dict[str, Matrix], cut: int = 0) -> None:
         """Add rows that were embedded, and for each kind (``image``, ``text``) their vectors (rows, dimension),
         float32. ``cut``: how many of their texts were."""
-        for kind, matrix in vectors.items():
-            self._vectors[kind].append(normalise(matrix) if self._plan.options.normalize else matrix)
-        for row in rows:
-            self._tables["metadata"].append(row.columns | _faults(row))
+        if self._plan.options.normalize:
+            vectors = {kind: normalise(matrix) for kind, matrix in vectors.items()}
+        for kind, file in self._vectors.items():
+            file.append(vectors[kind])
+        for n, row in enumerate(rows):
+            columns = row.columns | _faults(row)
+            if self._is_table:
+                own = {kind: matrix[n] for kind, matrix in vectors.items()}
+                id = table_layout.row_id(self._shard, self.rows + n)
+                columns = table_layout.row(self._plan.source, id, own, columns)
+            self._tables["table" if self._is_table else "metadata"].append(columns)
             self.halves += bool(row.faults)
             for fault in row.faults.values():
                 self._count(row, fault)

@@ -75,6 +75,22 @@ class EmbedOptions(TypedDict, total=False):
         str | None,
         Option("Of the stored vectors, float16 or float32. [default: float16]", choices=("float16", "float32")),
     ]
+    limit: Annotated[
+        int | None, Option("For a first look: embed only so many rows, the first.", least=1, most=1_000_000_000)
+    ]
+    sample: Annotated[
+        float | None,
+        Option("For a first look: embed each row with this probability, such as 0.01; of tars, each tar."),
+    ]
+    seed: Annotated[int | None, Option("Another one draws another sample. [default: 0]", least=0, most=2**31 - 1)]
+    layout: Annotated[
+        str | None,
+        Option(
+            "Of the output: clip-retrieval (.npy and parquet) or table (parquet alone, for databases). "
+            "[default: clip-retrieval]",
+            choices=("clip-retrieval", "table"),
+        ),
+    ]
     normalize: Annotated[
         bool | None, Option("Vectors of length 1, or raw. [default: normalize]", flags="--normalize/--raw")
     ]

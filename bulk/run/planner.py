@@ -13,13 +13,14 @@ from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import write_plan
+from clip_queue.bulk.run import first_look
 from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.bulk.run.reading import Given
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.workers import NotStarted
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
-from clip_queue.sources import registry, storage
+from clip_queue.sources import storage
 from clip_queue.sources.place import with_places
 from clip_queue.sources.source import Source
 
@@ -71,7 +72,8 @@ class Planner:
         return RunPlan(secrets.token_hex(8), planned.source, model, options, planned.shards, planned.rows, self._began)
 
     def _cut(self, shard_size: int) -> PlannedShards:
-        source, shards = registry.plan_shards(self._request.source, shard_size, self._settings)
+        asked = self._request.plan_options(PlanOptions())
+        source, shards = first_look.plan_shards(self._request.source, asked, shard_size, self._settings)
         try:
             count, rows = write_plan(self._output, shards, self._progress)
         except OSError as error:
@@ -117,11 +119,12 @@ def dry_run(source: Given, *, settings: Settings | None = None, **options: Unpac
     settings = settings or Settings()
     request = EmbedRequest.of(source, options)
     default, asked = PlanOptions().shard_size, request.shard_size
-    completed, shards = registry.plan_shards(request.source, asked or default, settings)
+    look = request.plan_options(PlanOptions())
+    completed, shards = first_look.plan_shards(request.source, look, asked or default, settings)
     count, rows, known, first = 0, 0, True, list[str]()
     for shard in shards:
         first = first or [storage.display(piece.path) for piece in islice(shard.pieces, 3)]
         count, rows, known = count + 1, rows + (shard.rows or 0), known and shard.rows is not None
     if known and not asked and (smaller := smaller_shard_size(rows)) < default:
-        count = sum(1 for _ in registry.plan_shards(request.source, smaller, settings)[1])
+        count = sum(1 for _ in first_look.plan_shards(request.source, look, smaller, settings)[1])
     return DryRun(with_places(completed), count, rows if known else None, first)

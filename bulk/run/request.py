@@ -31,6 +31,8 @@ class EmbedRequest:
         """
         for name, value in given.items():
             _check(name, value)
+        if given.get("seed") is not None and given.get("sample") is None:
+            raise BadInput("seed is of a sample, and none is asked for")
         format = given.get("format")
         if format is not None and format not in registry.FORMATS:
             raise SourceError(f"format {format!r} is not known: use one of {', '.join(registry.FORMATS)}")
@@ -62,6 +64,8 @@ def _check(name: str, value: Any) -> None:
     known = options()
     if name not in known:
         raise TypeError(f"embed() has no option {name!r}")
+    if name == "sample" and value is not None and not 0 < value <= 1:
+        raise BadInput(f"sample is {value:g}: use a share of the rows above 0 and up to 1, such as 0.01")
     option = known[name][1]
     if value is None:
         return

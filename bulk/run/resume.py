@@ -76,8 +76,10 @@ def check_empty(output: Output) -> None:
 
 def check_unchanged(output: Output, plan: RunPlan) -> None:
     """Raise :class:`SourceChanged` if the source of a finished run has other files than when it was planned."""
-    found = str(changes(plan.source, _pieces(output, plan), plan.planned))
-    if found:
+    differences = changes(plan.source, _pieces(output, plan), plan.planned)
+    if plan.options.is_first_look:
+        differences.names.pop("new", None)  # files that it left out are not in the plan
+    if found := str(differences):
         raise SourceChanged(
             f"the source has changed since this output was made: {found}. What is there stays as it is; choose another "
             "output to embed the source as it is now"

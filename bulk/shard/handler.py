@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from itertools import islice
 
 from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import OutputError, WrongModel
@@ -77,8 +78,10 @@ class ShardHandler:
         if marker := marker_if_complete(output, plan, shard):
             return marker  # a duplicate, or the store forgot that it ended
         pipeline = Pipeline(self._engine, plan, self._abandoned.is_set)
-        pieces = PlanFile(output).shard(shard).pieces
-        rows = registry.read(plan.source, pieces, self._engine.settings)
+        planned = PlanFile(output).shard(shard)
+        rows = registry.read(plan.source, planned.pieces, self._engine.settings)
+        if plan.options.limit is not None:
+            rows = islice(rows, planned.rows)  # it may end in the middle of a tar
         with ShardWriter(output, plan, shard) as writer:
             self._write(writer, pipeline.embed(rows))
             self._check()

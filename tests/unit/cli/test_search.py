@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from clip_queue.bulk.search.index import Hit
-from clip_queue.cli.search import MAX_CAPTION, read_image, shortened, show
+from clip_queue.cli.search import MAX_CAPTION, read_image, search, shortened, show
 from clip_queue.shared.errors import BadInput
+from clip_queue.shared.settings import Settings
+from tests.unit.bulk.outputs_by_hand import MODEL, make_output
 from tests.unit.cli.printing import console, printed
 
 HITS = [Hit(1, 0.5, 0, 0, "a\tb.jpg", "a [bold]cat[/]\non a mat", {}), Hit(2, 0.25, 0, 1, None, None, {})]
@@ -30,6 +35,49 @@ def test_a_terminal_has_a_table_of_the_columns_that_are_filled() -> None:
     show(out, HITS[1:])
     assert "path" not in printed(out)
     assert "caption" not in printed(out)
+
+
+def test_json_has_a_line_a_hit_with_all_that_is_known() -> None:
+    out = console(terminal=True)
+    odd = {"a": 1, "score": "own", "b": [b"x"], "c": float("nan"), "d": 2**64 - 1}
+    vector = np.array([0.5, 1], np.float32)
+    show(out, [Hit(1, 0.1234567, 2, 3, "a\tb.jpg", "two\nlines é", odd, vector), HITS[1]], as_json=True)
+    first, second = map(json.loads, printed(out).splitlines())
+    assert first == {
+        "rank": 1,
+        "score": 0.123457,
+        "shard": 2,
+        "row": 3,
+        "image_path": "a\tb.jpg",
+        "caption": "two\nlines é",
+        "metadata": {"a": 1, "score": "own", "b": ["x"], "c": None, "d": 2**64 - 1},
+        "vector": [0.5, 1.0],
+    }
+    assert "vector" not in second
+    assert second["caption"] is None
+
+
+def test_near_duplicates_are_printed_by_group(tmp_path: Path) -> None:
+    url = make_output(str(tmp_path), [np.ones((3, MODEL.dimension), np.float16)]).url
+    out = console()
+    asked = {"text": None, "image": None, "top": 1, "among": None, "model": None, "sheet": None}
+    search(out, console(), Settings(), url, **asked, as_json=True, near_duplicates=0.9)
+    lines = [json.loads(line) for line in printed(out).splitlines()]
+    assert [(line["group"], line["row"], line["metadata"]["number"]) for line in lines] == [(1, n, n) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"vectors": True}, "--vectors goes with --json"),
+        ({"near_duplicates": 0.9, "text": "x"}, "--near-duplicates goes without"),
+        ({"near_duplicates": 0.9, "sheet": Path("a.png")}, "--near-duplicates goes without"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given: dict[str, Any], message: str) -> None:
+    asked = {"text": None, "image": None, "top": 1, "among": None, "model": None, "sheet": None, **given}
+    with pytest.raises(BadInput, match=message):
+        search(console(), console(), Settings(), "/nowhere", **asked)
 
 
 def test_long_captions_are_cut() -> None:
