@@ -49,6 +49,8 @@ class Guardian:
         except OSError:
             return
         os.set_blocking(self._pipe, False)
+        for pid, grace in graces.items():  # before it runs: it may be the only thing that outlives this moment
+            self._send(f"+{pid} {grace}\n")
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__],
@@ -63,8 +65,6 @@ class Guardian:
             self._close_pipe()
         finally:
             os.close(read)
-        for pid, grace in graces.items():
-            self._send(f"+{pid} {grace}\n")
 
     def forget(self, pid: int) -> None:
         """A child has ended."""

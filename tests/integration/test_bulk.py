@@ -127,7 +127,8 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not_stopped(served: Serv
     assert 0 < stopped.complete < stopped.shards
     report = run(served, source.url, tmp_path / "out")  # the shard size is the plan's
     assert (report.status, report.rows, report.failed) == (3, 30, 4)
-    assert report.resumed == stopped.rows + stopped.failed
+    # A shard may have been done in the moment of the stop, and was not waited for.
+    assert stopped.rows + stopped.failed <= report.resumed < 30
     assert checksums(tmp_path / "out") == checksums(tmp_path / "whole")
     again = run(served, source.url, tmp_path / "out")
     assert (again.rows, again.seconds) == (30, 0), "it is finished: nothing is done"
