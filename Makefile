@@ -11,7 +11,7 @@ PARALLEL := --numprocesses 2 --dist loadfile
 TESTS ?= tests/chaos tests/integration tests/unit
 SDK := inference-sdk==1.8.3
 # What Redis itself must do is tested on Debian's server as well; all else only on Valkey.
-ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py delivery.py backpressure.py jobs_poll.py)
+ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py backpressure.py jobs_poll.py)
 READERS := lancedb==0.40.0 duckdb==2.0.1
 SCHEMATHESIS := schemathesis==4.32.5
 
