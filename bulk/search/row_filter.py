@@ -19,7 +19,7 @@ from clip_queue.shared.errors import BadInput
 
 BATCH_ROWS = 16_384  # rows whose metadata are in memory at once
 
-_CLOSED = {"enable_external_access": "false", "lock_configuration": "true", "threads": "1"}
+_CLOSED: dict[str, Any] = {"enable_external_access": "false", "lock_configuration": "true", "threads": "1"}
 
 
 class RowFilter:

@@ -267,7 +267,7 @@ def asked(source: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) ->
         ("unwritable", "the output cannot be written"),
         (
             "format",
-            "format 'tarball' is not known: use one of folder, webdataset, zip, parquet, arrow, text, csv, jsonl, json",
+            "format 'tarball' is not known: use one of folder, webdataset, zip, parquet, arrow, text, csv",
         ),
     ],
 )
