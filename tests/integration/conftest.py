@@ -52,6 +52,7 @@ def solo(solo_stack: Team) -> Team:
 @pytest.fixture(scope="session")
 def brief(solo_stack: Team) -> Iterator[httpx.Client]:
     """A client of an API that keeps results for a moment, waits for a moment, and whose streams beat often."""
+    solo_stack.heal()  # the file before may have left its worker broken
     api = solo_stack.another_api(
         "tests.brisk:app", result_ttl=1.5, max_wait=0.5, max_job_items=4, interactive_jobs=False
     )

@@ -23,6 +23,7 @@ KEPT = 15.0  # seconds that results are kept
 @pytest.fixture(scope="module")
 def tenants(solo_stack: Team) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     """Clients of two tenants of an API whose store is small."""
+    solo_stack.heal()  # the file before may have left its worker broken
     with closing(solo_stack.stack.valkey.client()) as client:  # where other tests' results are, for an hour
         total = int(client.hget("cq:held", "*") or 0) + 20 * SHARE
     api = solo_stack.another_api(

@@ -122,7 +122,7 @@ def test_a_container_that_the_store_keeps_back_loses_no_row(source: Source, piec
 def test_a_table_that_the_store_keeps_back_is_not_planned_as_one_that_is_broken(
     monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(parquet, "containers", lambda *_: [(b"data/t.parquet", 5000)])
+    monkeypatch.setattr(parquet, "containers", lambda *_, **__: [(b"data/t.parquet", 5000)])
     monkeypatch.setattr(parquet, "root", lambda _: "data")
     with answering(status), pytest.raises(SourceError, match=r"data/t.parquet cannot be read: .*the credentials"):
         registry.plan_shards(Source("s3://data/t.parquet", "parquet"), 10, SETTINGS)
