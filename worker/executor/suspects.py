@@ -17,6 +17,8 @@ from clip_queue.worker.inference.fatal import die
 
 log = logging.getLogger(__name__)
 
+LONGEST_WAIT = 5.0  # seconds between looks for something to do, should a notification be missed
+
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 
 
@@ -73,7 +75,7 @@ class Suspects:
         """A lane in which there are suspects; None when stopping."""
         with self._change:
             while not self._noticed and not self._stopping:
-                self._change.wait()  # without a timeout, since notice() and stop() notify
+                self._change.wait(LONGEST_WAIT)
             if self._stopping:
                 return None
             place = min(self._noticed, key=lambda place: _RANK.get(place[1], len(_RANK)))
