@@ -16,7 +16,7 @@ from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.request_log import RequestLog
-from clip_queue.shared import startup
+from clip_queue.shared import garbage, startup
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.version import __version__
 
@@ -48,6 +48,7 @@ def create_app(
         app.state.readiness = health.Readiness(client)
         await client.check_server()
         client.start()
+        garbage.freeze()
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from typing import Any
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from kombu.entity import Exchange, Queue
 
-from clip_queue.shared import startup
+from clip_queue.shared import garbage, startup
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.fields import member
@@ -116,6 +116,7 @@ def run(model: str, lane: str, job_ids: list[str], *_: Any, **__: Any) -> None:
 def _start(**_: Any) -> None:
     global _worker
     _worker = start(settings)
+    garbage.freeze()
 
 
 @worker_shutting_down.connect

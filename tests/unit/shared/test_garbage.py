@@ -1,0 +1,34 @@
+"""What is in memory when a process is ready is looked at by no later collection."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from clip_queue.shared import garbage
+
+
+class Knot:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+def test_what_was_loaded_is_looked_at_no_more() -> None:
+    before = len(gc.get_objects())
+    garbage.freeze()
+    assert gc.get_freeze_count() > 0.9 * before
+    assert len(gc.get_objects()) < 0.1 * before
+
+
+def test_what_comes_after_is_collected_as_ever() -> None:
+    garbage.freeze()
+    Knot()
+    assert gc.collect() >= 1
