@@ -30,13 +30,17 @@ Every result names its model and the fingerprint of the weights in `X-Clip-Queue
 
 
 def create_app(
-    settings: Settings | None = None, *, connect: Callable[[Settings], JobClient] = JobClient.connect
+    settings: Settings | None = None,
+    *,
+    connect: Callable[[Settings], JobClient] = JobClient.connect,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The application.
 
     Args:
         settings: those of the environment by default.
         connect: makes the client of the store and the queue when the application starts.
+        on_ready: called once it has started.
     """
     settings = settings or get_settings()
     logging.getLogger("uvicorn.access").addFilter(_without_keys)
@@ -48,7 +52,7 @@ def create_app(
         app.state.readiness = health.Readiness(client)
         await client.check_server()
         client.start()
-        garbage.freeze()
+        on_ready()
         try:
             yield
         finally:
@@ -88,4 +92,4 @@ def _without_keys(record: logging.LogRecord) -> bool:
 
 _KEY = re.compile(r"((?:api_key|service_secret)=)[^&\s]*", re.IGNORECASE)
 
-app = create_app(startup.of_process("clip-queue API"))
+app = create_app(startup.of_process("clip-queue API"), on_ready=garbage.freeze)
