@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from clip_queue.api import clip, compat, error_responses, health, jobs, openapi
+from clip_queue.api import clip, compat, error_responses, health, jobs, metrics, openapi
 from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
@@ -60,12 +60,14 @@ def create_app(
 
     app = FastAPI(title="clip-queue", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.body_budget = BodyBudget(settings.max_total_body_bytes)
+    app.state.metrics = metrics.Metrics()
     error_responses.install(app)
     app.add_middleware(Head)
     app.add_middleware(RequestLog)
+    app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
-    for module in (clip, jobs, health, compat):
+    for module in (clip, jobs, health, metrics, compat):
         app.include_router(module.router)
     openapi.complete(app, settings)
     return app

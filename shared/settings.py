@@ -148,6 +148,13 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Longest wait for an image, or for a container's next row, seconds."
     )
 
+    # For those who run it
+    metrics: Literal["key", "open", "off"] = Field(
+        "key",
+        description="Who may read `GET /metrics`: `key`: whoever may use the service; `open`: anyone who can connect; "
+        "`off`: nobody.",
+    )
+
     # Time
     request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
     header_timeout: float = Field(

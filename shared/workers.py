@@ -22,8 +22,9 @@ class WorkerInfo:
     """A worker. ``rate`` is items per second while it computes.
 
     ``items``, ``batches`` and ``busy`` (seconds in forward passes) count since its start. ``work`` is the kinds of jobs
-    that it has handlers for. ``started`` is only written for processes of release 0.1, which cannot read a worker
-    without it.
+    that it has handlers for. ``stages`` are its histograms (:mod:`clip_queue.shared.stages`), ``cache_hits`` and
+    ``cache_misses`` texts that its cache had and had not. ``started`` is only written for processes of release 0.1,
+    which cannot read a worker without it.
     """
 
     id: str
@@ -37,6 +38,9 @@ class WorkerInfo:
     batches: int = 0
     busy: float = 0.0
     work: list[str] = field(default_factory=list)
+    stages: list[Any] = field(default_factory=list)
+    cache_hits: int = 0
+    cache_misses: int = 0
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(asdict(self))

@@ -160,6 +160,9 @@ class Heartbeat:
             batches=self._batcher.batches,
             busy=self._batcher.busy + self._batcher.busy_for(),
             work=sorted(self._executor.handlers),
+            stages=self._executor.stages.to_wire(),
+            cache_hits=self._executor.engine.text_cache.hits,
+            cache_misses=self._executor.engine.text_cache.misses,
         )
 
     def _measure_rate(self) -> None:

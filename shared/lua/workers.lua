@@ -3,6 +3,11 @@
 local out = {}
 for _, id in ipairs(redis.call('SMEMBERS', 'cq:workers')) do
   local info = redis.call('GET', 'cq:worker:' .. id)
-  if info then out[#out + 1] = info else redis.call('SREM', 'cq:workers', id) end
+  if info then
+    out[#out + 1] = info
+  else
+    redis.call('SREM', 'cq:workers', id)
+    count('', 'worker_lost') -- one that ends by itself takes its name from the set
+  end
 end
 return out

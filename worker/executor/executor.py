@@ -20,6 +20,7 @@ from clip_queue.shared.job import Inputs, Kind
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.ops import Suspicion
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.stages import StageTimes
 from clip_queue.shared.store import Store
 from clip_queue.worker.executor.doorbell import Doorbell, Ring
 from clip_queue.worker.executor.execution import JobExecution
@@ -84,6 +85,7 @@ class JobExecutor:
         self.draining = threading.Event()
         self.leases = Leases(store, worker_id, settings.max_attempts, self.draining)
         self.suspects = Suspects(self._run_suspects)
+        self.stages = StageTimes()
         self._store = store
         self._max_attempts = settings.max_attempts
         concurrency = concurrency or concurrency_of(settings.worker_threads)
@@ -289,7 +291,11 @@ class JobExecutor:
         except queue.Empty:
             pass
         if executions:
-            completions = [execution.completion() for execution in executions if not execution.abandoned]
+            completions = []
+            for execution in executions:
+                if not execution.abandoned:
+                    completions.append(completion := execution.completion())
+                    self.stages.add(execution.job.model, execution.job.kind, completion.result.timings)
             leases = [pending[execution.job.id] for execution in executions]
             self.leases.complete(leases, completions)
             for execution in executions:

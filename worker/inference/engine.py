@@ -67,7 +67,7 @@ class InferenceEngine:
         # Threads that wait for a helper, apart from those above: what is slow to decode holds up its like alone.
         self._askers = PriorityThreadPool(settings.decode_processes, fatal=die, name="decode-helper")
         self._places = {lane: threading.BoundedSemaphore(self.capacity) for lane in Lane}
-        self._cache = TextCache(settings.text_cache_size)
+        self.text_cache = TextCache(settings.text_cache_size)
         Image.MAX_IMAGE_PIXELS = settings.max_image_pixels  # Pillow checks the limit too
 
     def start(self) -> None:
@@ -137,7 +137,7 @@ class InferenceEngine:
 
     def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient, owner: str) -> None:
         began = time.monotonic()
-        cached = self._cache.get(owner, model.fingerprint, text)
+        cached = self.text_cache.get(owner, model.fingerprint, text)
         if cached is not None:
             self.release(lane)
             recipient.resolve(cached, {"prepare": time.monotonic() - began, "wait": 0.0, "forward": 0.0})
@@ -155,7 +155,7 @@ class InferenceEngine:
         def leave(features: Vector | None) -> None:
             self.release(lane)
             if features is not None:
-                self._cache.put(owner, model.fingerprint, text, features)
+                self.text_cache.put(owner, model.fingerprint, text, features)
 
         self.batcher.put(BatchItem(recipient, lane, model.embed_texts, tokens, began, leave))
 

@@ -20,11 +20,17 @@ class TextCache:
     def __init__(self, size: int) -> None:
         self._features: LRUCache[tuple[str, str, str], Vector] = LRUCache(size)
         self._lock = threading.Lock()
+        self.hits = self.misses = 0
 
     def get(self, owner: str, fingerprint: str, text: str) -> Vector | None:
         """The features of an owner's text by the model with this fingerprint; None if they are not in the cache."""
         with self._lock:
-            return self._features.get((owner, fingerprint, text))
+            features = self._features.get((owner, fingerprint, text))
+            if features is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+            return features
 
     def put(self, owner: str, fingerprint: str, text: str, features: Vector) -> None:
         if self._features.maxsize:
