@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -31,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clip_queue.api.error_responses import METHODS
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.keys import authenticate
-from clip_queue.shared.census import Census, census
+from clip_queue.shared.census import Census, census, memory
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.job import FINAL
 from clip_queue.shared.settings import Settings
@@ -40,10 +41,15 @@ from clip_queue.shared.workers import WorkerInfo
 
 router = APIRouter(tags=["Health"])
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody asks for
+
 SEVERAL = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own variable
 TOTALS = {
     "requeued": ("clip_queue_jobs_requeued", "Jobs whose worker was lost, put back in the queue."),
-    "resent": ("clip_queue_messages_resent", "Messages of interactive jobs that were lost and sent again."),
+    "resent": (
+        "clip_queue_jobs_resent",
+        "Jobs sent to the queue again; of the interactive lane, because their message was lost.",
+    ),
 }
 
 
@@ -124,7 +130,7 @@ async def metrics(request: Request) -> Response:
     client = JobClient.of(request)
     settings = client.settings
     if settings.metrics == "off":
-        raise HTTPException(404, "Metrics are switched off (setting metrics).")
+        raise HTTPException(404, "Metrics are off (setting metrics).")
     if settings.metrics == "key":
         authenticate(request, settings)
     counted: Metrics = request.app.state.metrics
@@ -145,7 +151,12 @@ async def of_service(client: JobClient) -> list[Metric]:
         up.add_metric([], 0)
         return [up]
     up.add_metric([], 1)
-    return [up, *of_store(found, client.settings), *of_workers(client.registry.workers, client.registry.configured)]
+    families = [up, *of_store(found, client.settings)]
+    with suppress(Unavailable):
+        used, most = await client.store.execute(memory())
+        families.append(_gauge("clip_queue_redis_memory_bytes", "Memory that Redis uses.", used))
+        families.append(_gauge("clip_queue_redis_memory_limit_bytes", "Its maxmemory; 0: none.", most))
+    return [*families, *of_workers(client.registry.workers, client.registry.configured)]
 
 
 def of_store(found: Census, settings: Settings) -> Iterator[Metric]:
@@ -167,20 +178,20 @@ def of_store(found: Census, settings: Settings) -> Iterator[Metric]:
     yield _gauge("clip_queue_held_bytes", "Bytes that jobs and results hold in the store.", found.held)
     if found.limit is not None:
         yield _gauge("clip_queue_held_bytes_limit", "Bytes from which new jobs get 429.", found.limit)
-    yield _gauge("clip_queue_redis_memory_bytes", "Memory that Redis uses.", found.memory)
-    yield _gauge("clip_queue_redis_memory_limit_bytes", "Its maxmemory; 0: none.", found.max_memory)
-    ended = CounterMetricFamily("clip_queue_jobs_ended", "Jobs that have ended, by state.", labels=("model", "state"))
-    for state in sorted(FINAL):
-        for model in found.unfinished:
-            ended.add_metric((model, state), found.totals.get((state, model), 0))
+    ended = CounterMetricFamily(
+        "clip_queue_jobs_ended", "Jobs that have ended, by state.", labels=("model", "lane", "state")
+    )
+    for lane in found.lanes:
+        for state in sorted(FINAL):
+            ended.add_metric((lane.model, lane.lane, state), found.totals.get((state, lane.lane, lane.model), 0))
     yield ended
     for event, (name, text) in TOTALS.items():
-        family = CounterMetricFamily(name, text, labels=("model",))
-        for model in found.unfinished:
-            family.add_metric((model,), found.totals.get((event, model), 0))
+        family = CounterMetricFamily(name, text, labels=("model", "lane"))
+        for lane in found.lanes:
+            family.add_metric((lane.model, lane.lane), found.totals.get((event, lane.lane, lane.model), 0))
         yield family
     lost = CounterMetricFamily("clip_queue_workers_lost", "Workers whose lease ran out.")
-    lost.add_metric([], found.totals.get(("worker_lost", ""), 0))
+    lost.add_metric([], found.totals.get(("worker_lost", "", ""), 0))
     yield lost
 
 
@@ -220,15 +231,15 @@ def stages(workers: Sequence[WorkerInfo]) -> Metric:
     family = HistogramMetricFamily(
         "clip_queue_stage_duration_seconds",
         "Time of a job's stages: of its last item, in the queue and in the worker.",
-        labels=("worker", "model", "kind", "stage"),
+        labels=("worker", "model", "lane", "kind", "stage"),
     )
     for worker in workers:
-        for model, kind, stage, histogram in from_wire(worker.stages):
+        for model, lane, kind, stage, histogram in from_wire(worker.stages):
             buckets, so_far = [], 0
             for bound, count in zip((*map(str, BOUNDS), "+Inf"), histogram.counts, strict=True):
                 so_far += count
                 buckets.append((bound, so_far))
-            family.add_metric((worker.id, model, kind, stage), buckets, histogram.total)
+            family.add_metric((worker.id, model, lane, kind, stage), buckets, histogram.total)
     return family
 
 

@@ -25,27 +25,25 @@ class LaneCensus:
 class Census:
     """``held``: bytes of jobs and results; ``limit``: most of them, None where nothing is known of it yet.
 
-    ``unfinished``: jobs by model. ``totals``: how often something has happened, by event and model: jobs that ended, by
-    state; ``requeued`` for a lost worker; ``resent`` messages of interactive jobs; ``worker_lost``, of no model.
-    ``memory`` and ``max_memory``: of the Redis server, bytes; 0: no limit.
+    ``unfinished``: jobs by model. ``totals``: how often something has happened, by event, lane and model: jobs that
+    ended, by state; jobs ``requeued`` for a lost worker; ``resent``, whose message may have been lost (those of other
+    lanes than the interactive one are sent again while they wait, as a matter of course); ``worker_lost``, of no model.
     """
 
     held: int
     limit: int | None
     lanes: list[LaneCensus]
     unfinished: dict[str, int]
-    totals: dict[tuple[str, str], int] = field(default_factory=dict)
-    memory: int = 0
-    max_memory: int = 0
+    totals: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
 
 def census(models: Iterable[str]) -> Op[Census]:
     """The state of the lanes of ``models``, in one round trip."""
-    return Op([call("census", *models), ("INFO", "memory")], _parse)
+    return Op([call("census", *models)], _parse)
 
 
 def _parse(replies: list[Any]) -> Census:
-    (held, limit, totals, *models), memory = replies
+    held, limit, totals, *models = replies[0]
     lanes = [
         LaneCensus(name.decode(), lane.decode(), int(items), waiting, max(0, int(oldest)) / 1000)
         for name, _, *of_model in models
@@ -57,11 +55,18 @@ def _parse(replies: list[Any]) -> Census:
         lanes=lanes,
         unfinished={name.decode(): unfinished for name, unfinished, *_ in models},
         totals={_event(key.decode()): int(n) for key, n in zip(totals[::2], totals[1::2], strict=True)},
-        memory=int(memory.get("used_memory", 0)),
-        max_memory=int(memory.get("maxmemory", 0)),
     )
 
 
-def _event(key: str) -> tuple[str, str]:
-    event, _, model = key.partition(":")
-    return event, model
+def memory() -> Op[tuple[int, int]]:
+    """The memory that Redis uses, and its ``maxmemory`` (0: none), bytes. Its user may be forbidden to ask."""
+
+    def parse(replies: list[Any]) -> tuple[int, int]:
+        return int(replies[0].get("used_memory", 0)), int(replies[0].get("maxmemory", 0))
+
+    return Op([("INFO", "memory")], parse)
+
+
+def _event(key: str) -> tuple[str, str, str]:
+    event, lane, model = key.split(":", 2)  # a model's name may hold more colons
+    return event, lane, model

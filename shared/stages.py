@@ -1,4 +1,4 @@
-"""How long the stages of jobs take: a histogram for each model, kind of job and stage, as a worker counts it."""
+"""How long the stages of jobs take: a histogram for each model, lane, kind of job and stage, as a worker counts it."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ class Histogram:
 
 
 class StageTimes:
-    """The histograms of a worker, for many threads. As many as models × kinds × stages."""
+    """The histograms of a worker, for many threads. As many as models × lanes × kinds × stages."""
 
     def __init__(self) -> None:
-        self._histograms: dict[tuple[str, str, str], Histogram] = {}
+        self._histograms: dict[tuple[str, str, str, str], Histogram] = {}
         self._lock = threading.Lock()
 
-    def add(self, model: str, kind: str, timings: Mapping[str, float]) -> None:
+    def add(self, model: str, lane: str, kind: str, timings: Mapping[str, float]) -> None:
         """Count the stages of a job, in seconds."""
         with self._lock:
             for stage, seconds in timings.items():
-                histogram = self._histograms.get((model, kind, stage))
+                histogram = self._histograms.get((model, lane, kind, stage))
                 if histogram is None:
-                    histogram = self._histograms[model, kind, stage] = Histogram()
+                    histogram = self._histograms[model, lane, kind, stage] = Histogram()
                 histogram.counts[bisect_left(BOUNDS, seconds)] += 1
                 histogram.total += seconds
 
     def to_wire(self) -> list[Any]:
-        """``[model, kind, stage, seconds, counts]`` for each."""
+        """``[model, lane, kind, stage, seconds, counts]`` for each."""
         with self._lock:
             return [[*key, h.total, list(h.counts)] for key, h in self._histograms.items()]
 
 
-def from_wire(raw: Sequence[Any]) -> Iterator[tuple[str, str, str, Histogram]]:
+def from_wire(raw: Sequence[Any]) -> Iterator[tuple[str, str, str, str, Histogram]]:
     """What :meth:`StageTimes.to_wire` made. One of other bounds, from another release, is passed over."""
     for each in raw:
         try:
-            model, kind, stage, total, counts = each
+            model, lane, kind, stage, total, counts = each
             if len(counts) == len(BOUNDS) + 1:
-                yield str(model), str(kind), str(stage), Histogram([int(n) for n in counts], float(total))
+                yield str(model), str(lane), str(kind), str(stage), Histogram([int(n) for n in counts], float(total))
         except (TypeError, ValueError):
             continue

@@ -7,7 +7,7 @@
 --   cq:queued:MODEL:LANE zset    those of them that wait for a worker, by time of arrival
 --   cq:load              hash    unfinished items by MODEL:LANE
 --   cq:worker:ID         string  what a worker writes about itself; while it exists, the worker holds its jobs
---   cq:totals            hash    jobs ended by state, put back and sent again, and workers lost, by EVENT:MODEL
+--   cq:totals            hash    jobs ended by state, put back and sent again, and workers lost, by EVENT:LANE:MODEL
 --   cq:watch:ID          set     reply lists that get a message at each change of a job
 --   cq:jobs:OWNER        zset    an owner's jobs by time of arrival
 --   cq:idem:OWNER:KEY    string  job id and body digest of an idempotent submission; expires with its job
@@ -26,8 +26,8 @@ local function idem(owner, key) return 'cq:idem:' .. owner .. ':' .. key end
 
 local function may(from, to) return from and NEXT[from] and NEXT[from][to] end
 
--- Count an event of a model ('' where it has none) in cq:totals, for good.
-local function count(model, event) redis.call('HINCRBY', 'cq:totals', event .. ':' .. model, 1) end
+-- Count an event of a model's lane, '' where it has none, in cq:totals, for good.
+local function count(event, lane, model) redis.call('HINCRBY', 'cq:totals', event .. ':' .. lane .. ':' .. model, 1) end
 
 local function push(list, message)
   redis.call('RPUSH', list, message)

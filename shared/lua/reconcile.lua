@@ -38,7 +38,7 @@ for _, id in ipairs(ids) do
           close(id, 'failed', ERRORS.worker_lost, '', t)
         else
           requeue(id, model, lane, tonumber(f[6]) and f[6] or int(t))
-          count(model, 'requeued')
+          count('requeued', lane, model)
           state, sent = 'queued', 0
         end
       end
@@ -51,7 +51,7 @@ for _, id in ipairs(ids) do
         -- While messages wait in the queue, the job's message is probably one of them.
         if t - sent >= (waiting[lane] and sent > 0 and resend_anyway or resend_after) then
           redis.call('HSET', job(id), 'sent', int(t))
-          if lane == 'interactive' then count(model, 'resent') end -- others are doorbells, rung again as a matter of course
+          count('resent', lane, model)
           out[#out + 1] = lane
           out[#out + 1] = id
         end

@@ -19,7 +19,7 @@ local function close(id, state, err, result, t)
     local written = redis.pcall('SET', 'cq:out:' .. id, result, 'PX', int(result_ttl))
     if type(written) == 'table' and written.err then state, err, result = 'failed', ERRORS.unwritable, '' end
   end
-  count(f[2], state)
+  count(state, f[3], f[2])
   redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
   redis.call('ZREM', 'cq:open:' .. f[2], id)
   redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)

@@ -7,7 +7,7 @@ for _, id in ipairs(redis.call('SMEMBERS', 'cq:workers')) do
     out[#out + 1] = info
   else
     redis.call('SREM', 'cq:workers', id)
-    count('', 'worker_lost') -- one that ends by itself takes its name from the set
+    count('worker_lost', '', '') -- one that ends by itself takes its name from the set
   end
 end
 return out

@@ -295,7 +295,8 @@ class JobExecutor:
             for execution in executions:
                 if not execution.abandoned:
                     completions.append(completion := execution.completion())
-                    self.stages.add(execution.job.model, execution.job.kind, completion.result.timings)
+                    job = execution.job
+                    self.stages.add(job.model, job.lane, job.kind, completion.result.timings)
             leases = [pending[execution.job.id] for execution in executions]
             self.leases.complete(leases, completions)
             for execution in executions:
