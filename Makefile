@@ -16,7 +16,7 @@ READERS := lancedb==0.40.0 duckdb==2.0.1
 SCHEMATHESIS := schemathesis==4.32.5
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-redis redis-server unit coverage lint bench bench-bulk chaos lock clean
+.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -29,11 +29,11 @@ demo: .venv/.done  ## embed and compare the sample pictures, end to end
 serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
-test: lint .venv-sdk/.done .venv-schemathesis/.done .venv-readers/.done redis-server  ## lint, then every test
+test: lint .venv-sdk/.done .venv-schemathesis/.done .venv-readers/.done debian  ## lint, then every test
 	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 	@$(MAKE) --no-print-directory test-redis
 
-test-redis: .venv/.done redis-server  ## jobs and their delivery once more, on Debian's redis-server
+test-redis: .venv/.done debian  ## jobs and their delivery once more, on Debian's redis-server
 	@if command -v redis-server >/dev/null; then \
 	    $(BIN)/python -m pytest $(PARALLEL) --server redis-server $(ON_REDIS) $(ARGS) || [ $$? -eq 5 ]; fi
 
@@ -77,19 +77,19 @@ clean:           ## remove what make made
 	@$(PIP_INSTALL) $(BIN)/python --no-deps --editable .
 	@touch $@
 
-# Where it is missing, Debian's and Ubuntu's package is installed, if this may be done without asking for a password.
-# RUNLEVEL keeps its service from being started: the tests start servers of their own, on free ports.
+# Where they are missing, Debian's and Ubuntu's packages are installed, if this may be done without asking for a password.
+# RUNLEVEL keeps their services from being started: the tests start servers of their own, on free ports.
+DEBIAN := redis-server redis-sentinel prometheus
 APT := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
-redis-server:
-	@command -v redis-server >/dev/null && command -v redis-sentinel >/dev/null || { \
+debian:
+	@for program in $(DEBIAN); do command -v $$program >/dev/null || missing=1; done; [ -z "$$missing" ] || { \
 	    if command -v apt-get >/dev/null && [ "$$(id -u)" -eq 0 ]; then sudo=; \
 	    elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo -n"; else \
-	        echo "redis-server and redis-sentinel are not installed: the tests that need them are left out" >&2; \
-	        echo "(Debian: apt-get install redis-server redis-sentinel; macOS: brew install redis)" >&2; \
+	        echo "not all of $(DEBIAN) are installed: the tests that need them are left out" >&2; \
+	        echo "(Debian: apt-get install $(DEBIAN); macOS: brew install redis prometheus)" >&2; \
 	        [ -z "$$CI" ]; exit; fi; \
-	    echo "installing redis-server and redis-sentinel"; \
-	    $$sudo $(APT) update -qq && $$sudo $(APT) install -qq --yes --no-install-recommends \
-	        redis-server redis-sentinel >/dev/null; }
+	    echo "installing $(DEBIAN)"; \
+	    $$sudo $(APT) update -qq && $$sudo $(APT) install -qq --yes --no-install-recommends $(DEBIAN) >/dev/null; }
 
 # The public client pins older pillow and numpy than the service has: it lives apart.
 .venv-sdk/.done: .venv/.done

@@ -22,6 +22,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OURS = ("api", "worker-gpu", "worker-cpu")
+WATCHING = ("prometheus", "grafana")
 
 
 def seconds(text: str) -> int:
@@ -37,7 +38,7 @@ def stages() -> dict[str, str]:
 
 
 def test_the_services() -> None:
-    assert set(SERVICES) == {"redis", *OURS}
+    assert set(SERVICES) == {"redis", *OURS, *WATCHING}
     assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
     assert SERVICES["worker-cpu"]["profiles"] == ["cpu"]
     assert all(service["restart"] == "unless-stopped" for service in SERVICES.values())
@@ -78,6 +79,18 @@ def test_every_setting_named_exists(name: str) -> None:
 
 def test_the_api_is_open_to_this_machine_alone_unless_told() -> None:
     assert SERVICES["api"]["ports"] == ["${CLIP_QUEUE_PUBLISH:-127.0.0.1}:9001:9001"]
+
+
+@pytest.mark.parametrize("name", WATCHING)
+def test_those_who_watch_come_when_asked_for_and_find_their_files(name: str) -> None:
+    service = SERVICES[name]
+    assert service["profiles"] == ["monitoring"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    mounts = [mount.split(":") for mount in service["volumes"] if mount.startswith("./")]
+    assert mounts
+    for path, _, mode in mounts:
+        assert (ROOT / path).exists()
+        assert mode == "ro"
 
 
 def test_stopping_leaves_time_to_finish() -> None:
