@@ -100,7 +100,7 @@ def _jpeg(data: bytes, limits: Limits) -> ImageFile:
     check_pixels(jpeg.width, jpeg.height, limits.pixels)
     passes = jpeg.passes
     _check_work(f"JPEG of {jpeg.width} × {jpeg.height} pixels in {passes} scans", pixels, passes, limits)
-    return ImageFile(jpeg.data, jpeg, pixels * passes <= IN_THREAD)
+    return ImageFile(jpeg.data, jpeg, pixels * passes <= IN_THREAD and jpeg.in_huffman_code)
 
 
 def _png(data: bytes, limits: Limits) -> ImageFile:

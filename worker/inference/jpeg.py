@@ -96,13 +96,18 @@ class Jpeg:
         """Whether the file has the marker of its end."""
         return self.data.endswith(_END) or self.data.find(_END, self.start) >= 0
 
+    @property
+    def in_huffman_code(self) -> bool:
+        """Whether it is coded as all but a few are: arithmetic and lossless coding take several times as long."""
+        return self.coding in _IN_HUFFMAN_CODE
+
     @cached_property
     def in_doubt(self) -> bool:
         """Whether pixels could be missing that would not show: a decoder takes a marker of the end wherever it comes.
 
         What a sequential file lacks becomes grey. Refinements that the last scan lacks hardly change a pixel.
         """
-        if not self._ends or self.components == 4 or self.coding not in _IN_HUFFMAN_CODE:
+        if not self._ends or self.components == 4 or not self.in_huffman_code:
             return True
         return not self.scans[-1].refines if self.progressive and self.scans else len(self.scans) != 1
 
