@@ -68,7 +68,8 @@ class Readiness:
         try:
             await self._client.registry.refresh()
             for model in self._client.registry.configured:
-                await self._client.registry.resolve(model)
+                if model not in self._client.registry.models:
+                    raise self._client.registry.no_worker(model)
         except ClipError as error:
             return error.message
         since = time.monotonic() - self._cache_ttl
