@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
 from clip_queue.api import json_body
+from clip_queue.api.gzip_body import gunzip
 from clip_queue.api.keys import accepts, authenticate, key_of
 from clip_queue.shared.errors import BadInput, TooLarge, TooSlow, Unauthorized, Unavailable, UnsupportedEncoding
 from clip_queue.shared.settings import Settings
@@ -132,7 +132,7 @@ async def _read_bytes(request: Request, settings: Settings, keyless: bool, hold:
     if not encoding.endswith("gzip"):
         return bytes(body)
     longest = min(limit, settings.max_keyless_bytes) if keyless else limit
-    raw = await asyncio.to_thread(_gunzip, body, longest)
+    raw = await asyncio.to_thread(gunzip, body, longest)
     if len(raw) > longest:
         raise _unauthorized(settings) if keyless else _too_large(limit)
     hold(len(raw))
@@ -162,18 +162,6 @@ async def _in_time(settings: Settings) -> AsyncIterator[Callable[[int], None]]:
             f"The body did not arrive in time: no byte for {silence:g} s (setting client_timeout), or fewer than "
             f"{rate:g} bytes a second (setting min_client_rate)."
         ) from None
-
-
-def _gunzip(body: bytes | bytearray, limit: int) -> bytes:
-    """A gzip stream's content; no more than ``limit`` bytes and one."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        out = stream.decompress(body, limit + 1)
-    except zlib.error:
-        out = b""
-    if len(out) <= limit and (not stream.eof or stream.unused_data):
-        raise BadInput("The body is not one whole gzip stream, as its Content-Encoding says.")
-    return out
 
 
 def _too_large(limit: int) -> TooLarge:

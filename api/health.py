@@ -18,7 +18,7 @@ from clip_queue.api.items import FetchedItems
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.proofs import Modality
 from clip_queue.api.requests import HEART
-from clip_queue.shared.errors import ClipError
+from clip_queue.shared.errors import ClipError, MemoryFull, QueueFull
 from clip_queue.shared.job import Inputs, Kind
 
 router = APIRouter(tags=["Health"])
@@ -68,20 +68,23 @@ class Readiness:
         try:
             await self._client.registry.refresh()
             for model in self._client.registry.configured:
-                await self._client.registry.resolve(model)
+                if model not in self._client.registry.models:
+                    raise self._client.registry.no_worker(model)
         except ClipError as error:
             return error.message
         since = time.monotonic() - self._cache_ttl
         parts = [(model, modality) for model in self._client.registry.configured for modality in Modality]
         idle = [part for part in parts if self._client.proofs.latest(*part) < since]
         problems = await asyncio.gather(*(self._probe(*part) for part in idle))
-        return " ".join(filter(None, problems)) or None
+        return " ".join(dict.fromkeys(filter(None, problems))) or None
 
     async def _probe(self, model: str, modality: Modality) -> str | None:
         """The reason why a model does not compute images, or texts; None if it has just done so."""
         kind, item = PROBES[modality]()
         try:
             await self._client.call(kind, model, FetchedItems(Inputs([item])), "probe", timeout=self._probe_timeout)
+        except (QueueFull, MemoryFull) as error:  # that says nothing of the model
+            return f"New requests are refused ({error.code}): {error.message}"
         except ClipError as error:
             return f"Model {model!r} does not compute {modality}s: {error.message}"
         return None

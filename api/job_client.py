@@ -15,7 +15,7 @@ from clip_queue.api.items import FetchedItems, RequestItems
 from clip_queue.api.proofs import Proofs
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reconciler import Reconciler
-from clip_queue.api.refused import complete_result
+from clip_queue.api.refused import complete_result, with_name
 from clip_queue.api.registry import Registry
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
 from clip_queue.shared import ops, submissions
@@ -107,7 +107,12 @@ class JobClient:
             BadImage: one of them cannot be fetched, and the request does not skip it.
             Late: they could not be fetched within ``timeout``; the same.
         """
-        items = await self.fetcher.resolve(asked.items, timeout or self.settings.request_timeout, skip=asked.skip)
+        try:
+            items = await self.fetcher.resolve(asked.items, timeout or self.settings.request_timeout, skip=asked.skip)
+        except ClipError as error:
+            if asked.names and error.index is not None:
+                error.message = with_name(error.message, asked.names[error.index])
+            raise
         return FetchedItems.of(items, asked.names)
 
     async def submit(self, submission: submissions.Submission) -> submissions.Accepted:

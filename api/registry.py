@@ -31,6 +31,7 @@ class Registry:
         self._store = store
         self._poll_interval = poll_interval
         self._keep = keep
+        self._restart_grace = settings.restart_grace
         self._task = CriticalTask("registry")
         self.configured = parse_models(settings.models)
         self.default = next(iter(self.configured))
@@ -90,7 +91,8 @@ class Registry:
     async def resolve(self, asked: str | None, *, later: bool = False) -> str:
         """The name of the model that a request asks for; None: the default.
 
-        Before a request is refused, the workers are read again: the list may be a second old.
+        Before a request is refused, the workers are read again: the list may be a second old. And the last worker may
+        just be restarted: then the request is queued, and refused if none has come back after ``restart_grace``.
 
         Args:
             later: accept a configured model without a live worker. The caller polls, so the worker may come later.
@@ -107,10 +109,14 @@ class Registry:
 
     def _resolve(self, asked: str | None, later: bool) -> str:
         model = asked or self.default
-        if model in self.models or (later and model in self.configured):
+        if model in self.models or (later and model in self.configured) or self._comes_back(model):
             return model
         check_known(model, self.configured)
         raise self.no_worker(model)
+
+    def _comes_back(self, model: str) -> bool:
+        """Whether a worker has served a model, or has been loading it, a moment ago."""
+        return model in self._seen and self.absent_for(model) < self._restart_grace
 
     def no_worker(self, model: str) -> Unavailable:
         """The error of a request whose model has no live worker."""

@@ -111,14 +111,29 @@ def test_without_a_next_worker_requests_are_503_soon_and_cost_nobody_anything(lo
 
 def test_a_request_is_answered_as_soon_as_a_worker_has_registered(lone: Team) -> None:
     worker, redis = lone.workers[0], lone.stack.valkey.client()
+    api = lone.another_api(restart_grace=0)
     worker.stop()
-    with patient(lone.api) as http:
+    with patient(api) as http:
         wait_for(lambda: embed_texts(http, ["nobody there"]).status_code == 503, 30, "the worker's end to be seen")
         worker.start()
         wait_for(lambda: redis.exists("cq:loading:emoji-mini"), START, "the worker to say that it starts")
         wait_for(lambda: lone.stack.workers() == {worker.pid}, START, "the worker to register")
         assert embed_texts(http, ["at once"]).status_code == 200
         wait_for(lambda: not redis.exists("cq:loading:emoji-mini"), 10, "its lease to be enough")
+    api.stop()
+
+
+def test_what_is_asked_while_the_only_worker_is_restarted_waits_for_it(lone: Team) -> None:
+    worker = lone.workers[0]
+    lone.stack.ready(worker, timeout=START)
+    with patient(lone.api) as http, ThreadPoolExecutor(4) as callers:
+        assert embed_texts(http, ["before"]).status_code == 200
+        worker.stop()
+        wait_for(lambda: not lone.stack.workers(), 30, "the worker to be gone")
+        wait_for(lambda: http.get("/readiness").status_code == 503, 30, "the API to see it")
+        waiting = [callers.submit(embed_texts, http, [f"text {i} meanwhile"]) for i in range(4)]
+        worker.start()
+        assert {answer.result().status_code for answer in waiting} == {200}
 
 
 def test_a_rolling_restart_under_load_fails_no_request(pair: Team, record_property: pytest.RecordProperty) -> None:

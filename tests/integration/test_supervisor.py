@@ -157,7 +157,7 @@ from clip_queue.stack.supervisor import Spec, Supervisor
 supervisor.DEATH_SIGNAL = {death_signal}
 sup = Supervisor(Path({folder!r})); sup.start()
 polite = sup.add(Spec('polite', [sys.executable, '-c', {polite!r}]))
-stubborn = sup.add(Spec('stubborn', [sys.executable, '-c', {stubborn!r}], grace=1))
+stubborn = sup.add(Spec('stubborn', [sys.executable, '-c', {stubborn!r}], grace=40))
 while not all('up' in child.tail() for child in sup.children): time.sleep(0.02)
 print(polite.pid, stubborn.pid, sup._guardian.pid, flush=True); time.sleep(60)
 """

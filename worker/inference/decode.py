@@ -15,6 +15,7 @@ from clip_queue.worker.inference import closed_formats
 from clip_queue.worker.inference.image_limits import ImageFile, Limits, check_density, check_pixels, examine
 from clip_queue.worker.inference.jpeg import Jpeg
 from clip_queue.worker.inference.orientation import orientation, upright
+from clip_queue.worker.inference.png import Png
 from clip_queue.worker.inference.tiff import Tiff
 
 # Formats that are images people have; Pillow's others (EPS runs Ghostscript, PSD, FITS, …) stay closed.
@@ -72,12 +73,21 @@ def to_rgb(file: ImageFile, limits: Limits, draft: int = 0) -> Image.Image:
         BadImage: as :func:`decode`.
     """
     header = file.header
-    if isinstance(header, Jpeg) and not header.ends:
-        one, other = (_to_rgb(tail, header, limits, draft) for tail in header.tails())
-        if not np.array_equal(np.asarray(one), np.asarray(other)):
+    if not isinstance(header, Jpeg):
+        return _to_rgb(file.data, header, limits, draft)
+    header.check_scans()
+    image = _to_rgb(header.ended(), header, limits, draft)
+    if header.in_doubt or _has_grey_corner(image):
+        other = _to_rgb(header.filled(), header, limits, draft)
+        if not np.array_equal(np.asarray(image), np.asarray(other)):
             raise BadImage.because(TRUNCATED)
-        return one
-    return _to_rgb(file.data, header, limits, draft)
+    return image
+
+
+def _has_grey_corner(image: Image.Image) -> bool:
+    """Whether a JPEG may have ended too early: what it lacks, the last pixel included, is of one grey."""
+    right, bottom = image.width - 1, image.height - 1
+    return any(image.getpixel(at) == (128, 128, 128) for at in ((0, 0), (right, 0), (0, bottom), (right, bottom)))
 
 
 def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Image:
@@ -98,6 +108,8 @@ def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Im
         try:
             if draft:
                 image.draft(None, (draft, draft))
+            if isinstance(header, Png) and header.lacks_rows(image):
+                raise BadImage.because(TRUNCATED)
             turn = getattr(header, "orientation", None)
             if turn is None:  # HEIF says it outside of EXIF, and the codec has turned the image
                 turn = 1 if image.format == "HEIF" else orientation(image.info.get("exif"), _xmp(image))

@@ -98,9 +98,9 @@ def _jpeg(data: bytes, limits: Limits) -> ImageFile:
         return ImageFile(data, None, False)
     pixels = jpeg.width * jpeg.height
     check_pixels(jpeg.width, jpeg.height, limits.pixels)
-    passes = jpeg.passes * (1 if jpeg.ends else 2)
+    passes = jpeg.passes
     _check_work(f"JPEG of {jpeg.width} × {jpeg.height} pixels in {passes} scans", pixels, passes, limits)
-    return ImageFile(jpeg.data, jpeg, pixels * passes <= IN_THREAD)
+    return ImageFile(jpeg.data, jpeg, pixels * passes <= IN_THREAD and jpeg.in_huffman_code)
 
 
 def _png(data: bytes, limits: Limits) -> ImageFile:
@@ -136,6 +136,7 @@ def _jpeg_2000(data: bytes, at: int, limits: Limits) -> None:
     width, height, components = max(0, right - left), max(0, bottom - top), int.from_bytes(size[32:34], "big")
     check_pixels(width, height, limits.pixels)
     check_density(width, height, len(data))
+    _check_depth(data[at + 42 : at + 42 + 3 * components : 3])
     if -(-right // max(1, across)) * -(-bottom // max(1, down)) > MOST_TILES:
         raise BadImage.because(f"JPEG 2000 has over {MOST_TILES} tiles.")
     at += 4 + int.from_bytes(data[at + 4 : at + 6], "big")
@@ -148,3 +149,18 @@ def _jpeg_2000(data: bytes, at: int, limits: Limits) -> None:
             if width * height * components >> min(block, precinct) > MOST_BLOCKS:
                 raise BadImage.because(f"JPEG 2000 is divided into over {MOST_BLOCKS} code blocks or precincts.")
         at += 2 + max(2, length)
+
+
+def _check_depth(samples: bytes) -> None:
+    """Refuse what Pillow scales wrongly: of other depths it makes white black, of fewer bits it makes white grey.
+
+    ``samples``: of each component, a bit for the sign, and the number of bits less one.
+    """
+    colours = samples[: 1 if len(samples) < 3 else 3]
+    for one in colours:
+        bits = (one & 0x7F) + 1
+        if one & 0x80:
+            raise BadImage.because(f"JPEG 2000 of signed {bits}-bit samples is not supported: they declare no range.")
+        if bits != 8 and not (len(samples) == 1 and 10 <= bits <= 16):
+            what = "grey" if len(samples) == 1 else "colour or transparent"
+            raise BadImage.because(f"JPEG 2000 of {bits}-bit {what} samples is not supported.")

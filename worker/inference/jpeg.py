@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from clip_queue.shared.errors import BadImage
 from clip_queue.worker.inference.orientation import EXIF_PREFIX, orientation
@@ -14,7 +15,9 @@ from clip_queue.worker.inference.orientation import EXIF_PREFIX, orientation
 SOI, EOI, SOS, DNL, COM = 0xD8, 0xD9, 0xDA, 0xDC, 0xFE
 APP0, APP1, APP14 = 0xE0, 0xE1, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_END = b"\xff\xd9"
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_IN_HUFFMAN_CODE = frozenset({0xC0, 0xC1, 0xC2})
 _ALONE = frozenset({0x01, SOI, *range(0xD0, 0xD8)})  # markers that no segment follows
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _MOST_SEGMENTS = 20_000  # before the first scan; a large colour profile takes a few dozen
@@ -33,6 +36,7 @@ class Scan:
     first: int
     last: int
     low: int
+    refines: bool = False  # what an earlier scan has of the same coefficients
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Jpeg:
             are stored.
         start: where the first scan begins in ``data``.
         components: of the frame.
+        coding: the marker of the frame.
     """
 
     data: bytes = b""
@@ -52,27 +57,19 @@ class Jpeg:
     height: int = 0
     bits: int = 0
     components: int = 0
-    progressive: bool = False
+    coding: int = 0
     exif: list[bytes] = field(default_factory=list)
     xmp: bytes | None = None
+
+    @property
+    def progressive(self) -> bool:
+        return self.coding in _PROGRESSIVE
 
     @property
     def orientation(self) -> int:
         return orientation(EXIF_PREFIX + b"".join(self.exif), self.xmp)
 
-    @property
-    def ends(self) -> bool:
-        """Whether the file has the marker of its end."""
-        return self.data.endswith(b"\xff\xd9") or self.data.find(b"\xff\xd9", self.start) >= 0
-
-    @property
-    def passes(self) -> int:
-        """How often a decoder goes through the pixels: once, or once a scan."""
-        marker, body, _ = _segment(self.data, self.start)
-        if not self.progressive and marker == SOS and body and body[0] == self.components:
-            return 1
-        return max(1, len(self.scans()))
-
+    @cached_property
     def scans(self) -> list[Scan]:
         """All scans. A sequential file whose first scan has all components has no other that counts."""
         found: list[Scan] = []
@@ -89,21 +86,55 @@ class Jpeg:
             at = match.start() if match else None
         return found
 
-    def tails(self) -> tuple[bytes, bytes]:
-        """Of a file that just stops: the file ended in two ways, whose pixels are equal only if none is missing.
+    @property
+    def passes(self) -> int:
+        """How often a decoder goes through the pixels: once, or once a scan; as often again if its end is in doubt."""
+        return max(1, len(self.scans)) * (2 if self.in_doubt else 1)
 
-        Raises:
-            BadImage: scans are missing, which would not show.
+    @cached_property
+    def _ends(self) -> bool:
+        """Whether the file has the marker of its end."""
+        return self.data.endswith(_END) or self.data.find(_END, self.start) >= 0
+
+    @property
+    def in_huffman_code(self) -> bool:
+        """Whether it is coded as all but a few are: arithmetic and lossless coding take several times as long."""
+        return self.coding in _IN_HUFFMAN_CODE
+
+    @cached_property
+    def in_doubt(self) -> bool:
+        """Whether pixels could be missing that would not show: a decoder takes a marker of the end wherever it comes.
+
+        What a sequential file lacks becomes grey. Refinements that the last scan lacks hardly change a pixel.
         """
-        scans = self.scans()
-        ends = (0, 63) if self.progressive else (0,)
-        done = {
-            (c, k): scan.low for scan in scans for c in scan.components for k in ends if scan.first <= k <= scan.last
-        }
-        if len(done) < self.components * len(ends) or any(done.values()):
+        if not self._ends or self.components == 4 or not self.in_huffman_code:
+            return True
+        return not self.scans[-1].refines if self.progressive and self.scans else len(self.scans) != 1
+
+    def check_scans(self) -> None:
+        """Raise :class:`BadImage` if scans are missing: a decoder would answer with a blurred or grey image."""
+        if self.progressive:
+            low = {
+                (component, k): scan.low
+                for scan in self.scans
+                for component in scan.components
+                for k in (0, 63)
+                if scan.first <= k <= scan.last
+            }
+            whole = len(low) >= 2 * self.components and not any(low.values())
+        else:
+            whole = sum(len(scan.components) for scan in self.scans) >= self.components
+        if not whole:
             raise BadImage.because("Data is not image: it is truncated or broken.")
-        data = self.data.rstrip(b"\xff")
-        return data + b"\xff\xd9", data + _FILL + b"\xff\xd9"
+
+    def ended(self) -> bytes:
+        """The file with a marker of its end."""
+        return self.data if self._ends else self.data.rstrip(b"\xff") + _END
+
+    def filled(self) -> bytes:
+        """The file with noise before its end, where no pixels are missing if they are equal to those without it."""
+        at = self.data.find(_END, self.start)
+        return (self.data[:at] if at >= 0 else self.data).rstrip(b"\xff") + _FILL + _END
 
 
 def parse_jpeg(data: bytes) -> Jpeg | None:
@@ -126,7 +157,7 @@ def parse_jpeg(data: bytes) -> Jpeg | None:
         if marker in _FRAMES and len(body) >= 6:
             jpeg.bits, jpeg.components = body[0], body[5]
             jpeg.height, jpeg.width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
-            jpeg.progressive = marker in _PROGRESSIVE
+            jpeg.coding = marker
         if _matters(marker, body):
             kept += [b"\xff", bytes([marker]), (len(body) + 2).to_bytes(2, "big"), body]
         at = after
@@ -161,4 +192,4 @@ def _segment(data: bytes, at: int) -> tuple[int | None, bytes, int]:
 def _scan(body: bytes) -> Scan:
     count = body[0]
     rest = body[1 + 2 * count : 4 + 2 * count].ljust(3, b"\0")
-    return Scan(body[1 : 1 + 2 * count : 2], rest[0], rest[1], rest[2] & 15)
+    return Scan(body[1 : 1 + 2 * count : 2], rest[0], rest[1], rest[2] & 15, rest[2] >> 4 > 0)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+from PIL import Image
+
 from clip_queue.shared.errors import BadImage
 from clip_queue.worker.inference.orientation import orientation
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _MOST_CHUNKS = 100_000  # an encoder's chunks have 8 KiB and more
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_AT_ONCE = 1 << 20  # bytes that are unpacked at once
 _MOST_TEXT = 1 << 20  # bytes that are unpacked of a text which may hold the orientation
 _RAW_EXIF = b"Raw profile type exif\0"
 _XMP = b"XML:com.adobe.xmp\0"
@@ -27,6 +31,34 @@ class Png:
     colour: int
     interlaced: bool
     orientation: int
+    packed: slice  # of ``data``: the pixels
+
+    def lacks_rows(self, image: Image.Image) -> bool:
+        """Whether the pixels end too early, in a stream that is whole: Pillow leaves rows of zeros.
+
+        The stream is unpacked again only if the last row is of zeros, or not the last to be unpacked.
+        """
+        image.load()
+        last = image.crop((0, image.height - 1, image.width, image.height))
+        return (self.interlaced or last.getbbox(alpha_only=False) is None) and self._unpacked_bytes() < self._bytes
+
+    @property
+    def _bytes(self) -> int:
+        """Of all rows, each with the number of its filter."""
+        passes = _ADAM7 if self.interlaced else ((0, 0, 1, 1),)
+        bits, size = self.bits * CHANNELS.get(self.colour, 4), 0
+        for left, top, right, down in passes:
+            columns, rows = -((left - self.width) // right), -((top - self.height) // down)
+            size += rows * (1 + (columns * bits + 7) // 8) if columns > 0 < rows else 0
+        return size
+
+    def _unpacked_bytes(self) -> int:
+        """As many as the rows need, or all that there are."""
+        stream, packed, size = zlib.decompressobj(), self.data[self.packed], 0
+        while size < self._bytes and packed and not stream.eof:
+            size += len(stream.decompress(packed, _AT_ONCE))
+            packed = stream.unconsumed_tail
+        return size
 
 
 def parse_png(data: bytes) -> Png | None:
@@ -36,6 +68,7 @@ def parse_png(data: bytes) -> Png | None:
     kept: list[bytes] = [MAGIC]
     pixels: list[bytes] = []
     exif = raw = xmp = None
+    palette = False
     at = len(MAGIC)
     for _ in range(_MOST_CHUNKS):
         name = data[at + 4 : at + 8]
@@ -47,6 +80,7 @@ def parse_png(data: bytes) -> Png | None:
             pixels.append(body)
         elif not name[0] & 0x20:
             kept.append(data[at:after])
+            palette = palette or name == b"PLTE"
         elif name == b"eXIf":
             exif = body
         elif body.startswith(_RAW_EXIF):
@@ -56,7 +90,10 @@ def parse_png(data: bytes) -> Png | None:
         at = after
     else:
         raise BadImage.because(f"PNG has over {_MOST_CHUNKS} chunks.")
+    if data[25] == 3 and not palette:
+        raise BadImage.because("PNG of palette colours has no palette.")
     whole = b"".join(pixels)
+    start = sum(map(len, kept)) + 8
     # Pillow leaves the checksum of pixels to zlib, which has its own.
     kept += [len(whole).to_bytes(4, "big"), b"IDAT", whole, b"\0\0\0\0"]
     if name == b"IEND":
@@ -69,6 +106,7 @@ def parse_png(data: bytes) -> Png | None:
         colour=data[25],
         interlaced=data[28] == 1,
         orientation=orientation(exif or raw, xmp),
+        packed=slice(start, start + len(whole)),
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from clip_queue.worker.inference.orientation import ORIENTATION, orientation
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+PLANES, COLOR_MAP = 284, 320
+PALETTE = 3  # a photometric
 SAMPLES, SAMPLE_FORMAT, TILE_WIDTH, TILE_HEIGHT = 277, 339, 322, 323
 XMP = 700
 _NEEDED = frozenset(
@@ -44,6 +46,7 @@ class Tiff:
     data: bytes
     tags: dict[int, int] = field(default_factory=dict)
     orientation: int = 1
+    dark_palette: bool = False  # of colours up to 255, where 65,535 is white
 
     @property
     def whole(self) -> bool:
@@ -67,6 +70,11 @@ class Tiff:
     @property
     def refusal(self) -> str | None:
         """Why the samples cannot be scaled to 8 bits: their range is nowhere declared. None: they can."""
+        tag = self.tags.get
+        if self.bits > 8 and tag(PLANES, 1) == 2 and tag(COMPRESSION, 1) == 1 and tag(SAMPLES, 1) > 1:
+            return f"TIFF of uncompressed {self.bits}-bit samples, plane by plane, is not supported."  # Pillow errs
+        if tag(PHOTOMETRIC) == PALETTE and self.dark_palette:
+            return "TIFF's palette has 8-bit colours; it must have 16-bit ones."
         if self._format == UNSIGNED and self.bits <= 16:
             return None
         return f"TIFF's samples ({self.form}) have no declared range; 8-bit and unsigned 16-bit ones are supported."
@@ -113,6 +121,8 @@ def _parse(data: bytes, order: str) -> Tiff | None:
             entries[tag] = data[at : at + head + width]
         if kind in _LETTERS and values and lies + _SIZES[kind] <= len(data):
             (tiff.tags[tag],) = struct.unpack_from(order + _LETTERS[kind], data, lies)
+        if tag == COLOR_MAP and kind == 3:
+            tiff.dark_palette = _is_dark(data[lies : lies + size], order)
         if tag == XMP:
             xmp = data[lies : lies + size]
     shown = tiff.tags.get(ORIENTATION)
@@ -122,3 +132,9 @@ def _parse(data: bytes, order: str) -> Tiff | None:
     place = struct.pack(order + pointer, len(data) + len(padding))
     tiff.data = b"".join([data[:where], place, data[where + width :], padding, directory, bytes(width)])
     return tiff
+
+
+def _is_dark(palette: bytes, order: str) -> bool:
+    """Whether some colours of a palette are not black, and none is above 255."""
+    values = struct.unpack(f"{order}{len(palette) // 2}H", palette[: len(palette) // 2 * 2])
+    return 0 < max(values, default=0) < 256

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from clip_queue.api.health import Readiness
 from clip_queue.api.proofs import Modality, Proofs
+from clip_queue.shared.errors import ClipError, MemoryFull, QueueFull
 from clip_queue.shared.job import Inputs, JobResult, Kind
 
 from .service import MODEL, Service, serve
@@ -88,3 +91,15 @@ async def test_a_store_that_cannot_be_reached_makes_the_service_not_ready(servic
 async def test_a_task_that_has_ended_makes_the_service_not_ready(service: Service) -> None:
     await service.client.registry.close()
     assert await Readiness(service.client).problem() == "a task of the API has ended"
+
+
+@pytest.mark.parametrize("error", [MemoryFull("The store is full: of 1 GB."), QueueFull("9 items are waiting.")])
+async def test_a_door_that_is_shut_is_told_once_and_not_as_a_model_that_computes_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: ClipError
+) -> None:
+    async def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(service.client.publisher, "submit", refused)
+    problem = await Readiness(service.client).problem()
+    assert problem == f"New requests are refused ({error.code}): {error.message}"

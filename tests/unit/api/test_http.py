@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import re
+import time
 from typing import Any
 
 import httpx
@@ -12,7 +13,9 @@ import orjson
 import pytest
 
 from clip_queue.api import json_body
+from clip_queue.api.gzip_body import gunzip
 from clip_queue.api.requests import HEART
+from clip_queue.shared.errors import BadInput
 
 from .service import Service, serve
 
@@ -64,7 +67,13 @@ async def test_a_gzipped_body_is_read_within_the_limit() -> None:
             assert (await post(service, body, Content_Encoding=encoding)).status_code == 200
         bomb = await post(service, gzip.compress(b" " * 5000), Content_Encoding="gzip")
         assert bomb.status_code == 413
-        for wrong in (orjson.dumps(TEXT), body[:-3], body + b"more"):
+        text = orjson.dumps(TEXT)
+        parts = [gzip.compress(text[n : n + 3]) for n in range(0, len(text), 3)]
+        for several in (b"".join(parts), b"".join(parts) + bytes(70_000), body + gzip.compress(b" ")):
+            assert (await post(service, several[:4000], Content_Encoding="gzip")).status_code == 200
+        bombs = gzip.compress(b" " * 2000) * 3
+        assert (await post(service, bombs, Content_Encoding="gzip")).status_code == 413
+        for wrong in (text, body[:-3], body + b"more", body + body[:-1], body + bytes(9) + b"x", b"", body[:5]):
             response = await post(service, wrong, Content_Encoding="gzip")
             assert response.status_code == 400
             assert "gzip stream" in response.json()["message"]
@@ -72,6 +81,15 @@ async def test_a_gzipped_body_is_read_within_the_limit() -> None:
         assert response.status_code == 415
         assert response.headers["Accept-Encoding"] == "gzip, identity"
         assert (await post(service, orjson.dumps(TEXT), Content_Encoding="identity")).status_code == 200
+
+
+def test_many_gzip_streams_are_read_fast_or_refused_soon() -> None:
+    blocks = gzip.compress(b" " * 1000) * 4000
+    began = time.process_time()
+    assert len(gunzip(blocks, 1 << 26)) == 4_000_000
+    with pytest.raises(BadInput, match="gzip stream"):
+        gunzip(gzip.compress(b"") * 500_000, 1 << 26)
+    assert time.process_time() - began < 5
 
 
 async def test_a_data_uri_of_any_type_carries_an_image(service: Service) -> None:

@@ -139,6 +139,29 @@ async def test_the_time_without_a_worker_counts_from_the_first_look_and_not_whil
     assert registry.workers
 
 
+async def test_a_model_whose_worker_is_being_restarted_is_still_accepted_for_a_while(store: AsyncStore) -> None:
+    registry = Registry(store, Settings(models=[MODEL, "mine=a/b"], restart_grace=0.6))
+    worker = Worker(store, Broker())
+    await worker.announce()
+    await registry.refresh()
+    await store.execute(ops.deregister(WORKER))
+    await registry.refresh()
+    assert not registry.models
+    assert await registry.resolve(MODEL) == MODEL
+    with pytest.raises(Unavailable, match="No live worker serves model 'mine'"):
+        await registry.resolve("mine")  # of it there was none
+
+    async def gone() -> bool:
+        await registry.refresh()
+        return registry.absent_for(MODEL) > 0.6
+
+    await until(gone)
+    with pytest.raises(Unavailable, match=f"No live worker serves model '{MODEL}'"):
+        await registry.resolve(MODEL)
+    await store.execute(begin_loading([MODEL]))
+    assert await registry.resolve(MODEL) == MODEL, "one is being started"
+
+
 async def test_when_to_try_again_follows_from_the_workers_rate(store: AsyncStore) -> None:
     registry = Registry(store, SETTINGS)
     assert registry.retry_after(MODEL, 100) == 5

@@ -147,6 +147,13 @@ async def test_an_error_in_a_named_prompt_names_the_prompt(service: Service) -> 
         response = await service.http.post("/clip/compare", json={**subject, "prompt": prompts})
         assert response.status_code == 400
         assert response.json()["message"] == message
+    images = {"good": IMAGE, "bad": "https://nobody.invalid/"}
+    for task in ({}, {"task": "compare"}):
+        body = {**subject, **task, "prompt_type": "image", "prompt": images}
+        response = await service.http.post("/jobs" if task else "/clip/compare", json=body)
+        assert response.status_code == 400
+        assert response.json()["index"] == 1
+        assert response.json()["message"].endswith("(prompt 'bad')")
     job = await service.submit(task="compare", **subject, prompt={"x": "a", "y": BAD})
     assert (await service.look(job["id"], wait=5))["error"]["message"] == "refused by the worker (prompt 'y')"
 
