@@ -177,10 +177,11 @@ class Batches:
             return (yield from self._ask_all(part.cut(most), company))
         error = answer.error
         of_items = answer.status in (400, 413)
-        if self._skip and of_items and len(part) == 1:
-            return [Answered(part.indices, None, [_failure(part.indices[0], error)])]
-        if self._skip and of_items and not company:
-            return (yield from self._ask_all(part.cut(max(1, self.most - 1)), True))
+        if self._skip and of_items:
+            if len(part) == 1 and (company or self.most == 1 or answer.status == 413):
+                return [Answered(part.indices, None, [_failure(part.indices[0], error)])]
+            if not company:
+                return (yield from self._ask_all(part.cut(max(1, self.most - 1)), True))
         if error.index is not None and error.index < len(part):
             error.index = part.indices[error.index]
         elif of_items and len(part) == 1 and self._route is not COMPARE:  # there it may be the subject
@@ -190,7 +191,7 @@ class Batches:
     def _ask_all(self, parts: Iterable[Part], company: bool) -> Steps[list[Answered]]:
         answered: list[Answered] = []
         for part in parts:
-            answered += yield from self.ask(part, company and len(part) > 1)
+            answered += yield from self.ask(part, company)
         return answered
 
     def _fewer(self, answer: Answer, count: int, company: bool) -> int:
