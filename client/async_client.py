@@ -137,7 +137,8 @@ class AsyncClient:
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     running.remove(task)
-                    advanced(call.add(task.result()))
+                    call.add(task.result())
+                advanced(call.done)
 
             try:
                 for group in call.groups(items):

@@ -225,11 +225,14 @@ class Batches:
             answer.headers.get("x-clip-queue-fingerprint", ""),
         )
 
-    def add(self, answered: Iterable[Answered]) -> int:
-        """Take what :meth:`ask` returned; the number of items in it."""
-        new = list(answered)
-        self._answered += new
-        return sum(len(one.indices) for one in new)
+    def add(self, answered: Iterable[Answered]) -> None:
+        """Take what :meth:`ask` returned."""
+        self._answered += answered
+
+    @property
+    def done(self) -> int:
+        """How many items have a value or an error."""
+        return sum(len(one.indices) for one in self._answered)
 
     def embeddings(self) -> Embeddings:
         """The result of an embedding call, once every part has been added."""

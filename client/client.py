@@ -183,7 +183,8 @@ class Client:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     running.remove(future)
-                    advanced(call.add(future.result()))
+                    call.add(future.result())
+                advanced(call.done)
 
             try:
                 for group in call.groups(items):

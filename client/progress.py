@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def bar(items: object, most: int, what: str, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error while the context lasts. What is yielded is told how many items are done.
+    """A bar on standard error while the context lasts. What is yielded is told how many items are done so far.
 
     There is none if ``items`` fit in one request (``most``), or cannot be counted and so may.
     """
@@ -24,6 +24,8 @@ def bar(items: object, most: int, what: str, show: bool) -> Iterator[Callable[[i
         yield lambda _: None
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    shown = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    with shown as progress:
         task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
+        yield lambda done: progress.update(task, completed=done)
