@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -44,7 +44,8 @@ class AsyncClient:
         self._progress = progress
         self._own = http is None
         self._http = http or httpx.AsyncClient()
-        self._closed = asyncio.Event()
+        self._closed = False
+        self._waits: set[asyncio.Timeout] = set()  # what is awaited now
 
     async def embed_images(
         self, images: Image | Iterable[Image], *, model: str | None = None, on_error: OnError = "fail"
@@ -113,7 +114,10 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """End what is in flight: such calls raise :class:`ClientClosed`. Closing again does nothing."""
-        self._closed.set()
+        self._closed = True
+        waits, self._waits = self._waits, set()
+        for wait in waits:
+            wait.reschedule(0)
         if self._own:
             await self._http.aclose()
 
@@ -167,14 +171,26 @@ class AsyncClient:
                 await self._pause(step)
 
     async def _pause(self, pause: Pause) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closed.wait(), pause.seconds)
-            raise ClientClosed
+        await self._unless_closed(asyncio.sleep(pause.seconds))
+
+    async def _unless_closed(self, work: Awaitable[T]) -> T:
+        """What some work returns; raises :class:`ClientClosed` as soon as the client is closed."""
+        try:
+            async with asyncio.timeout(None) as wait:
+                self._waits.add(wait)
+                try:
+                    return await work
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError:
+            if not wait.expired():
+                raise
+        raise ClientClosed
 
     async def _send(self, request: Request) -> Answer | Unavailable:
         try:
             async with self._open(request) as response:
-                await response.aread()
+                await self._unless_closed(response.aread())
                 return answer_of(response)
         except Unavailable as error:
             return error
@@ -184,17 +200,17 @@ class AsyncClient:
         """The response to a request, to be read. Raises :class:`Unavailable`, also while it is read."""
         failure: ClipQueueError
         try:
-            if self._closed.is_set():
+            if self._closed:
                 raise ClientClosed
             built = self._server.build(self._http, request)
-            response = await self._http.send(built, auth=self._server.auth, stream=True)
+            response = await self._unless_closed(self._http.send(built, auth=self._server.auth, stream=True))
             try:
                 yield response
             finally:
                 await response.aclose()
             return
         except (httpx.HTTPError, httpx.StreamError, RuntimeError) as error:
-            if self._closed.is_set():
+            if self._closed:
                 failure = ClientClosed()
             elif isinstance(error, httpx.HTTPError):
                 failure = self._server.failure(error)
@@ -238,12 +254,13 @@ class AsyncJob(jobs.JobHandle):
             try:
                 async with client._open(stream.request) as response:
                     if response.status_code != 200:
-                        await response.aread()
+                        await client._unless_closed(response.aread())
                         stream.refuse(answer_of(response))
-                    async for data in response.aiter_bytes():
+                    parts = response.aiter_bytes()
+                    while data := await client._unless_closed(anext(parts, b"")):
                         for self.document in stream.feed(data):
                             yield self.document
-                        if stream.over:
+                        if self.state in jobs.ENDED:
                             return
             except Unavailable as error:
                 failure = error

@@ -315,7 +315,7 @@ class Job(jobs.JobHandle):
                         for data in response.iter_bytes():
                             for self.document in stream.feed(data):
                                 yield self.document
-                            if stream.over:
+                            if self.state in jobs.ENDED:
                                 return
                 except Unavailable as error:
                     failure = error
