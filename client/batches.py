@@ -324,9 +324,6 @@ def named(prompts: Any, kind: Kind) -> tuple[list[str] | None, Iterable[object]]
 
 def several(items: Any, kind: Kind) -> Iterable[object]:
     """One image or text as a list of one; else what was given."""
-    one = isinstance(items, str | bytes | bytearray | memoryview) or hasattr(items, "__fspath__")
-    if kind == "image":
-        one = one or isinstance(items, dict) or (isinstance(items, np.ndarray) and items.ndim in (2, 3))
-        one = one or hasattr(items, "getbands")  # Pillow's
+    one = isinstance(items, str | bytes) if kind == "text" else images.is_one(items)
     found: Iterable[object] = [items] if one else items
     return found

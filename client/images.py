@@ -9,7 +9,7 @@ import stat
 import sys
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import orjson
@@ -52,12 +52,27 @@ def to_json(image: object, max_bytes: int) -> bytes:
         return _base64(png(image))
     if isinstance(image, dict) and {"type", "value"} <= image.keys():
         return orjson.dumps(image)
-    if (pillow := sys.modules.get("PIL.Image")) and isinstance(image, pillow.Image):  # else it cannot be one
+    if _is_pillow(image):
         return _base64(_of_pillow(image))
     raise BadRequest(
         f"{type(image).__name__} is no image: give a path, a URL, bytes, an array or an image of Pillow.",
         code="bad_image",
     )
+
+
+def is_one(images: object) -> bool:
+    """Whether this is one image, and not several."""
+    return (
+        isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | dict)
+        or (isinstance(images, np.ndarray) and images.ndim in (2, 3))
+        or _is_pillow(images)
+    )
+
+
+def _is_pillow(image: object) -> TypeGuard[PIL.Image.Image]:
+    """Pillow's images are known without importing it: who has one has imported it."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(image, pillow.Image)
 
 
 def _base64(data: bytes | bytearray | memoryview) -> bytes:

@@ -23,7 +23,7 @@ class ItemError:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embeddings:
     """The vectors of images or texts, in order, as the model computes them: not normalised.
 

@@ -6,6 +6,7 @@ It yields a :class:`Request` and is sent the :class:`Answer`, or an exception in
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import time
@@ -18,6 +19,7 @@ import orjson
 
 from clip_queue.client.errors import BadRequest, ClipQueueError, Unavailable
 
+log = logging.getLogger("clip_queue.client")
 T = TypeVar("T")
 
 TRIED_AGAIN = (429, 502, 503, 504)  # no status tells more surely that the same request may succeed later
@@ -190,7 +192,7 @@ def persistent(steps: Steps[T], retry_for: float) -> Steps[T]:
 
 
 def _again(request: Request, retry_for: float) -> Steps[Answer]:
-    retries = Retries(retry_for)
+    retries, told = Retries(retry_for), False
     while True:
         try:
             answer = yield from ask(request)
@@ -202,4 +204,7 @@ def _again(request: Request, retry_for: float) -> Steps[Answer]:
         pause = retries.pause(asked)
         if pause is None:
             raise failure
+        level = logging.INFO if told or failure.status == 429 else logging.WARNING  # a full queue is no trouble
+        log.log(level, "%s Trying again in %.1f s.", failure.message, pause.seconds)
+        told = True
         yield pause

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +15,7 @@ from PIL import Image
 from clip_queue import BadRequest, Client, ClientClosed, Embeddings, JobFailed, StillRunning, Unavailable
 from tests.client_faces import FACES, Face
 from tests.harness import ROOT, Api, Stack, wait_for
-from tests.images import noise_image
+from tests.images import base64_image, noise_image
 from tests.jobs_api import look
 from tests.team import START, Team
 from tests.wire import embed_images, embed_texts, ok, same, vectors
@@ -87,19 +86,11 @@ def test_comparisons(face: Face, http: httpx.Client) -> None:
     prompts = [f"thing {i}" for i in range(20)]
     found = face.do(face.client.compare, DOG, prompts)
     assert found.shape == (20,)
-    eight = http.post(
-        "/clip/compare", json={"subject": {"type": "base64", "value": base64_of(DOG)}, "prompt": prompts[:8]}
-    )
+    eight = http.post("/clip/compare", json={"subject": base64_image(DOG.read_bytes()), "prompt": prompts[:8]})
     assert np.allclose(found[:8], ok(eight)["similarity"], atol=1e-5)
     named = face.do(face.client.compare, "sad", {"tears": "crying", "food": "pizza"}, subject_type="text")
     assert named["tears"] > named["food"]
     assert face.do(face.client.compare, "a dog", [DOG], subject_type="text", prompt_type="image").shape == (1,)
-
-
-def base64_of(path: Path) -> str:
-    import base64
-
-    return base64.b64encode(path.read_bytes()).decode()
 
 
 def test_one_bad_image_of_300(face: Face) -> None:

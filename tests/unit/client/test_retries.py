@@ -170,3 +170,15 @@ def test_a_schema_s_errors_are_told_in_words() -> None:
     told = Answer(400, {"x-request-id": "r"}, b'{"message": "m", "index": 3, "code": "bad_image"}').error
     assert (told.code, told.index) == ("bad_image", 3)
     assert str(told) == "m (HTTP 400, code bad_image, item 3, request r)"
+
+
+def test_a_wait_is_told_in_the_log(make: Made, server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "clip_queue.client")
+    face = make()
+    server.answers += [error(429, "full"), httpx.ConnectError("refused"), httpx.ConnectError("refused")]
+    face.do(face.client.embed_texts, ["a"])
+    server.answers.append(httpx.ConnectError("refused"))
+    face.do(face.client.embed_texts, ["a"])
+    told = [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "clip_queue.client"]
+    assert [level for level, _ in told] == ["INFO", "INFO", "INFO", "WARNING"]
+    assert told[3][1].startswith("http://clip.test did not answer (ConnectError: refused). Trying again in 0.")
