@@ -42,7 +42,7 @@ unit: .venv/.done  ## the fast tests alone
 
 coverage: .venv/.done  ## what the fast tests reach, line by line and branch by branch, and each layer in per cent
 	@$(BIN)/python -m pytest $(PARALLEL) tests/unit --cov --cov-report=term $(ARGS)
-	@for layer in cli bulk stack sources api worker shared; do \
+	@for layer in cli bulk stack sources api worker client shared; do \
 	    printf "%-8s%s %%\n" "$$layer" "$$($(BIN)/coverage report --include="$$layer/*" --format=total)"; done
 
 lint: .venv/.done  ## ruff, mypy, and which layer may import which

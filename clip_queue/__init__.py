@@ -7,6 +7,13 @@ In Python::
     report = embed("images", "vectors")
     hits = search("vectors", "a red fruit", top=3)
 
+and of a server that runs somewhere::
+
+    from clip_queue import Client
+
+    with Client("http://127.0.0.1:9001") as clip:
+        vectors = clip.embed_texts(["red heart", "dog face"]).vectors
+
 What is named here is the public face of the package; everything else may change from release to release. Importing
 it costs neither torch nor FastAPI: each name is loaded when it is first asked for.
 """
@@ -22,11 +29,50 @@ if TYPE_CHECKING:
     from clip_queue.bulk.run.embed import embed
     from clip_queue.bulk.run.planner import dry_run
     from clip_queue.bulk.search.index import search
+    from clip_queue.client.async_client import AsyncClient, AsyncJob
+    from clip_queue.client.batches import ClientLimits
+    from clip_queue.client.client import Client, Job
+    from clip_queue.client.errors import (
+        BadRequest,
+        ClientClosed,
+        ClipQueueError,
+        JobFailed,
+        StillRunning,
+        Unavailable,
+    )
+    from clip_queue.client.results import Embeddings, ItemError
     from clip_queue.shared.settings import Settings
 
-__all__ = ["Settings", "__version__", "dry_run", "embed", "search"]
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "BadRequest",
+    "Client",
+    "ClientClosed",
+    "ClientLimits",
+    "ClipQueueError",
+    "Embeddings",
+    "ItemError",
+    "Job",
+    "JobFailed",
+    "Settings",
+    "StillRunning",
+    "Unavailable",
+    "__version__",
+    "dry_run",
+    "embed",
+    "search",
+]
 
 _HOMES = {
+    **dict.fromkeys(("AsyncClient", "AsyncJob"), "clip_queue.client.async_client"),
+    **dict.fromkeys(("Client", "Job"), "clip_queue.client.client"),
+    "ClientLimits": "clip_queue.client.batches",
+    **dict.fromkeys(
+        ("BadRequest", "ClientClosed", "ClipQueueError", "JobFailed", "StillRunning", "Unavailable"),
+        "clip_queue.client.errors",
+    ),
+    **dict.fromkeys(("Embeddings", "ItemError"), "clip_queue.client.results"),
     "Settings": "clip_queue.shared.settings",
     "dry_run": "clip_queue.bulk.run.planner",
     "embed": "clip_queue.bulk.run.embed",

@@ -39,7 +39,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Ap
     """One real stack for all tests that only ask: Valkey, one worker with emoji-mini, one API without keys."""
     with stack(tmp_path_factory.mktemp("stack")) as it:
         worker, api = it.worker(), it.api()
-        it.ready(worker, api)
+        it.ready(worker, api, timeout=240)  # on a loaded machine
         yield it, api
 
 

@@ -25,7 +25,7 @@ from tests.harness import ROOT, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-FOLDERS = ("api", "bulk", "cli", "shared", "sources", "stack", "worker")
+FOLDERS = ("api", "bulk", "cli", "client", "shared", "sources", "stack", "worker")
 READY = 180.0  # seconds that a service may take to start on a loaded machine
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv") or "uv"
 # Nothing of this checkout, of the environment of the tests or of other tests' settings.
@@ -157,7 +157,7 @@ def test_the_command_and_the_public_face(installed: Installed, elsewhere: Path) 
     assert run([str(installed.bin / "clip-queue"), "--version"], elsewhere) == f"clip-queue {__version__}\n"
     code = (
         "import clip_queue, clip_queue.worker.executor.handlers as handlers;"
-        "from clip_queue import Settings, __version__, dry_run, embed, search;"
+        "from clip_queue import AsyncClient, Client, Settings, __version__, dry_run, embed, search;"
         "print(clip_queue.__file__, __version__, *handlers.load_handlers())"
     )
     where, version, *kinds = run([str(installed.bin / "python"), "-c", code], elsewhere).split()

@@ -8,7 +8,7 @@ import sys
 from tests.harness import ROOT
 
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "PIL", "transformers", "pandas", "scipy"}
-LAYERS = {f"clip_queue.{name}" for name in ("api", "bulk", "cli", "stack", "worker")}
+LAYERS = {f"clip_queue.{name}" for name in ("api", "bulk", "cli", "client", "stack", "worker")}
 
 
 def imported(statement: str) -> set[str]:
@@ -36,5 +36,8 @@ def test_shared_imports_no_layer_above_it() -> None:
 
 def test_the_public_face_costs_neither_torch_nor_fastapi() -> None:
     assert not imported("import clip_queue") & (LAYERS | HEAVY | {"fastapi", "pydantic", "pyarrow"})
+    found = imported("from clip_queue import AsyncClient, Client")
+    service = (LAYERS - {"clip_queue.client"}) | {"clip_queue.shared", "celery", "fastapi", "pydantic", "redis"}
+    assert not found & (service | HEAVY)
     found = imported("from clip_queue import Settings, __version__, dry_run, embed, search")
     assert not found & {*HEAVY, "fastapi", "clip_queue.api", "clip_queue.worker"}

@@ -17,7 +17,20 @@ import clip_queue
 from clip_queue.version import __version__
 from tests.harness import ROOT
 
-FOLDERS = ("api", "bench", "bulk", "cli", "clip_queue", "shared", "sources", "stack", "tests", "training", "worker")
+FOLDERS = (
+    "api",
+    "bench",
+    "bulk",
+    "cli",
+    "client",
+    "clip_queue",
+    "shared",
+    "sources",
+    "stack",
+    "tests",
+    "training",
+    "worker",
+)
 PAGES = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
     *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
