@@ -16,13 +16,16 @@ from clip_queue.shared.store import Op, call
 
 log = logging.getLogger(__name__)
 
+MANIFESTS = 2  # the last version of manifests of datasets that this release reads
+
 
 @dataclass(frozen=True)
 class WorkerInfo:
     """A worker. ``rate`` is items per second while it computes.
 
     ``items``, ``batches`` and ``busy`` (seconds in forward passes) count since its start. ``work`` is the kinds of jobs
-    that it has handlers for. ``started`` is only written for processes of release 0.1, which cannot read a worker
+    that it has handlers for, ``manifests`` the last version of manifests that it reads: 0.1 does not say it, and reads
+    the first. ``started`` is only written for processes of release 0.1, which cannot read a worker
     without it.
     """
 
@@ -37,6 +40,7 @@ class WorkerInfo:
     batches: int = 0
     busy: float = 0.0
     work: list[str] = field(default_factory=list)
+    manifests: int = 1
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(asdict(self))

@@ -18,7 +18,7 @@ from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.reconciler import GracePeriod, ReconcilePass, acquire_turn, resend_level
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
-from clip_queue.shared.workers import WorkerInfo
+from clip_queue.shared.workers import MANIFESTS, WorkerInfo
 from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.inference.fatal import die
 
@@ -160,6 +160,7 @@ class Heartbeat:
             batches=self._batcher.batches,
             busy=self._batcher.busy + self._batcher.busy_for(),
             work=sorted(self._executor.handlers),
+            manifests=MANIFESTS,
         )
 
     def _measure_rate(self) -> None:

@@ -228,7 +228,7 @@ class Resume:
             for shard in range(shards):
                 self.it.now += 0.1
                 self.looks += 1
-                yield shard, marker
+                yield shard, {"shard": shard, **marker}
 
         monkeypatch.setattr("clip_queue.bulk.run.runner.scan", slow)
         renew = self.it.runner._lease.renew
