@@ -54,6 +54,7 @@ def _limited(source: Source, rows: Iterator[Shard], limit: int, settings: Settin
     """The first ``limit`` rows. A shard of which only reading tells how many rows it has is counted, and may be cut:
     then ``Shard.rows`` are the rows of it that are asked for."""
     for shard in rows:
+        go_on()
         count = shard.rows
         if count is None:
             count = 0
