@@ -10,7 +10,7 @@ import sys
 
 from bench.common import console
 
-NAMES = ("exactness", "parity", "start", "latency", "texts", "jobs", "lanes", "images", "bulk", "memory")
+NAMES = ("exactness", "parity", "start", "latency", "texts", "jobs", "lanes", "images", "bulk", "memory", "plan")
 
 
 def main(names: list[str]) -> None:

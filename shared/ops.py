@@ -239,6 +239,11 @@ def outcome(job_id: str) -> Op[tuple[View | None, JobResult | None]]:
     return Op([call("view", job_id), ("GET", f"cq:out:{job_id}")], parse)
 
 
+def jobs(job_ids: Sequence[str]) -> Op[list[Job | None]]:
+    """Jobs, in one round trip; None where there is none."""
+    return Op([call("view", i) for i in job_ids], lambda replies: [record(r[0]) if r else None for r in replies])
+
+
 def watch(job_id: str, reply: str) -> Op[bool]:
     """Have a message pushed to the list ``reply`` at each change of a job. False if there is no such job."""
     return Op([call("watch", job_id, reply)], lambda r: r[0] == 1)

@@ -16,15 +16,18 @@ from clip_queue.shared.store import Op, call
 
 log = logging.getLogger(__name__)
 
+MANIFESTS = 2  # the last version of manifests of datasets that this release reads
+
 
 @dataclass(frozen=True)
 class WorkerInfo:
     """A worker. ``rate`` is items per second while it computes.
 
     ``items``, ``batches`` and ``busy`` (seconds in forward passes) count since its start. ``work`` is the kinds of jobs
-    that it has handlers for. ``stages`` are its histograms (:mod:`clip_queue.shared.stages`), ``cache_hits`` and
-    ``cache_misses`` texts that its cache had and had not. ``started`` is only written for processes of release 0.1,
-    which cannot read a worker without it.
+    that it has handlers for, ``manifests`` the last version of manifests that it reads: 0.1 does not say it, and reads
+    the first. ``stages`` are its histograms (:mod:`clip_queue.shared.stages`), ``cache_hits`` and ``cache_misses`` texts
+    that its cache had and had not. ``started`` is only written for processes of release 0.1, which cannot read a worker
+    without it.
     """
 
     id: str
@@ -41,6 +44,7 @@ class WorkerInfo:
     stages: list[Any] = field(default_factory=list)
     cache_hits: int = 0
     cache_misses: int = 0
+    manifests: int = 1
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(asdict(self))

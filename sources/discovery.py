@@ -5,16 +5,19 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from braceexpand import braceexpand
 
 from clip_queue.sources import storage
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, outputs_among
+from clip_queue.sources.looking import go_on
 from clip_queue.sources.source import SourceError
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, reason, split
 
 Found = Iterator[tuple[bytes, int]]
+T = TypeVar("T")
 
 
 def containers(
@@ -133,7 +136,7 @@ class _Local:
 
     def matches(self, pattern: str) -> Iterator[tuple[str, str | None, int]]:
         """Path, kind and size of each."""
-        for path in glob.iglob(pattern, recursive=True):  # noqa: PTH207
+        for path in _heard(glob.iglob(pattern, recursive=True)):  # noqa: PTH207
             yield path, self.kind(path), _size(os.fsencode(path))
 
     def below(self, folder: str) -> Found:
@@ -147,18 +150,25 @@ class _Local:
                     continue
                 seen.add((found.st_dev, found.st_ino))
                 with os.scandir(at) as listed:
-                    visible = [entry for entry in listed if not entry.name.startswith(b".")]
+                    visible = [entry for entry in _heard(listed) if not entry.name.startswith(b".")]
                 if PLAN_NAME in (entry.name for entry in visible) and at != top and is_output(LOCAL, at):
                     continue
             except OSError as error:
                 raise SourceError(f"{display(at)} cannot be listed: {reason(error)}") from error
             folders = []
-            for entry in visible:
+            for entry in _heard(visible):
                 if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112
                     folders.append(entry.path)
                 elif entry.is_symlink() or entry.is_file():  # a link that leads nowhere is listed as a missing file
                     yield entry.path, _size(entry.path)
             waiting += sorted(folders, reverse=True)
+
+
+def _heard(entries: Iterable[T]) -> Iterator[T]:
+    """What a listing gives, as long as it may go on."""
+    for entry in entries:
+        go_on()
+        yield entry
 
 
 def _size(path: bytes) -> int:

@@ -18,6 +18,7 @@ from clip_queue.sources.source import SourceAway
 from clip_queue.sources.store_client import (
     FILE,
     FOLDER,
+    StoreFile,
     entries,
     filesystem,
     forget_listings,
@@ -35,6 +36,7 @@ __all__ = [
     "FOLDER",
     "LOCAL",
     "StoreAway",
+    "StoreFile",
     "absolute",
     "as_os_error",
     "display",
@@ -47,6 +49,7 @@ __all__ = [
     "join",
     "kind",
     "matches",
+    "open_file",
     "opened",
     "read_bytes",
     "reader",

@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 
 from clip_queue.shared.errors import BadInput
+from clip_queue.sources.looking import go_on
 from clip_queue.sources.store_errors import as_os_error, client_code, os_error
 
 FILE, FOLDER = "file", "directory"  # as fsspec calls them
@@ -94,12 +95,14 @@ def entries(protocol: str, folder: str, *, flat: bool = False) -> Iterator[tuple
         OSError: the folder cannot be listed.
     """
     store = filesystem(protocol)
+    go_on()
     if not is_s3(store):
         with as_os_error():
             store.invalidate_cache(folder)
             found = store.ls(folder, detail=True)
             store.invalidate_cache(folder)
         for about in found:
+            go_on()
             path = about["name"].rstrip("/")
             if path.rpartition("/")[0] == folder.rstrip("/"):  # a web page may link anywhere
                 yield os.fsencode(path), about["type"], _size_of(about)
@@ -107,6 +110,7 @@ def entries(protocol: str, folder: str, *, flat: bool = False) -> Iterator[tuple
     bucket, key, _ = store.split_path(folder)
     asked = {"Bucket": bucket, "Prefix": key and f"{key.rstrip('/')}/", "Delimiter": "" if flat else "/"}
     while True:
+        go_on()
         with as_os_error():
             page = store.call_s3("list_objects_v2", **asked)
         for about in page.get("CommonPrefixes", []):
@@ -169,15 +173,16 @@ class StoreFile(io.RawIOBase):
                 self._file.close()
 
 
-def open_file(protocol: str, path: str, block_size: int = BLOCK) -> StoreFile:
-    """A store's file, opened for reading; ``block_size`` bytes are asked of the store at once.
+def open_file(protocol: str, path: str, block_size: int = BLOCK, cache: str = "readahead") -> StoreFile:
+    """A store's file, opened for reading; ``block_size`` bytes are asked of the store at once. With the ``cache``
+    ``none``, what is read is asked for, and no more.
 
     Raises:
         OSError: it cannot be opened.
     """
     store = filesystem(protocol)
     with as_os_error():
-        return StoreFile(store.open(path, "rb", block_size=block_size))
+        return StoreFile(store.open(path, "rb", block_size=block_size, cache_type=cache))
 
 
 def read_file(protocol: str, path: str, limit: int) -> bytes:

@@ -154,12 +154,19 @@ class Stack:
         self.services.append(service)
         return service.start()
 
-    def worker(self, app: str = "clip_queue.worker.app", *, root: Path = ROOT, **settings: object) -> Service:
-        """Start a worker; :meth:`ready` waits until it serves."""
+    def worker(
+        self,
+        app: str = "clip_queue.worker.app",
+        *,
+        root: Path = ROOT,
+        env: dict[str, str] | None = None,
+        **settings: object,
+    ) -> Service:
+        """Start a worker; :meth:`ready` waits until it serves. ``env``: of its environment, beside the settings."""
         name = f"worker-{len(self.services)}"
         flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO", "-n", f"{name}@%h"]
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", *flags]
-        return self.add(Service(name, command, self.folder, self.env(**settings), root))
+        return self.add(Service(name, command, self.folder, {**self.env(**settings), **(env or {})}, root))
 
     def api(
         self, app: str = "clip_queue.api.app:app", *, http: str = HTTP, root: Path = ROOT, **settings: object

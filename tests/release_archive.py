@@ -15,7 +15,9 @@ from pathlib import Path
 
 LAST, LAST_API, LAST_HTTP, LAST_WORKER = "0.1.0", "api.app:app", "auto", "worker.app"
 DATA = Path(__file__).parent / "data"
-FOLDERS = ("api", "shared", "worker", "clip_queue")
+FOLDERS = ("api", "shared", "worker", "bulk", "clip_queue")
+# How its worker finds what does the shards of datasets; as an installed distribution says it.
+LAST_HANDLERS = "[clip_queue.work]\nembed_shard = bulk.shard:ShardWork\n"
 LEFT_OUT = ("worker/checkpoints",)
 CHECKPOINTS = Path(__file__).parent.parent / "worker" / "checkpoints"
 
@@ -36,6 +38,9 @@ def unpack(version: str, folder: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress((DATA / f"release-{version}.tar.gz").read_bytes()))) as tar:
         tar.extractall(root, filter="data")
     (root / "worker" / "checkpoints").symlink_to(CHECKPOINTS)
+    (about := root / f"clip_queue-{version}.dist-info").mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: clip-queue\nVersion: {version}\n")
+    (about / "entry_points.txt").write_text(LAST_HANDLERS)
     return root
 
 

@@ -18,7 +18,7 @@ from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.reconciler import GracePeriod, ReconcilePass, acquire_turn, resend_level
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
-from clip_queue.shared.workers import WorkerInfo
+from clip_queue.shared.workers import MANIFESTS, WorkerInfo
 from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.inference.fatal import die
 
@@ -163,6 +163,7 @@ class Heartbeat:
             stages=self._executor.stages.to_wire(),
             cache_hits=self._executor.engine.text_cache.hits,
             cache_misses=self._executor.engine.text_cache.misses,
+            manifests=MANIFESTS,
         )
 
     def _measure_rate(self) -> None:

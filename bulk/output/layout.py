@@ -8,7 +8,9 @@
     table/table_N.parquet            instead of these three: vectors and metadata, row by row (``--layout table``)
     errors/errors_N.parquet          the rows that failed, with the same columns and ``error`` filled
     shards/shard_N.json              written last: shard N is complete, with counts and checksums
-    plan.parquet                     row group N is what shard N reads
+    plan.parquet                     row group N is what shard N reads, of the first 128
+    plan/plan_P.parquet              the same of the 128 shards from number 128 * P on
+    plan/complete_P.json             the markers of those 128 shards once all are complete (also P = 0)
     manifest.json                    source, model, options; once finished, every shard's counts and checksums
 
 N is padded with zeros as clip-retrieval pads it, so that sorting by name sorts by number. A shard none of whose rows
@@ -27,10 +29,11 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from clip_queue.sources.looking import go_on
 from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, join, reason, split
 
 STAGING, LOCK = ".aside", ".lock"
-MANIFEST, PLAN = "manifest.json", "plan.parquet"
+MANIFEST, PLAN, PLAN_PARTS = "manifest.json", "plan.parquet", "plan"
 
 
 class Output:
@@ -98,10 +101,33 @@ class Output:
         try:
             if self.protocol == LOCAL:
                 return {path.name for path in Path(self.path(folder)).iterdir()}
-            with as_os_error():
-                return {os.fsdecode(path).rpartition("/")[2] for path, *_ in entries(self.protocol, self.path(folder))}
+            return {os.fsdecode(path).rpartition("/")[2] for path, *_ in entries(self.protocol, self.path(folder))}
         except FileNotFoundError:
             return set()
+
+    def sizes(self, folder: str) -> Iterator[tuple[str, int]]:
+        """The files in a folder, each with its size, bytes; none where the folder does not exist."""
+        try:
+            if self.protocol != LOCAL:
+                for path, _, size in entries(self.protocol, self.path(folder)):
+                    yield os.fsdecode(path).rpartition("/")[2], size
+                return
+            with os.scandir(self.path(folder)) as found:
+                for entry in found:
+                    go_on()
+                    with contextlib.suppress(FileNotFoundError):  # it is being replaced
+                        yield entry.name, entry.stat().st_size
+        except FileNotFoundError:
+            return
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                (self.local / name).unlink()
+                return
+            with as_os_error():
+                filesystem(self.protocol).rm_file(self.path(name))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, replacing an older one of that name."""

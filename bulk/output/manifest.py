@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import orjson
 
 from clip_queue.bulk.output.layout import MANIFEST, Output
+from clip_queue.bulk.output.plan_file import PART
 from clip_queue.bulk.output.table_layout import CLIP_RETRIEVAL, LAYOUTS
 from clip_queue.shared.errors import Unreadable
 from clip_queue.shared.fields import known_fields
 from clip_queue.shared.models import ModelInfo
+from clip_queue.shared.workers import MANIFESTS
 from clip_queue.sources.source import Source, SourceError
 
 # Of the manifest. A release that knows only the first refuses an output that has the second by name; else it would
-# write files of another layout, or other rows, into it.
-VERSION, LATER = 1, 2
+# write files of another layout, or other rows, into it, or seek a shard where it is not.
+VERSION, LATER = 1, MANIFESTS
 ADDED = ("long_texts", "layout", "limit", "sample", "seed")  # options that need the second
 PACKAGES = ("clip-queue", "open-clip-torch", "torch", "pillow", "numpy", "pyarrow")
 
@@ -73,7 +76,8 @@ class RunPlan:
     def version(self) -> int:
         """The version of the manifest that this plan needs."""
         added = any(getattr(self.options, name) != getattr(PlanOptions, name) for name in ADDED)
-        return LATER if added else VERSION
+        in_parts = bool(self.planned) and self.shards > PART  # 0.1.0, which notes no time, has one file for all shards
+        return LATER if added or in_parts else VERSION
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> RunPlan:
@@ -114,16 +118,24 @@ def load(output: Output) -> Manifest | None:
         raise SourceError(f"{output.path(MANIFEST)} cannot be understood ({error}): choose another output") from error
 
 
-def save(output: Output, plan: RunPlan, result: dict[str, Any] | None = None) -> None:
-    """Write the manifest, replacing what is there."""
+def save(
+    output: Output, plan: RunPlan, result: dict[str, Any] | None = None, shards: Iterable[dict[str, Any]] = ()
+) -> None:
+    """Write the manifest, replacing what is there. ``shards``: of the result, written one after the other."""
     value = {
         "version": plan.version,
         "plan": plan.to_json(),
         "planned": plan.planned,
         "versions": versions(),
-        "result": result,
+        "result": result and {**result, "shards": []},
     }
-    output.write(MANIFEST, orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    before, place, after = text.rpartition(b"[]") if result else (text, b"", b"")
+    with output.staged(MANIFEST) as path, path.open("wb") as file:
+        file.write(before + place[:1])
+        for number, shard in enumerate(shards):
+            file.write((b",\n      " if number else b"\n      ") + orjson.dumps(shard))
+        file.write(place[1:] + after)
 
 
 def versions() -> dict[str, str]:

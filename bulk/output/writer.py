@@ -15,11 +15,10 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clip_queue.bulk.output import table_layout
+from clip_queue.bulk.output import markers, table_layout
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import EXAMPLES
@@ -200,9 +199,7 @@ class ShardWriter:
             "files": files,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
-        path = self._path("shard")
-        path.write_bytes(orjson.dumps(marker))
-        self._output.publish(path, self._names["shard"])
+        markers.publish(self._output, self._plan, marker, self._path("shard"))
         return marker
 
 

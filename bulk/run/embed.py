@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from celery import Celery
 
@@ -32,6 +32,7 @@ from clip_queue.shared.models import parse_model
 from clip_queue.shared.owners import owner_of
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
+from clip_queue.sources.looking import heeding
 
 
 def ignore(*_: object) -> None:
@@ -74,7 +75,13 @@ def embed(
     folder = Output(str(output))
     model = options.get("model") or settings.models[0]
     name = parse_model(model).name
-    request = EmbedRequest.of(source, options)
+
+    def stop_if_asked() -> None:
+        if should_stop():
+            raise NotStarted("stopped while it was looking at what is there")
+
+    with heeding(stop_if_asked):
+        request = EmbedRequest.of(source, options)
     if request.source.url == folder.url:
         raise OutputError("source and output are the same: choose another output")
     with locked(folder):
@@ -82,13 +89,13 @@ def embed(
         planner = Planner(folder, request, settings, say, should_stop)
         if begun:
             check_same(begun.plan, request.source, request.plan_options(begun.plan.options), name)
-            markers = list(complete_markers(folder, begun.plan, should_stop)) if begun.result else []
-            if should_stop():
-                raise NotStarted("stopped while it was looking at what is done")
-            if begun.result and (report := report_of(folder, begun.plan, markers)).finished:
-                check_unchanged(folder, begun.plan)
-                folder.clean()
-                return report
+            if begun.result:
+                with heeding(stop_if_asked):
+                    report = report_of(folder, begun.plan, complete_markers(folder, begun.plan))
+                    if report.finished:
+                        check_unchanged(folder, begun.plan)
+                        folder.clean()
+                        return report
         else:
             check_empty(folder)
         planned = None if begun else planner.write_shards()
@@ -144,22 +151,27 @@ def run_plan(
         raise error from failure
     finally:
         runner.close(error)
-    markers = [] if outcome.stopped else list(complete_markers(output, plan, should_stop))
-    report = report_of(output, plan, markers)
-    if not report.finished and (outcome.stopped or should_stop()):
-        report, outcome.stopped = runner.report, True  # to look at every shard once more may take minutes
+    report = runner.report
+    if not outcome.stopped:  # each shard is looked at once more, which may take a while
+        report = report_of(output, plan, complete_markers(output, plan, should_stop))
+        if not report.finished and should_stop():
+            report, outcome.stopped = runner.report, True
     report.resumed = runner.progress.resumed
     report.waited = runner.waited
     report.seconds = time.monotonic() - began
     report.lost, report.stopped = outcome.lost, outcome.stopped
     if report.finished:
-        shards = [{k: m[k] for k in ("shard", "rows", "failed", "files", "seconds")} for m in markers]
-        manifest.save(output, plan, {**report.to_json(), "shards": shards})
+        manifest.save(output, plan, report.to_json(), map(_noted, complete_markers(output, plan)))
         output.clean()
     return report
 
 
-def report_of(output: Output, plan: RunPlan, markers: list[Marker]) -> Report:
+def _noted(marker: Marker) -> dict[str, Any]:
+    """What the manifest keeps of a shard."""
+    return {name: marker[name] for name in ("shard", "rows", "failed", "files", "seconds")}
+
+
+def report_of(output: Output, plan: RunPlan, markers: Iterable[Marker]) -> Report:
     """A report of the shards that are complete, by their markers."""
     report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
     for marker in markers:

@@ -15,6 +15,7 @@ from itertools import islice
 from clip_queue.bulk.output.manifest import PlanOptions
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
+from clip_queue.sources.looking import go_on
 from clip_queue.sources.source import Piece, Planned, Shard, Source
 
 _LINES = re.compile(r"(\d+)\+(\d+)")  # a piece of lines: the number of the first row, and how many there are
@@ -38,6 +39,7 @@ def _drawn(rows: Iterator[Shard], share: float, seed: int) -> Iterator[Shard]:
     best: tuple[float, Shard] | None = None
     some = False
     for row in rows:
+        go_on()
         at = draw()
         if at < share:
             some = True
@@ -52,9 +54,13 @@ def _limited(source: Source, rows: Iterator[Shard], limit: int, settings: Settin
     """The first ``limit`` rows. A shard of which only reading tells how many rows it has is counted, and may be cut:
     then ``Shard.rows`` are the rows of it that are asked for."""
     for shard in rows:
+        go_on()
         count = shard.rows
         if count is None:
-            count = sum(1 for _ in islice(registry.read(source, shard.pieces, settings), limit))
+            count = 0
+            for _ in islice(registry.read(source, shard.pieces, settings), limit):
+                go_on()
+                count += 1
         count = min(count, limit)
         if count:
             yield Shard(shard.pieces, count)

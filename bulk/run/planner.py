@@ -21,6 +21,7 @@ from clip_queue.bulk.run.workers import NotStarted
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import storage
+from clip_queue.sources.looking import heeding
 from clip_queue.sources.place import with_places
 from clip_queue.sources.source import Source
 
@@ -73,16 +74,20 @@ class Planner:
 
     def _cut(self, shard_size: int) -> PlannedShards:
         asked = self._request.plan_options(PlanOptions())
-        source, shards = first_look.plan_shards(self._request.source, asked, shard_size, self._settings)
-        try:
-            count, rows = write_plan(self._output, shards, self._progress)
-        except OSError as error:
-            raise OutputError.because(error) from error
+        with heeding(self._stop_if_asked):
+            source, shards = first_look.plan_shards(self._request.source, asked, shard_size, self._settings)
+            try:
+                count, rows = write_plan(self._output, shards, self._progress)
+            except OSError as error:
+                raise OutputError.because(error) from error
         return PlannedShards(with_places(source), shard_size, count, rows)
 
-    def _progress(self, shards: int, rows: int) -> None:
+    def _stop_if_asked(self) -> None:
         if self._should_stop():
             raise NotStarted("stopped while it was planning")
+
+    def _progress(self, shards: int, rows: int) -> None:
+        self._stop_if_asked()
         if time.monotonic() - self._said > SAY_INTERVAL:
             self._said = time.monotonic()
             self._say(f"planning: {rows:,} rows in {shards:,} shards so far")

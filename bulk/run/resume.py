@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from clip_queue.bulk.output.errors import AnotherRun, ForeignOutput, SourceChanged
-from clip_queue.bulk.output.layout import LOCK, MANIFEST, PLAN, STAGING, Output
+from clip_queue.bulk.output.layout import LOCK, MANIFEST, PLAN, PLAN_PARTS, STAGING, Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import PlanFile
 from clip_queue.sources.changes import changes
@@ -64,7 +64,7 @@ def check_model(plan: RunPlan, fingerprint: str) -> None:
 
 def check_empty(output: Output) -> None:
     """Raise :class:`ForeignOutput` if an output without a manifest holds anything else than a plan cut short."""
-    ours = {LOCK, PLAN, STAGING}
+    ours = {LOCK, PLAN, PLAN_PARTS, STAGING}
     found = sorted(name for name in output.listed("") if name not in ours and not name.startswith("."))
     if found:
         more = ", …" if len(found) > NAMED else ""

@@ -14,22 +14,24 @@ from dataclasses import dataclass, field
 
 from celery import Celery
 
+from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import OutputError, WrongModel
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
-from clip_queue.bulk.output.markers import Marker, marker_if_complete, scan
+from clip_queue.bulk.output.markers import marker_if_complete, scan
 from clip_queue.bulk.output.plan_file import PlanFile
 from clip_queue.bulk.run.progress import Progress
-from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.run_lease import RunLease, Stopped
 from clip_queue.bulk.run.shard_queue import ShardQueue
+from clip_queue.bulk.run.tally import Tally
 from clip_queue.bulk.run.workers import NoWorker
 from clip_queue.shared.errors import ClipError, Unavailable, WorkerLost
 from clip_queue.shared.job import FINAL, Job, Kind, State
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo, workers
+from clip_queue.sources.looking import go_on, heeding
 from clip_queue.sources.source import SourceAway
 
 log = logging.getLogger(__name__)
@@ -90,12 +92,10 @@ class Runner:
         self._left = self._shards_left()
         self._exhausted = False
         self._beaten, self._last_alive, self._away_since = float("-inf"), now(), 0.0
-        self.progress = Progress(shards=plan.shards, rows=plan.rows)
-        self.progress.weight = sum(map(self._weight, range(plan.shards)))
+        self._earlier: set[str] = set()  # workers that cannot read the plan
+        self._tally = Tally(output, plan)
+        self.progress, self.report, self.waited = self._tally.progress, self._tally.report, self._tally.waited
         self.outcome = Outcome()
-        # Of what was seen:
-        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
-        self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds, over all shards
 
     def run(self) -> Outcome:
         """Do what is not done yet.
@@ -121,7 +121,8 @@ class Runner:
         self._beat()
         window = SHARDS_PER_WORKER * max(1, self.progress.workers)
         while not self._exhausted and len(self._submitted) < window:
-            shard = next(self._left, None)
+            with heeding(self._go_on):
+                shard = next(self._left, None)
             if shard is None:
                 self._exhausted = True
             else:
@@ -140,16 +141,17 @@ class Runner:
         except Unavailable:
             log.info("the store is away: the run's job ends with its lease")
         self._queue.close()
+        self._file.close()
 
     def _shards_left(self) -> Iterator[int]:
         """The shards to do; those that are complete are counted on the way."""
+        self._tally.weigh(self._file)
         for shard, marker in scan(self._output, self._plan):
-            self._go_on()  # a hundred thousand markers on a slow file system take longer than the lease
+            go_on()  # a hundred thousand markers on a slow file system take longer than the lease
             if marker is None:
                 yield shard
             else:
-                self.report.count(marker)
-                self.progress.found(marker, self._weight(shard))
+                self._tally.found(marker)
 
     # Shards
 
@@ -166,16 +168,15 @@ class Runner:
     def _look(self) -> None:
         """What has become of the submitted shards."""
         self._stop_if_asked()
-        for shard in list(self._submitted.values()):
+        for shard in [s for s in self._submitted.values() if s.retry_at and self._now() >= s.retry_at]:
+            self._submit(shard.number, shard.submissions)
+        queued = [shard for shard in self._submitted.values() if not shard.retry_at]
+        try:
+            jobs = self._queue.jobs([shard.job_id for shard in queued])
+        except Unavailable:
+            return
+        for shard, job in zip(queued, jobs, strict=True):
             self._go_on()
-            if shard.retry_at:
-                if self._now() >= shard.retry_at:
-                    self._submit(shard.number, shard.submissions)
-                continue
-            try:
-                job = self._queue.job(shard.job_id)
-            except Unavailable:
-                return
             if job is None:  # the store has lost it
                 self._submit(shard.number, shard.submissions)
             else:
@@ -191,22 +192,16 @@ class Runner:
             return
         marker = marker_if_complete(self._output, self._plan, shard.number)
         if marker is not None:
-            self._count(shard, marker)
+            del self._submitted[shard.number]
+            self._tally.finished(marker)
         elif job.state is State.FAILED:
-            self._on_failure(shard, ClipError.from_wire(job.error or {}))
+            self._on_failure(shard, ClipError.from_wire(job.error or {}), job.worker)
         elif job.state is State.SUCCEEDED:
             self._on_unseen(shard)
         else:  # cancelled by somebody
             self._submit_again(shard, "its job was cancelled each time")
 
-    def _count(self, shard: SubmittedShard, marker: Marker) -> None:
-        del self._submitted[shard.number]
-        self.report.count(marker)
-        self.progress.finished(marker, self._weight(shard.number))
-        for stage in self.waited:
-            self.waited[stage] += marker["seconds"].get(stage, 0.0)
-
-    def _on_failure(self, shard: SubmittedShard, error: ClipError) -> None:
+    def _on_failure(self, shard: SubmittedShard, error: ClipError, worker: str) -> None:
         if isinstance(error, (OutputError, WrongModel)):
             raise error
         if isinstance(error, SourceAway):
@@ -214,8 +209,16 @@ class Runner:
         elif isinstance(error, WorkerLost):
             times = self._retry.submissions * self._settings.max_attempts
             self._submit_again(shard, f"its worker was lost each of {times} times")
+        elif self._is_earlier(worker):  # it refuses the plan, and may be quicker than those that can read it
+            shard.retry_at = self._now() + self._retry.other_worker
         else:
             self._give_up(shard, error.message)
+
+    def _is_earlier(self, worker: str) -> bool:
+        """Whether a worker is of an earlier release, which cannot read the plan."""
+        if self._plan.version > manifest.VERSION and worker not in self._earlier:
+            self._beat(force=True)  # it may have come a moment ago
+        return worker in self._earlier
 
     def _on_away(self, shard: SubmittedShard, error: SourceAway) -> None:
         """The source is waited for: trying one shard after the other would only give the same error for each."""
@@ -245,9 +248,6 @@ class Runner:
         del self._submitted[shard.number]
         self.outcome.lost[shard.number] = reason
 
-    def _weight(self, shard: int) -> int:
-        return self._file.weight(shard) if self._plan.rows is None else 0
-
     def _cancel(self) -> None:
         self._queue.cancel(shard.job_id for shard in self._submitted.values())
 
@@ -269,7 +269,9 @@ class Runner:
             return
         self._beaten = now
         try:
-            alive = [w for w in self._store.execute(workers()) if serves(w, self._plan)]
+            able = [w for w in self._store.execute(workers()) if serves(w, self._plan)]
+            alive = [w for w in able if w.manifests >= self._plan.version]
+            self._earlier |= {w.id for w in able if w not in alive}
             self.progress.look_at(alive)
             self._lease.renew(self.progress)
         except Unavailable:
@@ -277,9 +279,10 @@ class Runner:
         if alive:
             self._last_alive = now
         elif now - self._last_alive > self._retry.no_worker:
-            raise NoWorker(f"no worker has served {self._plan.model.name} for {self._retry.no_worker / 60:.0f} minutes")
+            which = f"no worker{' of this release' if able else ''} has served {self._plan.model.name}"
+            raise NoWorker(f"{which} for {self._retry.no_worker / 60:.0f} minutes")
 
 
 def serves(worker: WorkerInfo, plan: RunPlan) -> bool:
-    """Whether a worker can do shards of a plan."""
+    """Whether a worker does shards of a plan's model."""
     return Kind.EMBED_SHARD in worker.work and any(m.fingerprint == plan.model.fingerprint for m in worker.models)

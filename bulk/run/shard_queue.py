@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import TypeVar
 
@@ -74,10 +74,9 @@ class ShardQueue:
                 return accepted.job_id
         raise AssertionError  # count() does not end
 
-    def job(self, job_id: str) -> Job | None:
-        """A shard's job; None: the store has lost it. Raises :class:`Unavailable`."""
-        view, _ = self._store.execute(ops.outcome(job_id))
-        return view.job if view else None
+    def jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """Shards' jobs, in one round trip; None: the store has lost it. Raises :class:`Unavailable`."""
+        return self._store.execute(ops.jobs(job_ids)) if job_ids else []
 
     def cancel(self, job_ids: Iterable[str]) -> None:
         """Cancel jobs: a worker stops within a second or two, and what is queued is not begun."""

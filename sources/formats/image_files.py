@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from clip_queue.sources import storage
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output
+from clip_queue.sources.looking import go_on
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import SourceError
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, StoreAway, display, reason
@@ -66,6 +67,7 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
         return
     waiting = [root]
     while waiting:
+        go_on()
         folder = waiting.pop()
         images, folders, fault, others = listed(folder)
         if PLAN_NAME in others and folder != root and is_output(protocol, folder):
@@ -118,6 +120,7 @@ class _Local:
             self._seen.add((at.st_dev, at.st_ino))
             with os.scandir(folder or b"/") as entries:
                 for entry in entries:
+                    go_on()
                     name = entry.name
                     if name.startswith(b"."):
                         continue

@@ -19,6 +19,7 @@ from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path
 from clip_queue.sources.formats.text_files import open_text
 from clip_queue.sources.left_out import Passed
+from clip_queue.sources.looking import go_on
 from clip_queue.sources.registry import FORMATS, PACKED, UNPACKED, FormatSpec
 from clip_queue.sources.source import Piece, Place, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, reason
@@ -99,6 +100,7 @@ def line_marks(
     file.seek(start)
     rows, at, open_end = 0, start, False
     while at < stop and (data := file.read(min(block, stop - at))):
+        go_on()
         count = data.count(b"\n")
         if rows + count >= first:
             ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
@@ -115,6 +117,7 @@ def marks_of(splitter: Splitter) -> Marks:
     def marks(file: BinaryIO, start: int, stop: int, first: int, every: int) -> Iterator[tuple[int, int]]:
         rows, at = 0, start
         for at, _ in splitter(file, start, stop):
+            go_on()
             rows += 1
             if rows == first:
                 yield rows, at

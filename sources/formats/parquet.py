@@ -26,6 +26,7 @@ from clip_queue.sources.formats.arrow import NOTHING, is_list, kept, plain, wide
 from clip_queue.sources.formats.row_groups import BATCH_ROWS, READ_ERRORS, in_words
 from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path
 from clip_queue.sources.left_out import PASSED, Passed
+from clip_queue.sources.looking import go_on
 from clip_queue.sources.place import IMAGE
 from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import BrokenContainer, Piece, Place, Planned, Row, Shard, Source, SourceError
@@ -68,6 +69,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     known: _Kinds = {}
     empty: frozenset[str] | None = None
     for (path, _), footer in zip(found, _footers(split(source.url)[0], found, source.format), strict=True):
+        go_on()
         counts.append((1 if footer.fault else footer.rows, footer.fault))
         if not footer.fault:
             known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,19 @@ from clip_queue.bulk.run.embed import embed as embed_here
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
 from clip_queue.sources import storage as files
 from clip_queue.sources.formats import folder, parquet
 from clip_queue.sources.formats import image_files as pictures
 from clip_queue.sources.source import Piece, Source, SourceAway, SourceError
 from tests import datasets
 from tests.bulk_command import Embed
+from tests.faults import Faults
 from tests.harness import Service, Stack, stack, wait_for
 from tests.outputs import checksums, strays, table
 from tests.s3_store import S3, SECRET, Line, access, anew
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BUCKET = "data"
 COUNT = 36  # rows that are good
@@ -37,7 +40,7 @@ KINDS = {
     "tars": "tars/{00000..00007}.tar",
     "parquet": "table.parquet",
 }
-ENDED = 120.0  # seconds that a command may take on a loaded machine
+ENDED = 240.0  # seconds that a command may take on a loaded machine
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def line(store: S3) -> Iterator[Line]:
 @pytest.fixture(scope="module")
 def workers(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with stack(tmp_path_factory.mktemp("remote stack")) as it:
-        it.worker()  # the commands wait for it
+        it.ready(it.worker(), timeout=ENDED)
         yield it
 
 
@@ -161,6 +164,62 @@ def test_killed_it_goes_on_and_does_no_whole_shard_again(
     assert "could not be done" not in run.said, "it sees what workers write, whatever its client listed before"
     assert {key: store.get(BUCKET, key) for key in whole} == whole, "a marker tells how long its shard took"
     assert checksums(store.download(BUCKET, "out/killed", tmp_path / "out")) == here["folder"]
+
+
+@dataclass
+class Machine:
+    """A worker with folders of its own, which no other process looks into."""
+
+    worker: Service
+    faults: Faults
+    temporary: Path
+
+    @classmethod
+    def start(cls, it: Stack, name: str) -> Machine:
+        (temporary := it.folder / name / "tmp").mkdir(parents=True)
+        faults = Faults(it.folder / name / "faults")
+        env = {"TMPDIR": str(temporary), "HOME": str(temporary.parent)}
+        return cls(it.worker("tests.faulty", env=env, test_faults=faults.folder), faults, temporary)
+
+
+def test_machines_that_share_a_store_and_no_file_system_do_one_run_and_one_of_them_is_killed(
+    store: S3, line: Line, source: Path, here: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    options = ("--shard-size", SHARD)
+    with stack(tmp_path) as it:
+        first, second = machines = [Machine.start(it, name) for name in ("first", "second")]
+        it.ready(*(machine.worker for machine in machines), timeout=ENDED)
+        for machine in machines:
+            machine.faults.delay(1)
+        idle = [len(machine.faults.passes()) for machine in machines]
+        run = command(tmp_path, s3("in/images"), s3("out/two"), *options, "--redis", it.valkey.url).start()
+        try:
+
+            def both() -> bool:
+                """Both have had a part in it, the first is in the middle of a pass, and a shard is complete."""
+                passes = [len(machine.faults.passes()) for machine in machines]
+                return all(map(int.__lt__, idle, passes)) and bool(store.keys(BUCKET, "out/two/shards/"))
+
+            wait_for(lambda: both() or not run.alive, ENDED, run.said)
+            before = len(first.faults.passes())
+            wait_for(lambda: len(first.faults.passes()) > before or not run.alive, ENDED, run.said)
+            assert run.alive, run.said
+            first.worker.kill()
+            done = len(store.keys(BUCKET, "out/two/shards/"))
+            assert done < SHARDS
+            second.faults.clear()
+            assert run.ended(ENDED) == 3, run.said
+            jobs = Store.connect(Settings(redis_url=it.valkey.url))  # type: ignore[arg-type]
+            kept = [jobs.client.hmget(key, "kind", "attempts") for key in jobs.client.scan_iter("cq:job:*", count=1000)]
+            jobs.close()
+        finally:
+            run.kill()
+        assert max(int(attempts) for kind, attempts in kept if kind == b"embed_shard") == 2, "it held a shard"
+    output = store.download(BUCKET, "out/two", tmp_path / "out")
+    assert checksums(output) == here["folder"]
+    assert strays(output) == []
+    assert len(list((output / "shards").iterdir())) == SHARDS
+    assert list(second.temporary.rglob("clip-queue-*")) == []
 
 
 def test_an_output_in_a_store_can_be_searched(runs: dict[str, Embed], tmp_path: Path) -> None:

@@ -3,7 +3,9 @@ files are not seen, and of a run without workers. The test moves the clock."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
+from clip_queue.bulk.output.markers import scan
 from clip_queue.bulk.output.plan_file import write_plan
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.run_lease import LEASE, Stopped
@@ -27,12 +30,13 @@ from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo
-from clip_queue.sources.source import Piece, Shard, Source, SourceAway
+from clip_queue.sources.source import Piece, Shard, Source, SourceAway, SourceError
 
 INFO = ModelInfo("m", "none", "f", 3, 8, (4, 4), "fp32")
 RETRY = RetryPolicy()
 WORKER = "w"
-ABOUT = WorkerInfo(WORKER, "h", 1, "cpu", models=[INFO], work=["embed_shard"]).pack()
+ABOUT = WorkerInfo(WORKER, "h", 1, "cpu", models=[INFO], work=["embed_shard"], manifests=2).pack()
+EARLIER = WorkerInfo("e", "h", 2, "cpu", models=[INFO], work=["embed_shard"]).pack()  # as 0.1.0 says nothing of it
 
 
 class Sender:
@@ -48,15 +52,15 @@ class Sender:
 
 
 class Command:
-    """A run of one shard of ten rows, and a worker whose deeds the test says."""
+    """A run of shards of ten rows, one if nothing else is said, and a worker whose deeds the test says."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shards: int = 1, **options: Any) -> None:
         self.now, self.told = 1000.0, False
         self.store, self.sender = Store(fakeredis.FakeRedis()), Sender()
         self.output = Output(str(folder))
         source = Source("/s", "text", images=False, texts=True)
-        plan = RunPlan("p", source, INFO, PlanOptions(), 1, 10)
-        write_plan(self.output, iter([Shard([Piece(b"a", 0, 10, 10)], 10)]), lambda *_: None)
+        plan = RunPlan("p", source, INFO, PlanOptions(**options), shards, 10 * shards, 1.0)
+        write_plan(self.output, (Shard([Piece(b"a", 0, 10, 10)], 10) for _ in range(shards)), lambda *_: None)
         sender: Any = self.sender
         self.runner = Runner(
             Settings(),
@@ -76,21 +80,21 @@ class Command:
         """The job that was published last."""
         return self.store.execute(ops.view(self.sender.sent[-1])).job
 
-    def claim(self, done: int = 0, failed: int = 0) -> str:
+    def claim(self, done: int = 0, failed: int = 0, about: bytes = ABOUT) -> str:
         """A worker takes the shard, and is so far."""
-        job_id = self.sender.sent[-1]
-        (claim,) = self.store.execute(ops.claim([job_id], WORKER, 3))
+        job_id, worker = self.sender.sent[-1], WorkerInfo.unpack(about).id
+        (claim,) = self.store.execute(ops.claim([job_id], worker, 3))
         assert claim.job is not None
-        self.store.execute(ops.beat(WORKER, ABOUT, 60, [(job_id, done, failed)]))
+        self.store.execute(ops.beat(worker, about, 60, [(job_id, done, failed)]))
         return job_id
 
     def fail(self, error: ClipError, done: int = 0) -> None:
         """A worker takes the shard and fails on it."""
         self.end(State.FAILED, JobResult(error=error.to_wire()), done)
 
-    def end(self, state: State, result: JobResult, done: int = 0) -> None:
-        completion = ops.Completion(self.claim(done), state, result, done)
-        assert self.store.execute(ops.finish([completion], WORKER)) == [True]
+    def end(self, state: State, result: JobResult, done: int = 0, about: bytes = ABOUT) -> None:
+        completion = ops.Completion(self.claim(done, about=about), state, result, done)
+        assert self.store.execute(ops.finish([completion], WorkerInfo.unpack(about).id)) == [True]
 
 
 @pytest.fixture
@@ -216,6 +220,94 @@ def test_what_this_command_closes_is_no_longer_led(command: Command) -> None:
     assert command.store.client.keys("cq:worker:run-*") == []
 
 
+REFUSED = SourceError("/s/manifest.json cannot be understood (version 2): choose another output")
+
+
+def test_all_submitted_shards_are_looked_at_in_one_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Command(tmp_path, 40)
+    for worker in range(4):
+        about = WorkerInfo(f"w{worker}", "h", worker, "cpu", models=[INFO], work=["embed_shard"])
+        it.store.execute(ops.beat(about.id, about.pack(), 60, []))
+    it.runner.step()
+    assert len(it.sender.sent) == 16
+    execute, trips = it.store.execute, []
+    monkeypatch.setattr(it.store, "execute", lambda op: (trips.append(len(op.commands)), execute(op))[1])
+    it.runner.step()
+    assert trips == [16], "and no other, while no heartbeat is due"
+
+
+def test_a_shard_that_an_earlier_release_refused_is_given_to_another_worker(tmp_path: Path) -> None:
+    it = Command(tmp_path, layout="table")
+    it.store.execute(ops.beat(WORKER, ABOUT, 60, []))
+    it.runner.step()
+    assert it.runner.progress.workers == 1
+    for turn in range(1, 3 * RETRY.submissions):  # however often it is quicker
+        it.end(State.FAILED, JobResult(error=REFUSED.to_wire()), about=EARLIER)  # it has come a moment ago
+        assert it.runner.step()
+        assert len(it.sender.sent) == turn
+        it.now += RETRY.other_worker
+        it.store.execute(ops.beat(WORKER, ABOUT, 60, []))
+        it.runner.step()
+        assert len(it.sender.sent) == turn + 1
+    assert it.runner.progress.workers == 1, "those that can read the plan"
+    it.end(State.FAILED, JobResult(error=REFUSED.to_wire()))
+    assert not it.runner.step()
+    assert it.runner.outcome.lost == {0: REFUSED.message}, "one of this release says what is so"
+
+
+def test_a_plan_that_an_earlier_release_reads_is_done_by_its_workers(tmp_path: Path) -> None:
+    it = Command(tmp_path)
+    it.store.execute(ops.beat("e", EARLIER, 60, []))
+    it.runner.step()
+    assert it.runner.progress.workers == 1
+    it.end(State.FAILED, JobResult(error=ClipError("why").to_wire()), about=EARLIER)
+    assert not it.runner.step()
+    assert it.runner.outcome.lost == {0: "why"}
+
+
+def test_with_workers_of_an_earlier_release_alone_a_run_says_so(tmp_path: Path) -> None:
+    it = Command(tmp_path, layout="table")
+    it.store.execute(ops.beat("e", EARLIER, 60_000, []))
+    it.runner.step()
+    it.now += RETRY.no_worker + 2
+    with pytest.raises(NoWorker, match="no worker of this release has served m for 10 minutes"):
+        it.runner.step()
+
+
+def test_a_listing_of_what_is_done_keeps_the_lease_and_hears_that_it_shall_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume = Resume(tmp_path, monkeypatch, shards=0)
+    monkeypatch.setattr("clip_queue.bulk.run.runner.scan", scan)
+    for n in range(600):
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        (tmp_path / "shards" / f"other_{n}").touch()
+    scandir, entries = os.scandir, 0
+
+    def slow(path: str) -> Any:
+        @contextmanager
+        def listed() -> Iterator[Any]:
+            def each() -> Iterator[Any]:
+                nonlocal entries
+                for entry in found:
+                    entries += 1
+                    resume.it.now += 0.1
+                    yield entry
+
+            with scandir(path) as found:
+                yield each()
+
+        return listed()
+
+    monkeypatch.setattr("clip_queue.bulk.output.layout.os.scandir", slow)
+    runner = resume.it.runner
+    runner._should_stop = lambda: entries >= 500
+    assert runner.run().stopped
+    assert entries == 500
+    assert max(after - before for before, after in pairwise(resume.renewed)) < LEASE / 5
+    assert len(resume.renewed) >= 40
+
+
 class Resume:
     """A run all of whose shards are complete, on a file system where each look takes 0.1 s of the test's clock."""
 
@@ -228,7 +320,7 @@ class Resume:
             for shard in range(shards):
                 self.it.now += 0.1
                 self.looks += 1
-                yield shard, marker
+                yield shard, {"shard": shard, **marker}
 
         monkeypatch.setattr("clip_queue.bulk.run.runner.scan", slow)
         renew = self.it.runner._lease.renew

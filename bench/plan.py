@@ -1,0 +1,170 @@
+"""A plan of up to a hundred million rows: made, opened for a shard, and resumed. Nothing is embedded."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.table import Table
+
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
+from clip_queue.bulk.output.markers import scan
+from clip_queue.bulk.output.plan_file import PlanFile, write_plan
+from clip_queue.bulk.output.summaries import Summaries
+from clip_queue.shared.models import ModelInfo
+from clip_queue.shared.settings import Settings
+from clip_queue.sources import registry
+from clip_queue.sources.source import Piece, Shard, Source
+
+SIZES = (10**6, 10**7, 10**8)  # rows
+SHARD = 10_000  # rows
+FILE = 10**6  # lines of a file; the same one has many names
+OPENED = 50  # shards that are opened, drawn by chance
+LEFT = 16  # shards that are not complete when the run is resumed
+KINDS = {"lines": "lines of text, counted", "images": "names of images, as a folder has them"}
+TIMEOUT = 3600.0  # seconds that one case may take
+
+
+def main() -> None:
+    from bench.common import console  # which loads torch: the processes that are measured do without
+
+    table = Table(title=f"plans in shards of {SHARD:,} rows", title_justify="left")
+    for name in (
+        "source",
+        "rows",
+        "plan",
+        "CPU",
+        "peak",
+        "bytes",
+        "open a shard",
+        "read for it",
+        "resume",
+        "read",
+        "peak",
+    ):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    for kind, words in KINDS.items():
+        for rows in SIZES:
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, "-m", "bench.plan", kind, str(rows), folder]
+                made = subprocess.run([*command, "plan"], capture_output=True, check=True, timeout=TIMEOUT)
+                again = subprocess.run([*command, "resume"], capture_output=True, check=True, timeout=TIMEOUT)
+            plan, resumed = json.loads(made.stdout), json.loads(again.stdout)
+            table.add_row(
+                words,
+                f"{rows:,}",
+                f"{plan['seconds']:.1f} s",
+                f"{plan['cpu']:.1f} s",
+                f"{plan['peak']:.0f} MiB",
+                f"{plan['bytes'] / 1e6:,.1f} MB",
+                f"{plan['open'] * 1e3:.1f} ms",
+                f"{plan['read'] / 1e3:.0f} kB",
+                f"{resumed['seconds']:.2f} s",
+                f"{resumed['read'] / 1e6:.1f} MB",
+                f"{resumed['peak']:.0f} MiB",
+            )
+    console.print(table)
+
+
+def make(kind: str, rows: int, folder: Path) -> dict[str, float]:
+    """Plan, and open some shards: the figures."""
+    output = Output(str(folder / "out"))
+    shards = lines(rows, folder) if kind == "lines" else images(rows)
+    began, cpu = time.monotonic(), time.process_time()
+    number, counted = write_plan(output, shards, lambda *_: None)
+    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    assert (number, counted) == (rows // SHARD, rows)
+    peak = peak_memory()
+    times, reads = [], []
+    draw = random.Random(0)
+    for _ in range(OPENED):
+        before, began = bytes_read(), time.monotonic()
+        PlanFile(output).shard(draw.randrange(number))
+        times.append(time.monotonic() - began)
+        reads.append(bytes_read() - before)
+    size = sum(path.stat().st_size for path in (folder / "out").rglob("*.parquet"))
+    middle = {"open": statistics.median(times), "read": statistics.median(reads)}
+    complete(output, rows)
+    return {"seconds": seconds, "cpu": cpu, "peak": peak, "bytes": size, **middle}
+
+
+def resume(rows: int, folder: Path) -> dict[str, float]:
+    """Look at a run all of whose shards but some are complete, as a command that goes on does: the figures."""
+    output, plan = Output(str(folder / "out")), run_plan(rows)
+    before, began = bytes_read(), time.monotonic()
+    left = [shard for shard, marker in scan(output, plan) if marker is None]
+    seconds = time.monotonic() - began
+    assert left == list(range(plan.shards - LEFT, plan.shards))
+    return {"seconds": seconds, "read": bytes_read() - before, "peak": peak_memory()}
+
+
+def lines(rows: int, folder: Path) -> Iterator[Shard]:
+    """The shards of files of a million lines: one, by many names."""
+    (source := folder / "in").mkdir()
+    for number in range(rows // FILE):
+        path = source / f"{number:04}.txt"
+        if number:
+            os.link(source / "0000.txt", path)
+        else:
+            path.write_text("".join(f"a photo of thing {n}\n" for n in range(FILE)))
+    return registry.plan_shards(Source(str(source), "text"), SHARD, Settings())[1]
+
+
+def images(rows: int) -> Iterator[Shard]:
+    """The shards of a folder of images with captions, without the folder: 10,000 images in each folder below it."""
+    pieces = (Piece(b"/data/photos/%05d/%09d.jpg" % (n // 10_000, n), note=".txt") for n in range(rows))
+    while shard := list(islice(pieces, SHARD)):
+        yield Shard(shard, len(shard))
+
+
+def run_plan(rows: int) -> RunPlan:
+    model = ModelInfo("m", "none", "f", 128, 8, (4, 4), "fp32")
+    source = Source("/data", "folder", images=True, texts=True)
+    return RunPlan("bench", source, model, PlanOptions(), rows // SHARD, rows)
+
+
+def complete(output: Output, rows: int) -> None:
+    """Files of all shards but some, small ones, and their markers, as a run that is killed leaves them."""
+    plan, here = run_plan(rows), output.local
+    assert here
+    summaries = Summaries(output, plan)
+    for shard in range(plan.shards - LEFT):
+        names = output.names(shard, plan.shards)
+        for name in names.values():
+            (here / name).parent.mkdir(exist_ok=True)
+        files = {names[kind]: {"bytes": 8, "blake2b": "0" * 32} for kind in ("image", "text", "metadata")}
+        for name in files:
+            (here / name).write_bytes(b"12345678")
+        marker: dict[str, Any] = {"plan": plan.id, "shard": shard, "rows": SHARD, "failed": 0, "files": files}
+        marker |= {"errors": {}, "halves": 0, "cut": 0, "left_out": {}, "without_text": 0, "seconds": {"all": 1.0}}
+        (here / names["shard"]).write_bytes(orjson.dumps(marker))
+        summaries.add(marker)
+
+
+def peak_memory() -> float:
+    """The peak of this process, MiB."""
+    about = Path("/proc/self/status").read_text().split()
+    return int(about[about.index("VmHWM:") + 1]) / 1024
+
+
+def bytes_read() -> int:
+    """What this process has read of files."""
+    about = Path("/proc/self/io").read_text().split()
+    return int(about[about.index("rchar:") + 1])
+
+
+if __name__ == "__main__":
+    kind, rows, folder, part = sys.argv[1:]
+    print(json.dumps(make(kind, int(rows), Path(folder)) if part == "plan" else resume(int(rows), Path(folder))))
