@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from clip_queue.version import __version__
 
 if TYPE_CHECKING:
+    from clip_queue.bulk.run.dry_run import dry_run
     from clip_queue.bulk.run.embed import embed
-    from clip_queue.bulk.run.planner import dry_run
     from clip_queue.bulk.search.index import search
     from clip_queue.shared.settings import Settings
 
@@ -28,7 +28,7 @@ __all__ = ["Settings", "__version__", "dry_run", "embed", "search"]
 
 _HOMES = {
     "Settings": "clip_queue.shared.settings",
-    "dry_run": "clip_queue.bulk.run.planner",
+    "dry_run": "clip_queue.bulk.run.dry_run",
     "embed": "clip_queue.bulk.run.embed",
     "search": "clip_queue.bulk.search.index",
 }

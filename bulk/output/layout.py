@@ -178,6 +178,35 @@ class Output:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets it go with the process
             yield
 
+    def move(self, name: str, to: Output) -> None:
+        """Make a file the file of the same name of another output in the same file system, replacing an older one."""
+        if self.local and to.local:
+            target = to.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.local / name).replace(target)
+            return
+        store = filesystem(self.protocol)
+        with as_os_error():
+            store.cp_file(self.path(name), to.path(name))
+            store.rm_file(self.path(name))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                (self.local / name).unlink()
+                return
+            with as_os_error():
+                filesystem(self.protocol).rm_file(self.path(name))
+
+    def erase(self) -> None:
+        """Remove the output with all that it holds."""
+        if self.local:
+            shutil.rmtree(self.local, ignore_errors=True)
+            return
+        with contextlib.suppress(FileNotFoundError), as_os_error():
+            filesystem(self.protocol).rm(self.root, recursive=True)
+
     def clean(self) -> None:
         """Remove the files that killed writers left behind."""
         if self.local:

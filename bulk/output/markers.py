@@ -21,7 +21,7 @@ def never() -> bool:
 
 def marker_if_complete(output: Output, plan: RunPlan, shard: int) -> Marker | None:
     """A shard's marker, if the shard is complete: it is this plan's, and each file has the size it was written with."""
-    data = output.read(output.names(shard, plan.shards)["shard"])
+    data = output.read(plan.names(shard)["shard"])
     if data is None:
         return None
     try:
@@ -46,6 +46,6 @@ def complete_markers(output: Output, plan: RunPlan, should_stop: Callable[[], bo
 def scan(output: Output, plan: RunPlan) -> Iterator[tuple[int, Marker | None]]:
     """Every shard's number with its marker; None where the shard is not complete. The folder is listed once."""
     listed = output.listed("shards")
-    for shard in range(plan.shards):
-        name = output.names(shard, plan.shards)["shard"].rpartition("/")[2]
+    for shard in plan.numbers:
+        name = plan.names(shard)["shard"].rpartition("/")[2]
         yield shard, marker_if_complete(output, plan, shard) if name in listed else None

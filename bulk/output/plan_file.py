@@ -35,15 +35,24 @@ def write_plan(output: Output, shards: Iterator[Shard], seen: Callable[[int, int
     with output.staged(PLAN) as path:
         with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False) as writer:
             for shard in shards:
-                columns = [list(column) for column in zip(*shard.pieces, strict=True)]
+                columns = [list(column) for column in zip(*shard.pieces, strict=True)] or [[] for _ in Piece._fields]
                 total = -1 if shard.rows is None else shard.rows
                 table = pa.table([*columns, [total] * len(shard.pieces)], schema=SCHEMA)
-                writer.write_table(table, row_group_size=len(shard.pieces))
+                writer.write_table(table, row_group_size=max(1, len(shard.pieces)))
                 count, rows, known = count + 1, rows + max(0, total), known and total >= 0
                 seen(count, rows)
         if not count:
             raise SourceError("the source holds nothing to embed")
     return count, rows if known else None
+
+
+def has_plan(output: Output) -> bool:
+    return output.size(PLAN) is not None
+
+
+def move_plan(output: Output, to: Output) -> None:
+    """Make an output's plan that of another output."""
+    output.move(PLAN, to)
 
 
 class PlanFile:
@@ -56,7 +65,7 @@ class PlanFile:
 
     def shard(self, number: int) -> Shard:
         columns = self._file.read_row_group(number).to_pydict()
-        rows = columns.pop("rows")[0]
+        rows = next(iter(columns.pop("rows")), 0)  # an update may leave nothing of a shard
         pieces = [Piece(*row) for row in zip(*columns.values(), strict=True)]
         return Shard(pieces, None if rows < 0 else rows)
 

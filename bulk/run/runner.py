@@ -90,11 +90,12 @@ class Runner:
         self._left = self._shards_left()
         self._exhausted = False
         self._beaten, self._last_alive, self._away_since = float("-inf"), now(), 0.0
-        self.progress = Progress(shards=plan.shards, rows=plan.rows)
-        self.progress.weight = sum(map(self._weight, range(plan.shards)))
+        self.progress = Progress(shards=len(plan.numbers), rows=plan.rows)
+        self.progress.weight = sum(map(self._weight, plan.numbers))
         self.outcome = Outcome()
         # Of what was seen:
-        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
+        shards = len(plan.numbers)
+        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, shards, source=plan.source)
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds, over all shards
 
     def run(self) -> Outcome:
