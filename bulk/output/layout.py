@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, join, reason, split
+from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, forget_listings, join, reason, split
 
 STAGING, LOCK = ".aside", ".lock"
 MANIFEST, PLAN = "manifest.json", "plan.parquet"
@@ -204,6 +204,7 @@ class Output:
         if self.local:
             shutil.rmtree(self.local, ignore_errors=True)
             return
+        forget_listings(self.protocol)  # they would hide what workers have written
         with contextlib.suppress(FileNotFoundError), as_os_error():
             filesystem(self.protocol).rm(self.root, recursive=True)
 

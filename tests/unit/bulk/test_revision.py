@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import orjson
 import pytest
 
 from clip_queue import dry_run, embed
@@ -16,13 +18,18 @@ from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import SourceChanged
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.markers import complete_markers
+from clip_queue.bulk.output.shard_reference import ShardReference
+from clip_queue.bulk.output.writer import ShardWriter
 from clip_queue.bulk.run.embed import ignore, run_plan
 from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.revision import revise, settle
+from clip_queue.bulk.shard.handler import ShardHandler
 from clip_queue.shared.errors import BadInput
+from clip_queue.shared.job import Job, Kind, State
+from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import SourceError
 from tests.outputs import table
@@ -42,7 +49,8 @@ class Case:
     """A source of text files and an output of it, three rows a shard."""
 
     def __init__(self, folder: Path, worker: Worker, files: dict[str, str], **options: Any) -> None:
-        self.folder, self.output, self._worker = folder / "in", Output(str(folder / "out")), worker
+        self.output = Output(options.pop("output", str(folder / "out")))
+        self.folder, self._worker = folder / "in", worker
         self.options = {"shard_size": 3, "batch_size": 2, **options}
         self.work = self.run
         self.folder.mkdir()
@@ -406,6 +414,81 @@ def test_both_at_once(tmp_path: Path, worker: Worker, monkeypatch: pytest.Monkey
         "0 of 1 rows that had failed are embedded now"
     )
     assert (report.rows, report.failed) == (8, 1)
+
+
+# Outputs that are not of today, and not here
+
+
+def test_an_output_of_an_older_release_is_updated_with_less_to_go_by(tmp_path: Path, worker: Worker) -> None:
+    case = Case(tmp_path, worker, FILES)
+    for path in (Path(case.output.url) / "shards").iterdir():
+        marker = orjson.loads(path.read_bytes())
+        path.write_bytes(orjson.dumps({name: value for name, value in marker.items() if name not in ADDED}))
+    found = orjson.loads((Path(case.output.url) / "manifest.json").read_bytes())
+    del found["planned"]
+    (Path(case.output.url) / "manifest.json").write_bytes(orjson.dumps(found))
+    assert case.plan.version == manifest.VERSION
+    case.write("a.txt", lines("a1", "a2", "a3", "a4", "a5"))
+    case.write("d.txt", lines("D1", "d2"))  # as large as before, and nobody knows how old the output is
+    assert case.update().revised == "1 file has changed (a.txt): 2 of 3 shards are embedded again, 1 is new"
+    assert case.rows() == {0: ["a1", "a2", "a3"], 1: ["a4", "c1", "c2"], 2: ["d1", "d2"], 3: ["a5"]}
+    case.write("d.txt", lines("D1", "D2"))
+    case.update()
+    assert case.rows()[2] == ["D1", "D2"], "now it is known"
+    assert case.plan.version == manifest.LATER, "an older release refuses shards that it would name otherwise"
+
+
+ADDED = ("digest", "halves", "cut", "left_out", "without_text")  # to markers, since 0.1.0
+
+
+def test_a_plan_that_was_not_revised_is_written_as_before(tmp_path: Path, worker: Worker) -> None:
+    case = Case(tmp_path, worker, FILES)
+    assert not {"added", "padded", "revision"} & case.plan.to_json().keys()
+    case.write("b.txt", lines("b1"))
+    case.update()
+    plan = case.plan
+    assert (plan.added, plan.padded, plan.revision) == ((3,), 3, None)
+    assert manifest.RunPlan.from_json({**plan.to_json(), "planned": plan.planned}) == plan
+
+
+def test_an_output_in_a_store(tmp_path: Path, worker: Worker) -> None:
+    url = f"memory://{tmp_path.name}"
+    case = Case(tmp_path, worker, {**FILES, "z.txt": lines("", "")}, output=url)
+    case.write("a.txt", lines("a1", "xx", "a3", "a4", "a5"))
+    (case.folder / "d.txt").unlink()
+    report = case.update()
+    assert (report.rows, report.failed, report.shards) == (7, 2, 5)
+    store = fsspec.filesystem("memory")
+    names = {name.removeprefix(f"/{tmp_path.name}/") for name in store.find(f"/{tmp_path.name}")}
+    assert {name for name in names if "shards" not in name} == {
+        *(f"{kind}_{n}.{end}" for n in (0, 1, 4) for kind, end in ENDS[:2]),
+        *("errors/errors_2.parquet", "errors/errors_3.parquet", "manifest.json", "plan.parquet"),
+    }
+
+
+def test_a_worker_that_slept_through_an_update_writes_nothing(tmp_path: Path, worker: Worker) -> None:
+    case = Case(tmp_path, worker, FILES)
+    case.write("a.txt", lines("a1", "xx", "a3", "a4"))
+    shard = Path(case.output.url) / "shards" / "shard_0.json"
+    asleep = case.plan
+
+    class Sleeper(ShardHandler):
+        def _write(self, writer: ShardWriter, embedded: Any) -> None:
+            super()._write(writer, embedded)
+            shard.write_bytes(before)  # another worker has done it
+            case.update()
+            marker.write_bytes(shard.read_bytes())
+
+    marker = tmp_path / "marker"
+    before = shard.read_bytes()
+    shard.unlink()
+    job = Job(Kind.EMBED_SHARD, "m", 3, Lane.BULK, owner="open", ttl=60_000)
+    inputs = ShardReference(case.output.url, asleep.id, 0).to_inputs()
+    completion = Sleeper(job, inputs, worker.engine).run()
+    assert completion is not None
+    assert completion.state is State.FAILED
+    assert shard.read_bytes() == marker.read_bytes()
+    assert case.rows()[0] == ["a1", "xx", "a3"]
 
 
 # What makes no sense
