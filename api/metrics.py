@@ -81,7 +81,7 @@ class Metrics:
         registry = self.registry
         if SEVERAL in os.environ:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry.collect()
 
 

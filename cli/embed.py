@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProg
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from clip_queue.bulk.run.planner import DryRun
+from clip_queue.bulk.run.dry_run import DryRun
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.scope import passed_lines, scope_text
@@ -99,6 +99,8 @@ def print_report(console: Console, report: Report, again: str) -> None:
         )
     if report.cut:
         print_line(console, f"  {report.cut:,} of their texts were cut to what the model takes")
+    if report.revised:
+        print_line(console, f"  {escape(printable(report.revised))}")
     if report.resumed:
         print_line(console, f"  {report.resumed:,} of them were there before")
     for line in report.scope():
@@ -115,6 +117,10 @@ def print_report(console: Console, report: Report, again: str) -> None:
         places = (["errors"] if report.failed else []) + (["metadata, column error"] if report.halves else [])
         where = " and ".join(f"{report.output}/{place}" for place in places)
         print_line(console, f"  all of them, with their errors: {escape(where)}")
+        if report.finished:
+            print_line(
+                console, "  to try them again, as after a network was down: the same command with --retry-failed"
+            )
     for shard, why in islice(report.lost.items(), MAX_LOST):
         print_line(console, f"[red]shard {shard} could not be done:[/] {escape(why)}")
     if len(report.lost) > MAX_LOST:
@@ -138,6 +144,10 @@ def limit_text(report: Report) -> str:
 def print_dry_run(console: Console, dry: DryRun) -> None:
     """Print what a run would do."""
     source = dry.source
+    if dry.revised:
+        print_line(console, escape(printable(dry.revised)))
+        print_line(console, "nothing was written (--dry-run)")
+        return
     unknown = (
         "as many rows as the archives hold"
         if source.format in ("webdataset", "zip")

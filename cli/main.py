@@ -162,8 +162,8 @@ def embed(
     from clip_queue.stack.embedded import never
 
     with needs_extra():
+        from clip_queue.bulk.run.dry_run import dry_run as run_dry
         from clip_queue.bulk.run.embed import embed as run_embed
-        from clip_queue.bulk.run.planner import dry_run as run_dry
         from clip_queue.cli.embed import print_dry_run, print_report, progress_display
     settings = load_settings(redis_url=redis, models=[options["model"]] if options["model"] else None)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
@@ -171,7 +171,7 @@ def embed(
     again, should_stop = resume_command(sys.argv[1:]), never
     try:
         if dry_run:
-            print_dry_run(console, run_dry(what, settings=settings, **options))
+            print_dry_run(console, run_dry(what, output, settings=settings, **options))
             return
         with stop_signals(kill_now) as should_stop, progress_display(console) as show:
             report = run_embed(

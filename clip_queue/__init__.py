@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from clip_queue.version import __version__
 
 if TYPE_CHECKING:
+    from clip_queue.bulk.run.dry_run import dry_run
     from clip_queue.bulk.run.embed import embed
-    from clip_queue.bulk.run.planner import dry_run
     from clip_queue.bulk.search.index import search
     from clip_queue.client.async_client import AsyncClient, AsyncJob
     from clip_queue.client.batches import ClientLimits
@@ -74,7 +74,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("Embeddings", "ItemError"), "clip_queue.client.results"),
     "Settings": "clip_queue.shared.settings",
-    "dry_run": "clip_queue.bulk.run.planner",
+    "dry_run": "clip_queue.bulk.run.dry_run",
     "embed": "clip_queue.bulk.run.embed",
     "search": "clip_queue.bulk.search.index",
 }

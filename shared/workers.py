@@ -25,9 +25,9 @@ class WorkerInfo:
 
     ``items``, ``batches`` and ``busy`` (seconds in forward passes) count since its start. ``work`` is the kinds of jobs
     that it has handlers for, ``manifests`` the last version of manifests that it reads: 0.1 does not say it, and reads
-    the first. ``stages`` are its histograms (:mod:`clip_queue.shared.stages`), ``cache_hits`` and ``cache_misses`` texts
-    that its cache had and had not. ``started`` is only written for processes of release 0.1, which cannot read a worker
-    without it.
+    the first. ``stages`` are its histograms (:mod:`clip_queue.shared.stages`), ``cache_hits`` and ``cache_misses``
+    texts that its cache had and had not. ``started`` is only written for processes of release 0.1, which cannot read a
+    worker without it.
     """
 
     id: str

@@ -40,6 +40,7 @@ class FormatSpec:
             (README.txt), so they count only where the folder and those below it hold no decisive file.
         sidecar: a file NAME + ``sidecar`` beside a folder NAME describes that folder and is no file of this format.
         options: which of :data:`READING` its module heeds.
+        has_rows: whether a file is a table of rows that shards share; its module then has ``recut``.
     """
 
     name: str
@@ -51,6 +52,7 @@ class FormatSpec:
     decisive: bool = True
     sidecar: str = ""
     options: tuple[str, ...] = ()
+    has_rows: bool = False
 
 
 def _packed(*suffixes: str) -> tuple[str, ...]:
@@ -90,6 +92,7 @@ FORMATS: dict[str, FormatSpec] = {
         ),
         FormatSpec(
             name="parquet",
+            has_rows=True,
             module="clip_queue.sources.formats.parquet",
             words="parquet",
             suffixes=(".parquet", ".pq", ".parq"),
@@ -99,6 +102,7 @@ FORMATS: dict[str, FormatSpec] = {
         ),
         FormatSpec(
             name="arrow",
+            has_rows=True,
             module="clip_queue.sources.formats.parquet",
             words=".arrow",
             suffixes=(".arrow", ".feather"),
@@ -107,6 +111,7 @@ FORMATS: dict[str, FormatSpec] = {
         ),
         FormatSpec(
             name="text",
+            has_rows=True,
             module="clip_queue.sources.formats.text",
             words=".txt",
             suffixes=(".txt", ".text"),
@@ -117,6 +122,7 @@ FORMATS: dict[str, FormatSpec] = {
         ),
         FormatSpec(
             name="csv",
+            has_rows=True,
             module="clip_queue.sources.formats.csv",
             words=".csv",
             suffixes=(".csv", ".tsv"),
@@ -127,6 +133,7 @@ FORMATS: dict[str, FormatSpec] = {
         ),
         FormatSpec(
             name="jsonl",
+            has_rows=True,
             module="clip_queue.sources.formats.jsonl",
             words=".jsonl",
             suffixes=(".jsonl", ".ndjson"),
@@ -137,6 +144,7 @@ FORMATS: dict[str, FormatSpec] = {
         ),
         FormatSpec(
             name="json",
+            has_rows=True,
             module="clip_queue.sources.formats.jsonl",
             words=".json",
             suffixes=(".json",),
@@ -158,6 +166,8 @@ class FormatModule(Protocol):
 
     def find_image(self, source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes: ...
 
+    def recut(self, source: Source, path: bytes, sizes: Iterator[int]) -> Iterator[Piece]: ...
+
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     """The source completed, and its shards of ``shard_size`` rows (tars: a shard each).
@@ -177,6 +187,19 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
         OSError: the shard cannot be read at all.
     """
     return placed(source, _module(source).read(source, pieces, settings))
+
+
+def recut(source: Source, path: bytes, sizes: Iterator[int]) -> Iterator[Piece]:
+    """The rows of a file of a table (``FormatSpec.has_rows``) as it is now, in pieces of so many rows as ``sizes`` says
+    each time, as long as there are any. The last one may have fewer.
+
+    Args:
+        source: completed, by what :func:`plan_shards` says of it now.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    return _module(source).recut(source, path, sizes)
 
 
 def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:

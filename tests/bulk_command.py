@@ -60,6 +60,10 @@ class Embed(Service):
         """The shards that are complete in its output."""
         return count_complete(self.output)
 
+    def revised(self) -> int:
+        """The shards that are complete of an update, or of another try, that is under way."""
+        return sum(count_complete(home) for home in self.output.glob(".revision-*"))
+
     def in_the_middle(self, more: int = 2) -> None:
         """Wait until ``more`` shards are complete. The run must not have ended then."""
         before = self.complete()

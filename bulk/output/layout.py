@@ -30,7 +30,7 @@ from itertools import count
 from pathlib import Path
 
 from clip_queue.sources.looking import go_on
-from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, join, reason, split
+from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, forget_listings, join, reason, split
 
 STAGING, LOCK = ".aside", ".lock"
 MANIFEST, PLAN, PLAN_PARTS = "manifest.json", "plan.parquet", "plan"
@@ -203,6 +203,27 @@ class Output:
         with (self.local / LOCK).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets it go with the process
             yield
+
+    def move(self, name: str, to: Output) -> None:
+        """Make a file the file of the same name of another output in the same file system, replacing an older one."""
+        if self.local and to.local:
+            target = to.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.local / name).replace(target)
+            return
+        store = filesystem(self.protocol)
+        with as_os_error():
+            store.cp_file(self.path(name), to.path(name))
+            store.rm_file(self.path(name))
+
+    def erase(self) -> None:
+        """Remove the output with all that it holds."""
+        if self.local:
+            shutil.rmtree(self.local, ignore_errors=True)
+            return
+        forget_listings(self.protocol)  # they would hide what workers have written
+        with contextlib.suppress(FileNotFoundError), as_os_error():
+            filesystem(self.protocol).rm(self.root, recursive=True)
 
     def clean(self) -> None:
         """Remove the files that killed writers left behind."""

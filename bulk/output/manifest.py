@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +23,7 @@ from clip_queue.sources.source import Source, SourceError
 # write files of another layout, or other rows, into it, or seek a shard where it is not.
 VERSION, LATER = 1, MANIFESTS
 ADDED = ("long_texts", "layout", "limit", "sample", "seed")  # options that need the second
+REVISED = ("added", "padded", "revision")  # fields of a plan that need the second
 PACKAGES = ("clip-queue", "open-clip-torch", "torch", "pillow", "numpy", "pyarrow")
 
 
@@ -48,10 +49,33 @@ class PlanOptions:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """What a plan does to a finished output, whose plan it becomes afterwards: it embeds only some of its ``shards``.
+
+    ``retried`` are those of them in which only rows that failed are wanted: where none of those comes this time, the
+    shard stays as it is. ``update`` and ``retry_failed`` are what was asked for; ``words`` say what it does.
+    """
+
+    shards: tuple[int, ...]
+    retried: tuple[int, ...] = ()
+    update: bool = False
+    retry_failed: bool = False
+    words: str = ""
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Revision:
+        return cls(**{**known_fields(cls, raw), **{name: tuple(raw[name]) for name in ("shards", "retried")}})
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """A run as it was planned.
 
     ``rows`` is None where only reading tells. ``planned``: when planning began, seconds of the epoch; 0: not known.
+
+    After updates, ``added`` has the first shard of each that added some, and the names of files are padded as for
+    ``padded`` shards, as they were at first (0: for as many as there are). ``revision``: only some shards are to be
+    done.
     """
 
     id: str
@@ -61,12 +85,27 @@ class RunPlan:
     shards: int
     rows: int | None
     planned: float = 0.0
+    added: tuple[int, ...] = ()
+    padded: int = 0
+    revision: Revision | None = None
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The shards that are to be done, by their numbers, ascending."""
+        return range(self.shards) if self.revision is None else self.revision.shards
+
+    def names(self, shard: int) -> dict[str, str]:
+        """A shard's files by kind (:meth:`Output.names`)."""
+        return Output.names(shard, self.padded or self.shards)
 
     def to_json(self) -> dict[str, Any]:
         """Without ``planned``, which stands beside it, and without what 0.2.0 has added where it is not used: release
         0.1.0 reads no plan with a field unknown to it."""
         value = asdict(self)
         del value["planned"]
+        for name in REVISED:
+            if value[name] == getattr(RunPlan, name):
+                del value[name]
         for name in ADDED:
             if value["options"][name] == getattr(PlanOptions, name):
                 del value["options"][name]
@@ -76,8 +115,9 @@ class RunPlan:
     def version(self) -> int:
         """The version of the manifest that this plan needs."""
         added = any(getattr(self.options, name) != getattr(PlanOptions, name) for name in ADDED)
+        revised = any(getattr(self, name) != getattr(RunPlan, name) for name in REVISED)
         in_parts = bool(self.planned) and self.shards > PART  # 0.1.0, which notes no time, has one file for all shards
-        return LATER if added or in_parts else VERSION
+        return LATER if added or revised or in_parts else VERSION
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> RunPlan:
@@ -85,6 +125,8 @@ class RunPlan:
             "source": Source.from_json(raw["source"]),
             "model": ModelInfo.from_json(raw["model"]),
             "options": PlanOptions(**known_fields(PlanOptions, raw["options"])),
+            "added": tuple(raw.get("added", ())),
+            "revision": Revision.from_json(raw["revision"]) if raw.get("revision") else None,
         }
         return cls(**{**known_fields(cls, raw), **parts})
 

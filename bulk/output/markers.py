@@ -37,7 +37,7 @@ def publish(output: Output, plan: RunPlan, marker: Marker, path: Path) -> None:
     """Write a marker to ``path`` and publish it: its shard is complete."""
     summaries.drop(output, plan, marker["shard"])  # it may have an earlier marker of this shard
     path.write_bytes(orjson.dumps(marker))
-    output.publish(path, output.names(marker["shard"], plan.shards)["shard"])
+    output.publish(path, plan.names(marker["shard"])["shard"])
 
 
 def marker_if_complete(output: Output, plan: RunPlan, shard: int) -> Marker | None:
@@ -61,11 +61,11 @@ def scan(output: Output, plan: RunPlan) -> Iterator[tuple[int, Marker | None]]:
     """Every shard's number with its marker; None where the shard is not complete. Each folder is listed once."""
     files = _Files(output, plan)
     summed = summaries.listed(output)
-    found: dict[int, Marker] = {}
-    for shard in range(plan.shards):
-        part, place = divmod(shard, PART)
-        if not place:
-            found = summaries.read(output, plan, part) if part in summed else {}
+    at, found = -1, dict[int, Marker]()
+    for shard in plan.numbers:
+        if shard // PART != at:
+            at = shard // PART
+            found = summaries.read(output, plan, at) if at in summed else {}
         if not files.has_marker(shard):
             yield shard, None
             continue
@@ -78,7 +78,7 @@ def scan(output: Output, plan: RunPlan) -> Iterator[tuple[int, Marker | None]]:
 
 def _read(output: Output, plan: RunPlan, shard: int) -> Marker | None:
     """A shard's marker; None: there is none, or it is another plan's or broken."""
-    data = output.read(output.names(shard, plan.shards)["shard"])
+    data = output.read(plan.names(shard)["shard"])
     if data is None:
         return None
     try:
@@ -95,7 +95,7 @@ class _Files:
     def __init__(self, output: Output, plan: RunPlan) -> None:
         self._sizes: dict[str, NDArray[np.int64]] = {}  # by a name's beginning; -1: there is no such file
         # The markers first: what a marker that is listed names is there, and is listed after it.
-        for name in reversed(Output.names(0, plan.shards).values()):
+        for name in reversed(plan.names(0).values()):
             before = _parts(name)[0]
             sizes = self._sizes[before] = np.full(plan.shards, -1, np.int64)
             folder = name.partition("/")[0]
@@ -103,7 +103,7 @@ class _Files:
                 start, number, _ = _parts(f"{folder}/{found}")
                 if start == before and number < plan.shards and found == _named(name, number):
                     sizes[number] = size
-        self._markers = self._sizes[_parts(Output.names(0, plan.shards)["shard"])[0]]
+        self._markers = self._sizes[_parts(plan.names(0)["shard"])[0]]
 
     def has_marker(self, shard: int) -> bool:
         return bool(self._markers[shard] >= 0)

@@ -58,7 +58,7 @@ def write_plan(output: Output, shards: Iterator[Shard], seen: Callable[[int, int
         with output.staged(part_name(part)) as path, _writer(path) as writer:
             for shard in chain([first], islice(shards, PART - 1)):
                 total = -1 if shard.rows is None else shard.rows
-                writer.write_table(_table(shard, total), row_group_size=len(shard.pieces))
+                writer.write_table(_table(shard, total), row_group_size=max(1, len(shard.pieces)))
                 number, rows, known = number + 1, rows + max(0, total), known and total >= 0
                 seen(number, rows)
         written.add(part_name(part))
@@ -76,8 +76,20 @@ def _writer(path: Any) -> Any:
 
 
 def _table(shard: Shard, rows: int) -> pa.Table:
-    columns = [list(column) for column in zip(*shard.pieces, strict=True)]
+    columns = [list(column) for column in zip(*shard.pieces, strict=True)] or [[] for _ in Piece._fields]
     return pa.table([*columns, [rows] * len(shard.pieces)], schema=SCHEMA)
+
+
+def has_plan(output: Output) -> bool:
+    return output.size(PLAN) is not None
+
+
+def move_plan(output: Output, to: Output) -> None:
+    """Make an output's plan that of another output. Cut short, it leaves the first file: :func:`has_plan`."""
+    for name in output.listed(PLAN_PARTS):
+        if name.startswith("plan_"):
+            output.move(f"{PLAN_PARTS}/{name}", to)
+    output.move(PLAN, to)
 
 
 class PlanFile:
@@ -94,7 +106,7 @@ class PlanFile:
         file, group = self._place(number)
         with as_os_error():
             columns = file.read_row_group(group).to_pydict()
-        rows = columns.pop("rows")[0]
+        rows = next(iter(columns.pop("rows")), 0)  # an update may leave nothing of a shard
         pieces = [Piece(*row) for row in zip(*columns.values(), strict=True)]
         return Shard(pieces, None if rows < 0 else rows)
 
@@ -115,8 +127,8 @@ class PlanFile:
             groups = range(first, file.num_row_groups)
             with as_os_error():
                 sizes = file.read_row_groups(list(groups), columns=["size"]).column(0).to_numpy()
-            ends = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
-            found[done : done + len(groups)] = np.add.reduceat(np.maximum(sizes, 0), [0, *ends[:-1]])
+            ends = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in groups)])
+            found[done : done + len(groups)] = np.diff(np.cumsum([0, *np.maximum(sizes, 0)])[ends])
             done += len(groups)
         return found
 

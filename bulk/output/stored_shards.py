@@ -77,7 +77,7 @@ class StoredShards:
         return table_layout.vector_columns(self._plan.source)[self._kind]
 
     def _names(self, shard: int) -> dict[str, str]:
-        return self._output.names(shard, self._plan.shards)
+        return self._plan.names(shard)
 
     @contextlib.contextmanager
     def _vectors(self, shard: int) -> Iterator[tuple[Path, str]]:

@@ -106,7 +106,7 @@ class ShardWriter:
 
     def __init__(self, output: Output, plan: RunPlan, shard: int) -> None:
         self._output, self._plan, self._shard = output, plan, shard
-        self._names = output.names(shard, plan.shards)
+        self._names = plan.names(shard)
         self._is_table = plan.options.layout == table_layout.TABLE
         self._staging = output.staging()
         self.rows = 0
@@ -176,8 +176,8 @@ class ShardWriter:
             path = row.columns.get("image_path")
             reason["examples"].append({"image_path": path and redacted(path), "error": error.message})
 
-    def finish(self, seconds: dict[str, float]) -> dict[str, Any]:
-        """Publish the files, and last the marker; returns the marker."""
+    def finish(self, seconds: dict[str, float], *, digest: str | None = None) -> dict[str, Any]:
+        """Publish the files, and last the marker; returns the marker. ``digest``: of the rows as they were read."""
         made: dict[str, NpyFile | TableFile] = {**self._vectors, **self._tables}
         ready = {kind: file for kind, file in made.items() if file.rows}
         files = {}
@@ -196,6 +196,7 @@ class ShardWriter:
             "errors": self._reasons,
             "left_out": dict(self._left_out),  # rows with images or texts that are not embedded
             "without_text": self._without_text,
+            "digest": digest,
             "files": files,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }

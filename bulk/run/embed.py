@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from celery import Celery
 
@@ -19,16 +19,17 @@ from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.reading import Given
-from clip_queue.bulk.run.report import Report
+from clip_queue.bulk.run.report import Report, noted
 from clip_queue.bulk.run.request import EmbedRequest
-from clip_queue.bulk.run.resume import check_empty, check_model, check_same, check_unchanged
+from clip_queue.bulk.run.resume import check_empty, check_same, check_unchanged, with_model
 from clip_queue.bulk.run.retry import RetryPolicy
+from clip_queue.bulk.run.revision import check_revisable, is_asked, revise, settle
 from clip_queue.bulk.run.runner import Runner
 from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError
-from clip_queue.shared.models import parse_model
+from clip_queue.shared.models import ModelInfo, parse_model
 from clip_queue.shared.owners import owner_of
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
@@ -84,43 +85,59 @@ def embed(
         request = EmbedRequest.of(source, options)
     if request.source.url == folder.url:
         raise OutputError("source and output are the same: choose another output")
-    with locked(folder):
-        begun = manifest.load(folder)
-        planner = Planner(folder, request, settings, say, should_stop)
-        if begun:
-            check_same(begun.plan, request.source, request.plan_options(begun.plan.options), name)
-            if begun.result:
-                with heeding(stop_if_asked):
-                    report = report_of(folder, begun.plan, complete_markers(folder, begun.plan))
-                    if report.finished:
-                        check_unchanged(folder, begun.plan)
-                        folder.clean()
-                        return report
-        else:
-            check_empty(folder)
-        planned = None if begun else planner.write_shards()
-        if known := begun.plan.source if begun else planned and planned.source:
-            for line in (f"embedding {scope_text(known)}", *passed_lines(known)):
-                say(line)
-        settings = settings.model_copy(update={"models": [model]})
-        with started_workers(settings, workers, redis_url, say, should_stop) as (settings, check_alive):
-            with closing(Store.connect(settings)) as store:
+
+    def work(target: Output, plan_for: Callable[[ModelInfo, str], RunPlan]) -> Report:
+        """Have the shards of a plan done, which is made once the model and the device are known."""
+        here = settings.model_copy(update={"models": [model]})
+        with started_workers(here, workers, redis_url, say, should_stop) as (here, check_alive):
+            with closing(Store.connect(here)) as store:
                 alive = find_workers(store, name, should_stop, retry.find_workers)
-            info = common_model(alive, name)
-            if begun:
-                plan = begun.plan
-                check_model(plan, info.fingerprint)
-            else:
-                assert planned is not None
-                plan = planner.plan(planned, info, alive[0].device, shared_workers=redis_url is not None)
-                manifest.save(folder, plan)
+            plan = plan_for(common_model(alive, name), alive[0].device)
 
             def should_end() -> bool:
                 check_alive()
                 return should_stop()
 
-            store, sender = Store.connect(settings), celery_app(settings, publisher=True)
-            return run_plan(settings, folder, plan, store, sender, retry=retry, show=show, should_stop=should_end)
+            store, sender = Store.connect(here), celery_app(here, publisher=True)
+            return run_plan(here, target, plan, store, sender, retry=retry, show=show, should_stop=should_end)
+
+    with locked(folder):
+        begun, report, markers = manifest.load(folder), None, list[Marker]()
+        planner = Planner(folder, request, settings, say, should_stop)
+        if begun:
+            check_same(begun.plan, request.source, request.plan_options(begun.plan.options), name)
+            with heeding(stop_if_asked):
+                begun = settle(folder, begun)
+                if begun.result and is_asked(options):
+                    markers = list(complete_markers(folder, begun.plan))
+                if begun.result:
+                    report = Report.of(folder, begun.plan, markers or complete_markers(folder, begun.plan))
+        finished = report is not None and report.finished
+        if is_asked(options):
+            plan = check_revisable(begun, options, finished=finished)
+            go_on = lambda home, plan: work(home, lambda info, _: with_model(plan, info))  # noqa: E731
+            return revise(folder, plan, markers, options, settings, say=say, should_stop=should_stop, work=go_on)
+        if begun and report and finished:
+            with heeding(stop_if_asked):
+                check_unchanged(folder, begun.plan)
+            folder.clean()
+            return report
+        if not begun:
+            check_empty(folder)
+        planned = None if begun else planner.write_shards()
+        if known := begun.plan.source if begun else planned and planned.source:
+            for line in (f"embedding {scope_text(known)}", *passed_lines(known)):
+                say(line)
+
+        def plan_for(info: ModelInfo, device: str) -> RunPlan:
+            if begun:
+                return with_model(begun.plan, info)
+            assert planned is not None
+            plan = planner.plan(planned, info, device, shared_workers=redis_url is not None)
+            manifest.save(folder, plan)
+            return plan
+
+        return work(folder, plan_for)
 
 
 def run_plan(
@@ -153,7 +170,7 @@ def run_plan(
         runner.close(error)
     report = runner.report
     if not outcome.stopped:  # each shard is looked at once more, which may take a while
-        report = report_of(output, plan, complete_markers(output, plan, should_stop))
+        report = Report.of(output, plan, complete_markers(output, plan, should_stop))
         if not report.finished and should_stop():
             report, outcome.stopped = runner.report, True
     report.resumed = runner.progress.resumed
@@ -161,19 +178,6 @@ def run_plan(
     report.seconds = time.monotonic() - began
     report.lost, report.stopped = outcome.lost, outcome.stopped
     if report.finished:
-        manifest.save(output, plan, report.to_json(), map(_noted, complete_markers(output, plan)))
+        manifest.save(output, plan, report.to_json(), map(noted, complete_markers(output, plan)))
         output.clean()
-    return report
-
-
-def _noted(marker: Marker) -> dict[str, Any]:
-    """What the manifest keeps of a shard."""
-    return {name: marker[name] for name in ("shard", "rows", "failed", "files", "seconds")}
-
-
-def report_of(output: Output, plan: RunPlan, markers: Iterable[Marker]) -> Report:
-    """A report of the shards that are complete, by their markers."""
-    report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
-    for marker in markers:
-        report.count(marker)
     return report

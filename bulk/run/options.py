@@ -91,6 +91,17 @@ class EmbedOptions(TypedDict, total=False):
             choices=("clip-retrieval", "table"),
         ),
     ]
+    update: Annotated[
+        bool | None,
+        Option(
+            "Of a finished output: embed what is new or changed in the source, drop what is gone, keep all else.",
+            flags="--update",
+        ),
+    ]
+    retry_failed: Annotated[
+        bool | None,
+        Option("Of a finished output: embed the shards with rows that failed again.", flags="--retry-failed"),
+    ]
     normalize: Annotated[
         bool | None, Option("Vectors of length 1, or raw. [default: normalize]", flags="--normalize/--raw")
     ]

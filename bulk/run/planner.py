@@ -6,21 +6,16 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Unpack
 
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import write_plan
 from clip_queue.bulk.run import first_look
-from clip_queue.bulk.run.options import EmbedOptions
-from clip_queue.bulk.run.reading import Given
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.workers import NotStarted
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
-from clip_queue.sources import storage
 from clip_queue.sources.looking import heeding
 from clip_queue.sources.place import with_places
 from clip_queue.sources.source import Source
@@ -107,29 +102,3 @@ def smaller_shard_size(rows: int | None) -> int:
     """Rows a shard of a source with so many, where the caller gave no size: the default, or less."""
     default = PlanOptions().shard_size
     return default if rows is None else min(default, max(LEAST_ROWS, -(-rows // FEW_SHARDS)))
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What a run would do; ``first``: the names of the first rows' files, or of their containers."""
-
-    source: Source
-    shards: int
-    rows: int | None
-    first: list[str]
-
-
-def dry_run(source: Given, *, settings: Settings | None = None, **options: Unpack[EmbedOptions]) -> DryRun:
-    """Look at a source and write nothing. Options and errors are those of :func:`clip_queue.embed`."""
-    settings = settings or Settings()
-    request = EmbedRequest.of(source, options)
-    default, asked = PlanOptions().shard_size, request.shard_size
-    look = request.plan_options(PlanOptions())
-    completed, shards = first_look.plan_shards(request.source, look, asked or default, settings)
-    count, rows, known, first = 0, 0, True, list[str]()
-    for shard in shards:
-        first = first or [storage.display(piece.path) for piece in islice(shard.pieces, 3)]
-        count, rows, known = count + 1, rows + (shard.rows or 0), known and shard.rows is not None
-    if known and not asked and (smaller := smaller_shard_size(rows)) < default:
-        count = sum(1 for _ in first_look.plan_shards(request.source, look, smaller, settings)[1])
-    return DryRun(with_places(completed), count, rows if known else None, first)

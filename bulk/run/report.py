@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import EXAMPLES, Marker
 from clip_queue.bulk.run.scope import counted, passed_lines, scope_text
 from clip_queue.sources.source import Source
@@ -31,6 +34,7 @@ class Report:
 
     ``source`` is what was planned. ``left_out`` counts the rows that have images or texts which are not embedded, by
     ``images`` and ``texts``; ``without_text``, the rows that have no text where texts are embedded: zeros stand there.
+    ``revised``: what an update, or trying again, has done to a finished output.
     """
 
     output: str
@@ -51,6 +55,15 @@ class Report:
     source: Source | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     without_text: int = 0
+    revised: str = ""
+
+    @classmethod
+    def of(cls, output: Output, plan: RunPlan, markers: Iterable[Marker]) -> Report:
+        """A report of the shards that are complete, by their markers."""
+        report = cls(output.url, plan.model.name, plan.model.fingerprint, len(plan.numbers), source=plan.source)
+        for marker in markers:
+            report.count(marker)
+        return report
 
     @property
     def finished(self) -> bool:
@@ -100,7 +113,7 @@ class Report:
         return lines + passed_lines(self.source)
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """What the manifest says of the whole."""
         reasons = {code: {"rows": r.rows, "examples": r.examples} for code, r in self.reasons.items()}
         return {
             "rows": self.rows,
@@ -112,3 +125,8 @@ class Report:
             "without_text": self.without_text,
             "seconds": round(self.seconds, 1),
         }
+
+
+def noted(marker: Marker) -> dict[str, Any]:
+    """What the manifest keeps of a shard."""
+    return {name: marker[name] for name in ("shard", "rows", "failed", "files", "seconds")}

@@ -5,15 +5,15 @@ An output that no run was begun in must be empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 
 from clip_queue.bulk.output.errors import AnotherRun, ForeignOutput, SourceChanged
 from clip_queue.bulk.output.layout import LOCK, MANIFEST, PLAN, PLAN_PARTS, STAGING, Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
-from clip_queue.bulk.output.plan_file import PlanFile
+from clip_queue.bulk.run.revision_plan import pieces
+from clip_queue.shared.models import ModelInfo
 from clip_queue.sources.changes import changes
-from clip_queue.sources.source import Piece, Source
+from clip_queue.sources.source import Source
 
 NAMED = 5  # entries of a foreign folder that are named
 
@@ -62,6 +62,12 @@ def check_model(plan: RunPlan, fingerprint: str) -> None:
         )
 
 
+def with_model(plan: RunPlan, model: ModelInfo) -> RunPlan:
+    """A plan that the workers' model fits. Raises as :func:`check_model`."""
+    check_model(plan, model.fingerprint)
+    return plan
+
+
 def check_empty(output: Output) -> None:
     """Raise :class:`ForeignOutput` if an output without a manifest holds anything else than a plan cut short."""
     ours = {LOCK, PLAN, PLAN_PARTS, STAGING}
@@ -76,18 +82,15 @@ def check_empty(output: Output) -> None:
 
 def check_unchanged(output: Output, plan: RunPlan) -> None:
     """Raise :class:`SourceChanged` if the source of a finished run has other files than when it was planned."""
-    differences = changes(plan.source, _pieces(output, plan), plan.planned)
+    differences = changes(plan.source, (located.piece for located in pieces(output, plan)), plan.planned)
     if plan.options.is_first_look:
         differences.names.pop("new", None)  # files that it left out are not in the plan
     if found := str(differences):
-        raise SourceChanged(
-            f"the source has changed since this output was made: {found}. What is there stays as it is; choose another "
-            "output to embed the source as it is now"
+        how = (
+            "choose another output to embed the source as it is now"
+            if plan.options.is_first_look
+            else "--update embeds what is new or changed, and drops what is gone"
         )
-
-
-def _pieces(output: Output, plan: RunPlan) -> Iterator[Piece]:
-    """All pieces of a plan, in order."""
-    file = PlanFile(output)
-    for shard in range(plan.shards):
-        yield from file.shard(shard).pieces
+        raise SourceChanged(
+            f"the source has changed since this output was made: {found}. What is there stays as it is; {how}"
+        )

@@ -22,8 +22,8 @@ class Tally:
     """``waited``: the seconds that the shards of this command waited for each stage."""
 
     def __init__(self, output: Output, plan: RunPlan) -> None:
-        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
-        self.progress = Progress(shards=plan.shards, rows=plan.rows)
+        self.report = Report.of(output, plan, ())
+        self.progress = Progress(shards=len(plan.numbers), rows=plan.rows)
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}
         self._plan = plan
         self._summaries = Summaries(output, plan)
@@ -33,7 +33,7 @@ class Tally:
         """Look at the sizes of the shards, if only reading tells how many rows they have."""
         if self._plan.rows is None:
             self._weights = file.weights(self._plan.shards, go_on)
-            self.progress.weight = int(self._weights.sum())
+            self.progress.weight = int(self._weights[list(self._plan.numbers)].sum())
 
     def found(self, marker: Marker) -> None:
         """A shard that was complete before this command began."""

@@ -23,6 +23,8 @@ from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Job, JobResult, State
 from clip_queue.shared.ops import Completion
 from clip_queue.sources import registry
+from clip_queue.sources.registry import FORMATS
+from clip_queue.sources.rows_digest import RowsDigest
 from clip_queue.sources.source import SourceError
 from clip_queue.worker.inference.engine import InferenceEngine
 
@@ -82,10 +84,14 @@ class ShardHandler:
         rows = registry.read(plan.source, planned.pieces, self._engine.settings)
         if plan.options.limit is not None:
             rows = islice(rows, planned.rows)  # it may end in the middle of a tar
+        digest = RowsDigest(plan.source) if FORMATS[plan.source.format].has_rows else None
         with ShardWriter(output, plan, shard) as writer:
-            self._write(writer, pipeline.embed(rows))
+            self._write(writer, pipeline.embed(digest.of(rows) if digest else rows))
             self._check()
-            return writer.finish({"all": time.monotonic() - began, **pipeline.waited})
+            if self._plan(output, plan.id) != plan:  # this process was stopped for long: the output is another one
+                raise SourceError(f"{output.url} was updated meanwhile")
+            seconds = {"all": time.monotonic() - began, **pipeline.waited}
+            return writer.finish(seconds, digest=digest.hex() if digest else None)
 
     def _plan(self, output: Output, plan_id: str) -> RunPlan:
         found = manifest.load(output)

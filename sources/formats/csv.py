@@ -63,21 +63,33 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     }
     source = replace(source, columns=own, storage={**source.storage, **storage})
 
-    def begin(file: BinaryIO, title: str) -> int:
-        here = _header(file, title, delimiter, quoting=quoting)
-        if here is None:
-            return file.seek(0, io.SEEK_END)
-        if here[1] != headers.get(title):
-            raise SourceError(f"{title} changes while it is read: try again once it is finished")
-        return here[0]
-
-    marks = lines.marks_of(_reading(source)[0]) if quoting else lines.line_marks
-    return source, lines.shards(source, found, shard_size, marks, begin)
+    return source, lines.shards(source, found, shard_size, *_cutting(source))
 
 
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
     """The rows of a shard."""
     return lines.read(source, pieces, settings, *_reading(source))
+
+
+def recut(source: Source, path: bytes, sizes: Iterator[int]) -> Iterator[Piece]:
+    """The rows of a file as it is now, in pieces."""
+    return lines.recut(source, path, sizes, *_cutting(source))
+
+
+def _cutting(source: Source) -> tuple[lines.Marks, Callable[[BinaryIO, str], int]]:
+    """What finds where rows end in a file, and where its first row begins."""
+    header, others, delimiter = (source.storage[name] for name in ("header", "others", "delimiter"))
+    quoting = source.storage.get("quoting") is not False
+
+    def begin(file: BinaryIO, title: str) -> int:
+        here = _header(file, title, delimiter, quoting=quoting)
+        if here is None:
+            return file.seek(0, io.SEEK_END)
+        if here[1] != others.get(title, header):
+            raise SourceError(f"{title} changes while it is read: try again once it is finished")
+        return here[0]
+
+    return lines.marks_of(_reading(source)[0]) if quoting else lines.line_marks, begin
 
 
 def _reading(source: Source) -> tuple[lines.Splitter, Callable[[Table, int, bytes], Row]]:

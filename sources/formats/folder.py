@@ -66,8 +66,8 @@ def plan_shards(
     protocol, root = _root(source)
     passed: Passed = {}
     found = (
-        Piece(path, note=UNREADABLE + fault if fault else caption)
-        for path, caption, fault in walk(source.url, protocol, root, passed)
+        Piece(path, note=UNREADABLE + fault) if fault else image_piece(protocol, path, size, caption)
+        for path, caption, fault, size in walk(source.url, protocol, root, passed)
     )
     head: list[Piece] = []
     image_count = caption_count = 0
@@ -148,6 +148,14 @@ def find_image(
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             return read_bytes(protocol, path, settings.max_image_bytes)
     return read_bytes(protocol, paths[-1], settings.max_image_bytes)
+
+
+def image_piece(protocol: str, path: bytes, size: int, caption: str) -> Piece:
+    """The piece of an image; of one on this machine the listing has not told the size."""
+    if protocol == LOCAL and size < 0:
+        with contextlib.suppress(OSError):  # a link that dangles: reading it will say so
+            size = os.stat(path).st_size  # noqa: PTH116
+    return Piece(path, size=size, note=caption)
 
 
 def _root(source: Source) -> tuple[str, bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from clip_queue.sources import storage
@@ -30,6 +30,7 @@ class Found(NamedTuple):
     path: bytes
     caption: str = ""
     fault: str = ""  # of a folder: why it could not be listed
+    size: int = -1  # bytes, where the listing tells (that of a store)
 
 
 class _Listing(NamedTuple):
@@ -40,6 +41,7 @@ class _Listing(NamedTuple):
     folders: list[bytes]
     fault: str = ""
     others: Sequence[bytes] = ()
+    sizes: Mapping[bytes, int] = {}  # of images, where they are known
 
 
 def suffix(name: bytes) -> bytes:
@@ -69,7 +71,7 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
     while waiting:
         go_on()
         folder = waiting.pop()
-        images, folders, fault, others = listed(folder)
+        images, folders, fault, others, sizes = listed(folder)
         if PLAN_NAME in others and folder != root and is_output(protocol, folder):
             continue
         if passed is not None:
@@ -78,7 +80,7 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
         if fault and folder == root:
             raise SourceError(f"{url} cannot be listed: {fault}")
         for name, caption in images:
-            yield Found(folder + b"/" + name, caption)
+            yield Found(folder + b"/" + name, caption, size=sizes.get(name, -1))
         if fault:
             yield Found(folder, fault=fault)
         waiting += [folder + b"/" + name for name in reversed(folders)]
@@ -158,8 +160,9 @@ class _Remote:
     def __call__(self, folder: bytes) -> _Listing:
         names: list[bytes] = []
         folders: list[bytes] = []
+        sizes: dict[bytes, int] = {}
         try:
-            for path, kind, _ in storage.entries(self._protocol, os.fsdecode(folder)):
+            for path, kind, size in storage.entries(self._protocol, os.fsdecode(folder)):
                 name = path[len(folder) + 1 :]
                 if not name or name.startswith(b"."):
                     continue
@@ -167,11 +170,13 @@ class _Remote:
                     folders.append(name)
                 else:
                     names.append(name)
+                    if suffix(name) in SUFFIXES:
+                        sizes[name] = size
         except StoreAway as error:  # not this folder's fault: it would count as one row that fails
             raise SourceError(f"{display(folder)} cannot be listed: {reason(error)}") from error
         except OSError as error:
             return _Listing([], [], reason(error))
-        return _listing(names, folders)
+        return _listing(names, folders)._replace(sizes=sizes)
 
     def is_folder(self, path: bytes) -> bool:
         return self._kind(path) == FOLDER

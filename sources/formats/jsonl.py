@@ -98,6 +98,11 @@ def _parser(source: Source) -> Callable[[Table, int, bytes], Row]:
     return parse
 
 
+def recut(source: Source, path: bytes, sizes: Iterator[int]) -> Iterator[Piece]:
+    """The lines of a file as it is now, in pieces."""
+    return lines.recut(source, path, sizes, lines.line_marks)
+
+
 def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row. Raises :class:`ClipError` or :class:`OSError`."""
     only = replace(source, texts=False, text_column=None, columns={}, storage={**source.storage, LEFT_OUT: {}})

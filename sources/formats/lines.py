@@ -166,6 +166,31 @@ def shards(
         yield Shard(pieces, size - room)
 
 
+def recut(
+    source: Source,
+    path: bytes,
+    sizes: Iterator[int],
+    marks: Marks,
+    begin: Callable[[BinaryIO, str], int] = first_byte,
+) -> Iterator[Piece]:
+    """The rows of a file in pieces (:func:`clip_queue.sources.registry.recut`), of so many rows as ``sizes`` says.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    title = name(source.storage["root"], path)
+    try:
+        with open_text(source, path) as (file, end, actual):
+            first, at = 0, begin(file, title)
+            while at < end:
+                size = next(sizes)
+                count, stop = next(marks(file, at, end, size, size))
+                yield Piece(path, at, stop, actual, f"{first}+{count}")
+                first, at = first + count, stop
+    except OSError as error:
+        raise SourceError(f"{title} cannot be read: {reason(error)}") from error
+
+
 def read(
     source: Source,
     pieces: list[Piece],

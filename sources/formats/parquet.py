@@ -130,6 +130,26 @@ def read(source: Source, pieces: list[Piece], settings: Settings, *, batch_rows:
             yield from row_groups.read(source, table, file, piece, batch_rows=batch_rows)
 
 
+def recut(source: Source, path: bytes, sizes: Iterator[int]) -> Iterator[Piece]:
+    """The rows of a file as it is now, in pieces. A file whose footer cannot be read is one row, which fails.
+
+    Raises:
+        SourceError: it cannot be looked at.
+    """
+    protocol, _ = split(source.url)
+    footer = _footer(protocol, path, source.format)
+    try:
+        with opened(protocol, path) as (_, length):
+            pass
+    except OSError as error:
+        raise SourceError(f"{display(path)} cannot be read: {in_words(error)}") from error
+    at, rows = 0, 1 if footer.fault else footer.rows
+    while at < rows:
+        stop = min(rows, at + next(sizes))
+        yield Piece(path, at, stop, length, footer.fault)
+        at = stop
+
+
 def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
     """The image of a row; if several rows have the same path beside their images, and ``place`` is not known, the first
     one's.

@@ -41,6 +41,11 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
     return lines.read(source, pieces, settings, lines.lines, parse)
 
 
+def recut(source: Source, path: bytes, sizes: Iterator[int]) -> Iterator[Piece]:
+    """The lines of a file as it is now, in pieces."""
+    return lines.recut(source, path, sizes, lines.line_marks)
+
+
 def find_image(
     source: Source,
     image_path: str,

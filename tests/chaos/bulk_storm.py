@@ -1,9 +1,13 @@
-"""A seeded storm over bulk runs: workers, commands and Valkey are killed; the outputs are as if nothing had been."""
+"""A seeded storm over bulk runs: workers, commands and Valkey are killed; the outputs are as if nothing had been.
+
+Two of the commands embed, one updates an output that is finished, and one tries rows again that failed.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -11,11 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
+
 from clip_queue.shared.errors import Unavailable
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.faults import Faults
 from tests.harness import Service, Stack, stack
+from tests.images import noise_image
 from tests.outputs import checksums, strays, table
 
 KINDS = 5  # of misfortune
@@ -25,6 +32,7 @@ ATTEMPTS = 50  # a storm takes a shard's workers down more often than any one sh
 ROWS = 120  # good ones, in each source
 BAD = 3  # the status of a run some of whose rows failed
 OPTIONS = ("--shard-size", 10, "--batch-size", 4)
+UPDATE, RETRY = "--update", "--retry-failed"
 
 
 @dataclass
@@ -34,7 +42,8 @@ class BulkReport:
     wrong: list[str] = field(default_factory=list)  # what differs from a run that nothing happened to
     misfortunes: Counter[str] = field(default_factory=Counter)
     restarts: int = 0  # of commands
-    again: int = 0  # texts that went through the model more than once: what the storm cost
+    again: int = 0  # items that went through the model more than once: what the storm cost
+    needed: int = 0  # items of a round that nothing happens to
 
     def table(self) -> str:
         rows: list[tuple[str, object]] = [
@@ -51,12 +60,16 @@ class BulkReport:
 def bulk_storm(
     folder: Path, *, seed: int, seconds: float, pause: tuple[float, float] = (0.5, 2.5), round_seconds: float = 60.0
 ) -> BulkReport:
-    """Let it rage for ``seconds``, in rounds: each embeds a folder and tars anew, in two commands at once.
+    """Let it rage for ``seconds``, in rounds: each embeds a folder and tars anew, and revises two outputs, in four
+    commands at once.
 
     ``pause``: seconds between misfortunes.
     """
     rng, report = random.Random(seed), BulkReport()
-    sources = {"folder": datasets.folder(folder / "folder", ROWS), "tars": datasets.tars(folder / "tars", ROWS)}
+    sources = {
+        "folder": Task(datasets.folder(folder / "folder", ROWS)),
+        "tars": Task(datasets.tars(folder / "tars", ROWS)),
+    }
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # bytes are the same for the same number of threads
     settings = {"lease": 2, "drain_timeout": 3, "max_attempts": ATTEMPTS, "test_faults": folder / "faults"}
     with stack(folder, **settings) as it:
@@ -67,7 +80,10 @@ def bulk_storm(
         workers = [it.worker("tests.faulty") for _ in range(2)]
         it.ready(*workers, timeout=START)
         try:
+            sources |= to_revise(it, folder)
+            passed = len(faults.passes())
             whole = undisturbed(it, sources, folder / "whole")
+            report.needed = sum(len(p.items) for p in faults.passes()[passed:])
             end = time.monotonic() + seconds
             while time.monotonic() < end or not report.rounds:
                 until = min(end, time.monotonic() + round_seconds)
@@ -79,15 +95,60 @@ def bulk_storm(
     return report
 
 
-def commands(it: Stack, sources: dict[str, datasets.Dataset], folder: Path) -> dict[str, Embed]:
+@dataclass(frozen=True)
+class Task:
+    """A source to embed; or, with a ``flag``, the finished output ``base`` of it to revise."""
+
+    source: datasets.Dataset
+    flag: str = ""
+    base: Path | None = None
+
+
+def commands(it: Stack, sources: dict[str, Task], folder: Path) -> dict[str, Embed]:
     folder.mkdir()
+    made = {}
+    for name, task in sources.items():
+        if task.base:
+            shutil.copytree(task.base, folder / name / "out")
+        options = (*OPTIONS, task.flag) if task.flag else OPTIONS
+        made[name] = Embed(folder, task.source.url, folder / name / "out", *options, name=f"embed-{name}", env=it.env())
+    return made
+
+
+def to_revise(it: Stack, folder: Path) -> dict[str, Task]:
+    """Two outputs that are finished: the source of one has changed since, and images that one lacked are there now."""
+    growing, names = folder / "growing", folder / "names"
+    grown = datasets.folder(growing, ROWS)
+    images = datasets.folder(names / "images", ROWS, captions=False)
+    rows = [{"image": f"images/{name}", "text": f"a text {n}"} for n, (name, _, _) in enumerate(images.good)]
+    (names / "in.jsonl").write_bytes(b"\n".join([*map(orjson.dumps, rows), b"{broken"]))
+    named = datasets.Dataset(str(names / "in.jsonl"), [])
+    away = [names / "images" / name for name, _, _ in images.good[::3]]
+    for path in away:
+        path.rename(path.with_suffix(".away"))
+    runs = commands(it, {UPDATE: Task(grown), RETRY: Task(named)}, folder / "base")
+    for run in runs.values():
+        run.start()
+    for run in runs.values():
+        if run.ended() != BAD:
+            raise AssertionError(run.said)
+    for path in away:
+        path.with_suffix(".away").rename(path)
+    time.sleep(0.05)  # the times of files are a little behind the clock
+    for n, (name, _, _) in enumerate(grown.good):
+        if n % 20 == 3:
+            (growing / name).unlink()
+        elif n % 15 == 4:
+            (growing / name).write_bytes(noise_image(n + 1, format="JPEG"))
+    for n in range(ROWS // 2):
+        (growing / f"n{n}.jpg").write_bytes(noise_image(1000 + n, format="JPEG"))
+        (growing / f"n{n}.txt").write_text(f"a caption that is new {n}")
     return {
-        name: Embed(folder, source.url, folder / name / "out", *OPTIONS, name=f"embed-{name}", env=it.env())
-        for name, source in sources.items()
+        name[2:]: Task(task, name, folder / "base" / name / "out") for name, task in ((UPDATE, grown), (RETRY, named))
     }
 
 
-def undisturbed(it: Stack, sources: dict[str, datasets.Dataset], folder: Path) -> dict[str, dict[str, str]]:
+def undisturbed(it: Stack, sources: dict[str, Task], folder: Path) -> dict[str, dict[str, str]]:
     """Each source's checksums when nothing happens."""
     runs = commands(it, sources, folder)
     for command in runs.values():
@@ -106,7 +167,7 @@ class ReconcilePass:
         it: Stack,
         workers: list[Service],
         faults: Faults,
-        sources: dict[str, datasets.Dataset],
+        sources: dict[str, Task],
         folder: Path,
         rng: random.Random,
         report: BulkReport,
@@ -202,7 +263,7 @@ class ReconcilePass:
     def _command(self, number: signal.Signals) -> Callable[[], bool]:
         def act() -> bool:
             under_way = sorted(
-                name for name, c in self._commands.items() if c.alive and c.complete() and not c.stopping
+                name for name, c in self._commands.items() if c.alive and self._begun(name) and not c.stopping
             )
             if not under_way:
                 return False
@@ -212,6 +273,11 @@ class ReconcilePass:
             return True
 
         return act
+
+    def _begun(self, name: str) -> bool:
+        """Whether some of the shards that a command does are complete."""
+        command = self._commands[name]
+        return bool(command.revised() if self._sources[name].flag else command.complete())
 
     def _kill_valkey(self) -> bool:
         if not self._stack.valkey.alive:
@@ -240,14 +306,17 @@ class ReconcilePass:
                 f"{name}: {what}" for what in differences(command.output, self._sources[name], whole[name])
             ]
         texts = Counter(text for p in self._faults.passes()[passed:] for text in p.items)
-        report.again += sum(texts.values()) - sum(len(source.good) for source in self._sources.values())
+        report.again += sum(texts.values()) - report.needed
 
 
-def differences(output: Path, source: datasets.Dataset, whole: dict[str, str]) -> list[str]:
+def differences(output: Path, task: Task, whole: dict[str, str]) -> list[str]:
     """How an output is not that of a run that nothing happened to."""
     found = checksums(output)
     wrong = [f"{name} differs" for name in sorted(whole.keys() | found.keys()) if whole.get(name) != found.get(name)]
     wrong += [f"{name} is left" for name in strays(output)]
+    if task.flag:
+        return wrong
+    source = task.source
     if [row["image_path"] for row in table(output)] != [name for name, _, _ in source.good]:
         wrong.append("the metadata are not the good rows, each once")
     bad = [row["image_path"].rpartition("/")[2] for row in table(output, "errors")]

@@ -26,6 +26,7 @@ from tests import datasets
 from tests.bulk_command import Embed
 from tests.faults import Faults
 from tests.harness import Service, Stack, stack, wait_for
+from tests.images import noise_image
 from tests.outputs import checksums, strays, table
 from tests.s3_store import S3, SECRET, Line, access, anew
 
@@ -233,6 +234,35 @@ def test_an_output_in_a_store_can_be_searched(runs: dict[str, Embed], tmp_path: 
         said
     )
     assert all(path.endswith(" é.jpg") for _, _, path, _ in found)
+
+
+def test_an_update_of_an_output_in_the_store_that_is_killed_goes_on(
+    store: S3, workers: Stack, source: Path, tmp_path: Path
+) -> None:
+    redis = ("--shard-size", SHARD, "--redis", workers.valkey.url)
+    store.upload(source / "images", BUCKET, "growing")
+    run = command(tmp_path, s3("growing"), s3("out/updated"), *redis, name="first").start()
+    assert run.ended(ENDED) == 3, run.said
+    first = {key: store.get(BUCKET, key) for key in store.keys(BUCKET, "out/updated/")}
+    for n in range(12):
+        store.client.put_object(Bucket=BUCKET, Key=f"growing/n{n:02}.jpg", Body=noise_image(n + 500, format="JPEG"))
+    store.client.delete_object(Bucket=BUCKET, Key="growing/003 é.jpg")
+    update = command(tmp_path, s3("growing"), s3("out/updated"), *redis, "--update", name="update").start()
+
+    def begun() -> list[str]:
+        return [key for key in store.keys(BUCKET, "out/updated/.revision-") if "/shards/" in key]
+
+    wait_for(lambda: begun() or not update.alive, ENDED, f"a first shard:\n{update.said}")
+    update.kill()
+    now = {key: store.get(BUCKET, key) for key in store.keys(BUCKET, "out/updated/") if "/.revision-" not in key}
+    assert now == first or not begun(), "nothing has changed before all is there"
+    assert update.start().ended(ENDED) == 3, update.said
+    output = store.download(BUCKET, "out/updated", tmp_path / "updated")
+    assert len(table(output)) == COUNT + 12 - 1
+    kept = [key for key in first if "img_emb" in key and not key.endswith("_0.npy")]
+    assert len(kept) == SHARDS - 1
+    assert {key: store.get(BUCKET, key) for key in kept} == {key: first[key] for key in kept}
+    assert strays(output) == []
 
 
 # What cannot be

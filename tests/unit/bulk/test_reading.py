@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clip_queue.bulk.run.planner import dry_run
+from clip_queue.bulk.run.dry_run import dry_run
 from clip_queue.bulk.run.reading import one_url
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.shared.errors import BadInput

@@ -13,7 +13,7 @@ from clip_queue import dry_run, embed
 from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import AnotherRun, ForeignOutput, OutputError, SourceChanged, WrongModel
 from clip_queue.bulk.output.layout import Output
-from clip_queue.bulk.run.embed import ignore, report_of, run_plan
+from clip_queue.bulk.run.embed import ignore, run_plan
 from clip_queue.bulk.run.planner import Planner, smaller_shard_size
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.request import EmbedRequest
@@ -254,7 +254,7 @@ def test_a_report_names_the_stage_that_was_waited_for_most() -> None:
 
 def test_an_unfinished_output_reports_what_is_complete(source: str, tmp_path: Path) -> None:
     output = Output(str(tmp_path / "out"))
-    report = report_of(output, planned(source, output), [])
+    report = Report.of(output, planned(source, output), [])
     assert (report.rows, report.shards, report.finished) == (0, 3, False)
 
 

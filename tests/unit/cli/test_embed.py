@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clip_queue.bulk.run.planner import DryRun
+from clip_queue.bulk.run.dry_run import DryRun
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Reason, Report
 from clip_queue.cli.embed import (
