@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from braceexpand import braceexpand
 
-from clip_queue.sources import storage
+from clip_queue.sources import confinement, storage
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, outputs_among
 from clip_queue.sources.source import SourceError
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, reason, split
@@ -93,6 +93,7 @@ def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...], pass
     """The files of a path or a glob."""
     kind = lister.kind(part)
     if kind == FILE:
+        confinement.check(lister.protocol, part)
         yield os.fsencode(part), lister.size(part)
     elif kind == FOLDER:
         yield from _ending(lister.below(part), wanted, os.fsencode(part), passed)
@@ -123,6 +124,8 @@ def _ending(files: Found, wanted: tuple[bytes, ...], folder: bytes = b"", passed
 class _Local:
     """This machine's files. Links are followed; a folder is read once, by whichever path comes first, so loops end."""
 
+    protocol = LOCAL
+
     def refresh(self) -> None: ...
 
     def kind(self, path: str) -> str | None:
@@ -134,6 +137,7 @@ class _Local:
     def matches(self, pattern: str) -> Iterator[tuple[str, str | None, int]]:
         """Path, kind and size of each."""
         for path in glob.iglob(pattern, recursive=True):  # noqa: PTH207
+            confinement.check(LOCAL, path)
             yield path, self.kind(path), _size(os.fsencode(path))
 
     def below(self, folder: str) -> Found:
@@ -146,6 +150,7 @@ class _Local:
                 if (found.st_dev, found.st_ino) in seen:
                     continue
                 seen.add((found.st_dev, found.st_ino))
+                confinement.check(LOCAL, at)
                 with os.scandir(at) as listed:
                     visible = [entry for entry in listed if not entry.name.startswith(b".")]
                 if PLAN_NAME in (entry.name for entry in visible) and at != top and is_output(LOCAL, at):
@@ -157,6 +162,8 @@ class _Local:
                 if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112
                     folders.append(entry.path)
                 elif entry.is_symlink() or entry.is_file():  # a link that leads nowhere is listed as a missing file
+                    if entry.is_symlink():
+                        confinement.check(LOCAL, entry.path)
                     yield entry.path, _size(entry.path)
             waiting += sorted(folders, reverse=True)
 
@@ -178,27 +185,30 @@ class _Remote:
     """
 
     def __init__(self, protocol: str) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
 
     def refresh(self) -> None:
-        storage.forget_listings(self._protocol)
+        storage.forget_listings(self.protocol)
 
     def kind(self, path: str) -> str | None:
         try:
-            return storage.kind(self._protocol, path)
+            return storage.kind(self.protocol, path)
         except OSError as error:  # no credentials, no network
             raise SourceError(f"{path} cannot be looked at: {reason(error)}") from error
 
     def size(self, path: str) -> int:
-        return storage.size(self._protocol, path)
+        return storage.size(self.protocol, path)
 
     def matches(self, pattern: str) -> Iterator[tuple[str, str | None, int]]:
-        return storage.matches(self._protocol, pattern)
+        for found in storage.matches(self.protocol, pattern):
+            confinement.check(self.protocol, found[0])
+            yield found
 
     def below(self, folder: str) -> Found:
+        confinement.check(self.protocol, folder)
         waiting, base = [folder], len(os.fsencode(folder.rstrip("/")))
         while waiting:
-            for path, kind, size in storage.entries(self._protocol, waiting.pop(), flat=True):
+            for path, kind, size in storage.entries(self.protocol, waiting.pop(), flat=True):
                 if b"/." in path[base:]:
                     continue
                 if kind == FOLDER:

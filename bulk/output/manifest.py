@@ -64,6 +64,7 @@ class RunPlan:
         0.1.0 reads no plan with a field unknown to it."""
         value = asdict(self)
         del value["planned"]
+        value["source"] = self.source.to_json()
         for name in ADDED:
             if value["options"][name] == getattr(PlanOptions, name):
                 del value["options"][name]
