@@ -1,4 +1,4 @@
-"""A dataset as a job over HTTP: two workers lead it between them, whoever of them is killed, and nothing leads outside."""
+"""A dataset as a job over HTTP: two workers lead it between them, whoever is killed, and nothing leads outside."""
 
 from __future__ import annotations
 
