@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 from clip_queue.api.dataset_request import EmbedDatasetJob
 from clip_queue.api.job_client import JobClient
@@ -16,6 +17,8 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.submissions import Accepted
 
 LOOK_TIMEOUT = 2.0  # seconds that this machine's file system may take to tell where a path leads
+
+_looks = threading.BoundedSemaphore(4)  # threads that a file system which hangs can keep
 
 
 async def submit(client: JobClient, sent: EmbedDatasetJob, owner: str, idempotency: str, digest: str) -> Accepted:
@@ -56,14 +59,23 @@ async def _look(request: RunRequest, settings: Settings) -> None:
     Raises:
         OutsideRoots: it does.
     """
-    try:
-        async with asyncio.timeout(LOOK_TIMEOUT):
-            await asyncio.to_thread(_check_links, request, settings)
-    except TimeoutError:  # a file system that hangs is the workers' trouble
+    if not _looks.acquire(blocking=False):
         return
+    looking = asyncio.get_running_loop().run_in_executor(None, _check_links, request, settings)
+    looking.add_done_callback(lambda done: done.exception())  # nobody may be left
+    done, _ = await asyncio.wait({looking}, timeout=LOOK_TIMEOUT)  # one that hangs is the workers' trouble
+    for each in done:
+        each.result()
 
 
 def _check_links(request: RunRequest, settings: Settings) -> None:
+    try:
+        _check(request, settings)
+    finally:
+        _looks.release()
+
+
+def _check(request: RunRequest, settings: Settings) -> None:
     inside, below = RealRoots(settings.bulk_sources), RealRoots(settings.bulk_outputs)
     read = [*request.source, *filter(None, [request.options.get("image_root")])]
     for path in (folder_of(each) for each in read if each.startswith("/")):

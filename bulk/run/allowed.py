@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import os
 
+from clip_queue.bulk.output.errors import ForeignOutput, OutputError
+from clip_queue.bulk.output.layout import Output
+from clip_queue.shared.owners import OPEN
 from clip_queue.shared.roots import OutsideRoots, check_output, check_source, folder_of, is_under
 from clip_queue.shared.runs import RunRequest
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.confinement import WHY, roots_of
 
+OWNER = ".owner"  # the file of an output that says whose it is, as a digest of the key
 SUBFOLDERS = ("img_emb", "text_emb", "metadata", "table", "errors", "shards", ".aside")  # of an output
+
+
+def claim_output(output: Output, owner: str) -> None:
+    """Note whose an output is, or see that it is this owner's: one key never sees another's run, nor its report.
+
+    Raises:
+        ForeignOutput: it is another key's.
+        OutputError: it cannot be written.
+    """
+    if owner == OPEN:
+        return
+    try:
+        found = output.read(OWNER)
+        if found is None:
+            output.write(OWNER, owner.encode())
+        elif found.decode(errors="replace").strip() != owner:
+            raise ForeignOutput(f"{output.url} belongs to the run of another key: choose another output")
+    except OSError as error:
+        raise OutputError.because(error) from error
 
 
 def check_request(request: RunRequest, settings: Settings) -> None:

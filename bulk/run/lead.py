@@ -6,8 +6,10 @@ only writes its progress, and hears by that whether it is still this worker's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import orjson
 
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.run_lease import Stopped
@@ -16,6 +18,20 @@ from clip_queue.shared.errors import ClipError, Unavailable, UnknownJob
 from clip_queue.shared.job import State
 from clip_queue.shared.runs import write_progress
 from clip_queue.shared.store import Store
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which run a process is to lead, and for whom: ``worker`` is the id of the worker that holds it."""
+
+    job_id: str
+    model: str
+    owner: str
+    worker: str
+    request: dict[str, Any]
+
+    def to_line(self) -> bytes:
+        return orjson.dumps(asdict(self)) + b"\n"
 
 
 class Lease(Protocol):

@@ -1,6 +1,6 @@
 """The process in which a worker leads a run: planning and looking take nothing from the worker's model.
 
-``python -m clip_queue.bulk.run.led`` reads one line of JSON from its standard input, the :class:`Order`, and writes
+``python -m clip_queue.bulk.run.led`` reads one line of JSON from its standard input, the order, and writes
 lines of JSON: ``{"done", "failed"}`` now and then, and last ``{"report"}``, ``{"error"}`` or ``{"stopped"}``. Its
 settings are its environment. It ends with its standard input, which ends with the worker.
 """
@@ -13,22 +13,24 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from contextlib import closing, suppress
 from typing import Any
 
 import orjson
 
 from clip_queue.bulk.output.errors import OutputError
-from clip_queue.bulk.run.allowed import check_request
+from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.run.allowed import check_request, claim_output
 from clip_queue.bulk.run.embed import embed
-from clip_queue.bulk.run.lead import WorkerLead
+from clip_queue.bulk.run.lead import Order, WorkerLead
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.workers import NotStarted
-from clip_queue.shared.errors import ClipError, WorkerLost
+from clip_queue.shared.errors import ClipError, Unavailable, WorkerLost
 from clip_queue.shared.fields import read
-from clip_queue.shared.runs import RunRequest
+from clip_queue.shared.runs import RunRequest, write_progress
 from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
 from clip_queue.sources import confinement
 
 log = logging.getLogger(__name__)
@@ -36,20 +38,6 @@ log = logging.getLogger(__name__)
 NICE = 10  # the worker's own threads go before
 SAY_INTERVAL = 1.0  # seconds between two lines of progress
 NAMED = 5  # shards that could not be done and are named
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which run is to be led, and for whom: ``worker`` is the id of the worker that holds it."""
-
-    job_id: str
-    model: str
-    owner: str
-    worker: str
-    request: dict[str, Any]
-
-    def to_line(self) -> bytes:
-        return orjson.dumps(asdict(self)) + b"\n"
 
 
 def main() -> None:
@@ -96,17 +84,28 @@ def lead(order: Order, settings: Settings, stop: threading.Event, show: Any) -> 
     if request.confined:
         confinement.of_process(settings)
         check_request(request, settings)
-    return embed(
-        request.source if len(request.source) > 1 else request.source[0],
-        request.output,
-        redis_url=settings.redis_url.get_secret_value(),
-        settings=settings,
-        show=show,
-        say=log.info,
-        should_stop=stop.is_set,
-        lead=WorkerLead(order.job_id, order.owner, order.worker, request.confined),
-        **options,
-    )
+        claim_output(Output(request.output), order.owner)
+    with closing(Store.connect(settings)) as store:
+
+        def say(line: str) -> None:
+            """A line about the planning, as the run's progress; the run itself has numbers."""
+            log.info("%s", line)
+            with suppress(Unavailable):
+                _, ours = store.execute(write_progress(order.job_id, order.worker, 0, {"says": line}, advanced=False))
+                if not ours:
+                    stop.set()
+
+        return embed(
+            request.source if len(request.source) > 1 else request.source[0],
+            request.output,
+            redis_url=settings.redis_url.get_secret_value(),
+            settings=settings,
+            show=show,
+            say=say,
+            should_stop=stop.is_set,
+            lead=WorkerLead(order.job_id, order.owner, order.worker, request.confined),
+            **options,
+        )
 
 
 class _Teller:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import orjson
 
-from clip_queue.bulk.run.led import Order
+from clip_queue.bulk.run.lead import Order
 from clip_queue.shared.errors import ClipError, Unreadable, WorkerLost
 from clip_queue.shared.job import Inputs, Job, JobResult, State
 from clip_queue.shared.ops import Completion

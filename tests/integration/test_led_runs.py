@@ -85,11 +85,11 @@ def submit(http: httpx.Client, source: str, output: Path, **more: object) -> str
     return str(response.json()["id"])
 
 
-def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
+def ended(http: httpx.Client, job_id: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     document: dict[str, Any] = {}
 
     def over() -> bool:
-        document.update(http.get(f"/jobs/{job_id}", params={"wait": 10}).json())
+        document.update(http.get(f"/jobs/{job_id}", params={"wait": 10}, headers=headers).json())
         return document["state"] in FINAL
 
     wait_for(over, ENDED, "the end of the run")
@@ -148,6 +148,12 @@ def test_a_run_is_submitted_watched_and_its_report_is_its_result(
     for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/result", f"/jobs/{job_id}/events"):
         assert team.http.get(path, headers=other).status_code == 404
     assert job_id not in team.http.get("/jobs", headers=other).text
+    theirs = team.http.post(
+        "/jobs", json={"task": "embed_dataset", "source": source.url, "output": str(output)}, headers=other
+    )
+    document = ended(team.http, theirs.json()["id"], other)
+    assert (document["state"], document["error"]["code"]) == ("failed", "foreign_output")
+    assert source.url not in document["error"]["message"]
     # Finished: the same again reports at once.
     again = ended(team.http, submit(team.http, source.url, output))
     assert (again["state"], again["result"]["rows"]) == ("succeeded", 40)

@@ -11,13 +11,15 @@ from typing import Any
 import fakeredis
 import pytest
 
-from clip_queue.bulk.output.errors import OutputError
+from clip_queue.bulk.output.errors import ForeignOutput, OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import write_plan
 from clip_queue.bulk.output.shard_reference import ShardReference
+from clip_queue.bulk.run.allowed import claim_output
 from clip_queue.bulk.run.lead import WorkerLead
 from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.resume import check_empty
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.run_lease import RunLease, Stopped
 from clip_queue.bulk.run.runner import Runner
@@ -25,6 +27,7 @@ from clip_queue.bulk.run.workers import NotStarted, locked
 from clip_queue.shared import ops, runs
 from clip_queue.shared.job import Job, Kind, State
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.owners import OPEN
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.sources.source import Piece, Shard, Source
@@ -202,6 +205,20 @@ def test_a_run_that_has_ended_takes_its_shards_with_it(run: Run, how: str) -> No
     assert {shard.state for shard in run.shards()} == {State.CANCELLED}
     run.runner.close()
     assert run.store.execute(ops.view(run.id)).job.state == how
+
+
+# Whose an output is
+
+
+def test_an_output_is_one_keys(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "out"))
+    claim_output(output, OPEN)
+    assert not (tmp_path / "out").exists()
+    claim_output(output, "one")
+    claim_output(output, "one")
+    with pytest.raises(ForeignOutput, match="another key"):
+        claim_output(output, "two")
+    check_empty(output)
 
 
 # The output's lock
