@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from fastapi import Request
 
@@ -27,10 +28,12 @@ from clip_queue.shared.job import FINAL, Job, JobResult, Kind, OnError, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.server_check import WrongServer, server_check
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import AsyncStore, replicated
+from clip_queue.shared.store import AsyncStore, Op, replicated
 from clip_queue.shared.wire import unpack_result
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHECK_INTERVAL = 1.0  # seconds after which a request that waits checks whether its model still has a worker
 LOOK_INTERVAL = 10.0  # seconds after which it reads the store, in case a message was lost
@@ -133,6 +136,10 @@ class JobClient:
         except QueueFull as error:
             error.retry_after = error.retry_after or self.registry.retry_after(job.model, job.total)
             raise
+
+    async def execute(self, op: Op[T]) -> T:
+        """Do an operation of the store, so that as many replicas have what it wrote as the settings ask for."""
+        return await self.store.execute(replicated(op, *_replicas(self.settings)))
 
     async def call(
         self,

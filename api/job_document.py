@@ -108,7 +108,7 @@ def result_document(job: Job, result: JobResult) -> dict[str, Any]:
     if not is_known(job.kind):
         return out  # of a later release: its own API shows more
     if job.kind in BULK:
-        return {**out, "rows": job.done, "failed": job.failed}
+        return {**out, "rows": job.done, "failed": job.failed, **(result.report or {})}
     if job.kind is Kind.COMPARE:
         return {**out, "similarity": similarity(result), "parent_id": None}
     return {**out, **embeddings(complete_result(job, result), skip=job.on_error is OnError.SKIP)}

@@ -17,13 +17,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import TypeAdapter
 
-from clip_queue.api import body, events
+from clip_queue.api import body, datasets, events
 from clip_queue.api.clip import about, respond
+from clip_queue.api.dataset_request import EmbedDatasetJob
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.job_document import JobDocument, JobPage, array, document, ended, result_document
 from clip_queue.api.keys import authenticate
 from clip_queue.api.openapi import ABOUT, OF_A_JOB, WITH_BODY, ErrorResponse, InvalidResponse, documented, errors
-from clip_queue.api.requests import HEART, JobRequest, Limits
+from clip_queue.api.requests import HEART, ItemsJob, JobRequest, Limits
 from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import BadInput, JobFinished
 from clip_queue.shared.held import ByteLimits
@@ -49,6 +50,7 @@ _EXAMPLES = {
         "deadline_s": 3600,
     },
     "compare": {"task": "compare", "subject": {"type": "base64", "value": HEART}, "prompt": ["red heart", "cat"]},
+    "a dataset": {"task": "embed_dataset", "source": "/data/photos", "output": "/vectors/photos", "dtype": "float32"},
 }
 
 
@@ -64,6 +66,7 @@ _EXAMPLES = {
             "headers": _LOCATION,
         },
         **WITH_BODY,
+        **errors(403, 409),
         422: {
             "model": InvalidResponse | ErrorResponse,
             "description": "The body is not what is described here, or the Idempotency-Key was used with another body.",
@@ -78,13 +81,17 @@ async def submit(
     """Submit a job, then poll for its result. Each accepted job ends with a result or with an error."""
     client = JobClient.of(request)
     sent, owner = await body.read(request, client.settings, _JOB)
-    request.state.items = sent.count
-    lane = _lane(sent, client.settings)
     digest = _digest(sent)
+    lane = Lane.BULK
+    if not isinstance(sent, EmbedDatasetJob):
+        request.state.items = sent.count
+        lane = _lane(sent, client.settings)
     if idempotency_key:
         first = await client.store.execute(submissions.find_idempotent(owner, idempotency_key, digest))
         if first and (found := await _view(client, first)):
             return _accepted(*found, status=200)
+    if isinstance(sent, EmbedDatasetJob):
+        return await _answer(client, await datasets.submit(client, sent, owner, idempotency_key or "", digest))
     model = await client.registry.resolve(sent.clip_version_id, later=True)
     if lane is Lane.INTERACTIVE and not client.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
@@ -110,7 +117,11 @@ async def submit(
         digest=digest,
         bytes=ByteLimits.of(client.settings),
     )
-    accepted = await client.submit(submission)
+    return await _answer(client, await client.submit(submission))
+
+
+async def _answer(client: JobClient, accepted: submissions.Accepted) -> Response:
+    """The response to a submission that was accepted."""
     found = await _view(client, accepted.job_id)
     if found is None:
         raise ops.unknown(accepted.job_id)
@@ -127,7 +138,7 @@ def _digest(sent: JobRequest) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _lane(sent: JobRequest, settings: Settings) -> Lane:
+def _lane(sent: ItemsJob, settings: Settings) -> Lane:
     """The lane that a job asks for. Raises :class:`RequestValidationError` with the allowed values."""
     if sent.priority in (Lane.INTERACTIVE, Lane.BACKGROUND):
         return Lane(sent.priority)

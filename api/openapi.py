@@ -42,6 +42,7 @@ _RETRY = {"Retry-After": {"description": "Seconds after which to try again.", "s
 _ERRORS: dict[int, dict[str, Any]] = {
     400: {"description": "An input cannot be used: `message` has the reason, `index` the item."},
     401: {"description": "No accepted API key came with the request."},
+    403: {"description": "A dataset may not be read or written there: the settings allow others, or none."},
     404: {"description": "The server does not know the model."},
     408: {"description": "The body did not arrive in time."},
     409: {"description": "The job is not in a state for this: it has ended already, or has no result."},

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from clip_queue.api.critical_task import CriticalTask
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.registry import Registry
 from clip_queue.shared.broker import queue_name
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.reconciler import PERIOD, GracePeriod, ReconcilePass, acquire_turn, resend_level
+from clip_queue.shared.reconciler import PERIOD, RUNS, GracePeriod, ReconcilePass, acquire_turn, resend_level
+from clip_queue.shared.runs import led, reconcile_runs
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
 
@@ -50,14 +52,19 @@ class Reconciler:
     async def _run(self) -> None:
         while True:
             try:
+                models = {**self._registry.configured, **self._registry.models}
                 if self._grace.over and await self._store.execute(acquire_turn("api")):
-                    await self._reconcile()
+                    await self._reconcile(models)
+                if self._grace.over and await self._store.execute(acquire_turn("api", RUNS)):
+                    settings = self._settings
+                    await self._store.execute(reconcile_runs(settings.max_attempts, 2 * settings.lease))
+                    await self._reconcile(map(led, models))
             except Unavailable:
                 self._grace.restart()
             await asyncio.sleep(self._period)
 
-    async def _reconcile(self) -> None:
-        reconciling = ReconcilePass({**self._registry.configured, **self._registry.models}, self._settings)
+    async def _reconcile(self, models: Iterable[str]) -> None:
+        reconciling = ReconcilePass(models, self._settings)
         while (op := reconciling.op) is not None:
             reconciling.advance(await self._store.execute(op))
         for model, lane, ids in reconciling.resend:

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from clip_queue.api.dataset_request import EmbedDatasetJob
 from clip_queue.api.items import Item, RequestItems, check_unicode, parse_images, parse_texts
 from clip_queue.api.refused import with_name
 from clip_queue.shared import comparison
@@ -226,11 +227,13 @@ class CompareJob(JobOptions, Compare):
 
 def known_task(value: Any) -> Any:
     """Refuse an unknown task. Pydantic's own message for it would quote the input."""
-    if isinstance(value, dict) and value.get("task") not in ("embed_image", "embed_text", "compare"):
-        raise PydanticCustomError("union_tag_invalid", "'task' should be 'embed_image', 'embed_text' or 'compare'")
+    if isinstance(value, dict) and value.get("task") not in TASKS:
+        names = ", ".join(map(repr, TASKS[:-1]))
+        raise PydanticCustomError("union_tag_invalid", f"'task' should be {names} or {TASKS[-1]!r}")
     return value
 
 
-JobRequest = Annotated[
-    EmbedImageJob | EmbedTextJob | CompareJob, Field(discriminator="task"), BeforeValidator(known_task)
-]
+TASKS = ("embed_image", "embed_text", "compare", "embed_dataset")
+
+ItemsJob = EmbedImageJob | EmbedTextJob | CompareJob
+JobRequest = Annotated[ItemsJob | EmbedDatasetJob, Field(discriminator="task"), BeforeValidator(known_task)]

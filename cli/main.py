@@ -151,6 +151,13 @@ def embed(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach",
+            help="With --redis: give the run to the workers there, print its job, and end. They lead it to its end.",
+        ),
+    ] = False,
     **options: Any,
 ) -> None:
     """Embed a dataset into a folder. Killed at any moment, the same command goes on.
@@ -170,6 +177,11 @@ def embed(
     what = source[0] if len(source) == 1 else source
     again, should_stop = resume_command(sys.argv[1:]), never
     try:
+        if detach and not dry_run:
+            from clip_queue.cli.detach import detach as run_detached
+
+            run_detached(console, settings, what, output, redis_url=given, workers=workers, options=options)
+            return
         if dry_run:
             print_dry_run(console, run_dry(what, output, settings=settings, **options))
             return

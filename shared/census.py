@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from clip_queue.shared.runs import led, model_of
 from clip_queue.shared.store import Op, call
 
 
@@ -19,6 +21,11 @@ class LaneCensus:
     items: int
     waiting: int
     oldest: float
+
+    def with_those_of(self, other: LaneCensus) -> LaneCensus:
+        """Both as one."""
+        oldest = max(self.oldest, other.oldest)
+        return replace(self, items=self.items + other.items, waiting=self.waiting + other.waiting, oldest=oldest)
 
 
 @dataclass(frozen=True)
@@ -38,24 +45,27 @@ class Census:
 
 
 def census(models: Iterable[str]) -> Op[Census]:
-    """The state of the lanes of ``models``, in one round trip."""
-    return Op([call("census", *models)], _parse)
+    """The state of the lanes of ``models``, in one round trip. Shards of runs that workers lead count as others do."""
+    names = list(models)
+    return Op([call("census", *names, *map(led, names))], _parse)
 
 
 def _parse(replies: list[Any]) -> Census:
     held, limit, totals, *models = replies[0]
-    lanes = [
-        LaneCensus(name.decode(), lane.decode(), int(items), waiting, max(0, int(oldest)) / 1000)
-        for name, _, *of_model in models
-        for lane, items, waiting, oldest in of_model
-    ]
-    return Census(
-        held=int(held),
-        limit=int(limit) if limit else None,
-        lanes=lanes,
-        unfinished={name.decode(): unfinished for name, unfinished, *_ in models},
-        totals={_event(key.decode()): int(n) for key, n in zip(totals[::2], totals[1::2], strict=True)},
-    )
+    lanes: dict[tuple[str, str], LaneCensus] = {}
+    unfinished: Counter[str] = Counter()
+    for name, jobs, *of_model in models:
+        model = model_of(name.decode())
+        unfinished[model] += jobs
+        for lane, items, waiting, oldest in of_model:
+            found = LaneCensus(model, lane.decode(), int(items), waiting, max(0, int(oldest)) / 1000)
+            before = lanes.get((model, found.lane))
+            lanes[model, found.lane] = found if before is None else found.with_those_of(before)
+    counted: Counter[tuple[str, str, str]] = Counter()
+    for key, number in zip(totals[::2], totals[1::2], strict=True):
+        event, in_lane, name = key.decode().split(":", 2)  # a name may hold more colons
+        counted[event, in_lane, model_of(name)] += int(number)
+    return Census(int(held), int(limit) if limit else None, [*lanes.values()], unfinished, counted)
 
 
 def memory() -> Op[tuple[int, int]]:
@@ -65,8 +75,3 @@ def memory() -> Op[tuple[int, int]]:
         return int(replies[0].get("used_memory", 0)), int(replies[0].get("maxmemory", 0))
 
     return Op([("INFO", "memory")], parse)
-
-
-def _event(key: str) -> tuple[str, str, str]:
-    event, lane, model = key.split(":", 2)  # a model's name may hold more colons
-    return event, lane, model

@@ -10,8 +10,8 @@
                   ├─► expired     (after its deadline) ◄─────┤
                   └─► failed      (worker lost too often)  ◄─┼─► succeeded
 
-A bulk run (``embed_dataset``) begins in the state running. The command that leads it holds it, and if this command
-dies, the run fails.
+A bulk run (``embed_dataset``) is led by a command or by workers (:mod:`clip_queue.shared.runs`). One that a command
+leads begins in the state running: the command holds it, and if this command dies, the run fails.
 
 A job that has ended never changes. The store's scripts contain the same table of transitions.
 """
@@ -51,7 +51,7 @@ class Kind(StrEnum):
     EMBED_IMAGE = "embed_image"
     EMBED_TEXT = "embed_text"
     COMPARE = "compare"
-    EMBED_DATASET = "embed_dataset"  # a bulk run: a command leads it, and workers do its shards
+    EMBED_DATASET = "embed_dataset"  # a bulk run: a command or a worker leads it, and workers do its shards
     EMBED_SHARD = "embed_shard"  # a part of a bulk run: one worker reads, embeds and writes it
 
 
@@ -115,3 +115,4 @@ class JobResult:
     errors: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    report: dict[str, Any] | None = None  # of a bulk run that workers have led

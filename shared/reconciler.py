@@ -18,6 +18,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Op, call
 
 PERIOD = 1.0  # seconds between two passes
+RUNS = ":runs"  # the turn for runs that workers lead: a process of release 0.1 does not look after them
 RESEND_AFTER = 3.0  # seconds without a message in the queue after which a waiting job is sent again
 
 
@@ -36,9 +37,9 @@ class GracePeriod:
         return time.monotonic() - self._since > self._lease
 
 
-def acquire_turn(who: str) -> Op[bool]:
-    """Whether this process does the pass now."""
-    return Op([call("acquire_turn", who, int(PERIOD * 950))], lambda replies: replies[0] == 1)
+def acquire_turn(who: str, what: str = "") -> Op[bool]:
+    """Whether this process does the pass now. ``what``: :data:`RUNS`, or nothing."""
+    return Op([call("acquire_turn", who, int(PERIOD * 950), what)], lambda replies: replies[0] == 1)
 
 
 def resend_level(lane: Lane) -> int:

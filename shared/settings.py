@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from clip_queue.shared.roots import root
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CommaList = Annotated[list[str], NoDecode]
 
@@ -148,6 +150,21 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Longest wait for an image, or for a container's next row, seconds."
     )
 
+    bulk_sources: CommaList = Field(
+        [],
+        description="Folders and URL prefixes that a run submitted over HTTP (`embed_dataset`) may read, "
+        "comma-separated; the API and the workers need it. None: no run is accepted.",
+    )
+    bulk_outputs: CommaList = Field(
+        [], description="Folders and URL prefixes below which such a run may write; the same form."
+    )
+    max_bulk_runs: int = Field(
+        100, ge=1, description="Runs led by workers that have not ended, before new ones get 429."
+    )
+    max_led_runs: int = Field(
+        2, ge=0, le=64, description="Runs that a worker leads at once; others wait. 0: this worker leads none."
+    )
+
     # For those who run it
     metrics: Literal["key", "open", "off"] = Field(
         "key",
@@ -226,6 +243,8 @@ class Settings(BaseSettings):
         "fetch_allow_networks",
         "api_keys",
         "cors_origins",
+        "bulk_sources",
+        "bulk_outputs",
         mode="before",
     )
     @classmethod
@@ -241,6 +260,11 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("name at least one model")
         return value
+
+    @field_validator("bulk_sources", "bulk_outputs")
+    @classmethod
+    def _roots(cls, value: list[str]) -> list[str]:
+        return [root(text) for text in value]
 
     @field_validator("worker_threads")
     @classmethod

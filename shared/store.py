@@ -38,6 +38,9 @@ _ERRORS: dict[str, ClipError] = {
     "cancelled": Cancelled("The job was cancelled."),
     "unwritable": MemoryFull("The job is done, but Redis refused to write its result: its memory is full."),
     "leader_lost": WorkerLost("The command that led this run is gone; the same command again goes on with it."),
+    "leader_lost_too_often": WorkerLost(
+        "The worker that led this run was lost each time, before a shard was done; the same submission again goes on."
+    ),
     "worker_lost": WorkerLost("The job's worker was lost each time it was tried; it is not tried again."),
 }
 

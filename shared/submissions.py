@@ -73,7 +73,7 @@ def _accepted(reply: list[Any], s: Submission, needed: int) -> Accepted | ClipEr
     if status == b"same":
         return Accepted(value.decode(), duplicate=True)
     if status == b"reused":
-        return _reused()
+        return reused()
     if status == b"held":
         return refusal(reply, needed)
     return QueueFull(f"{int(value)} items of {s.job.model!r} are waiting (limit {s.limit}); try again later.")
@@ -94,13 +94,14 @@ def find_idempotent(owner: str, idempotency: str, digest: str) -> Op[str | None]
             return None
         status, first = replies[0]
         if status == b"reused":
-            raise _reused()
+            raise reused()
         return str(first.decode())
 
     return Op([call("find_idempotent", owner, idempotency, digest)], parse)
 
 
-def _reused() -> KeyReused:
+def reused() -> KeyReused:
+    """The error of an idempotency key that was used before with another body."""
     return KeyReused("This Idempotency-Key was used before with another body; use a new key.")
 
 

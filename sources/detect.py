@@ -10,6 +10,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from clip_queue.sources import confinement
 from clip_queue.sources.discovery import containers
 from clip_queue.sources.formats.image_files import leads_to_folder
 from clip_queue.sources.left_out import PLAN_NAME, is_output
@@ -129,6 +130,7 @@ def _is_sidecar(spec: FormatSpec, names: dict[bytes, bool]) -> bool:
 
 def _entries(protocol: str, folder: bytes) -> Iterator[tuple[bytes, bool]]:
     """The names in a folder that are not hidden, and whether each is a folder."""
+    confinement.check(protocol, folder or b"/")
     if protocol == LOCAL:
         with os.scandir(folder or b"/") as found:
             for entry in found:

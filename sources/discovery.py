@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from braceexpand import braceexpand
 
-from clip_queue.sources import storage
+from clip_queue.sources import confinement, storage
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, outputs_among
 from clip_queue.sources.looking import go_on
 from clip_queue.sources.source import SourceError
@@ -96,6 +96,7 @@ def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...], pass
     """The files of a path or a glob."""
     kind = lister.kind(part)
     if kind == FILE:
+        confinement.check(lister.protocol, part)
         yield os.fsencode(part), lister.size(part)
     elif kind == FOLDER:
         yield from _ending(lister.below(part), wanted, os.fsencode(part), passed)
@@ -126,6 +127,8 @@ def _ending(files: Found, wanted: tuple[bytes, ...], folder: bytes = b"", passed
 class _Local:
     """This machine's files. Links are followed; a folder is read once, by whichever path comes first, so loops end."""
 
+    protocol = LOCAL
+
     def refresh(self) -> None: ...
 
     def kind(self, path: str) -> str | None:
@@ -137,6 +140,7 @@ class _Local:
     def matches(self, pattern: str) -> Iterator[tuple[str, str | None, int]]:
         """Path, kind and size of each."""
         for path in _heard(glob.iglob(pattern, recursive=True)):  # noqa: PTH207
+            confinement.check(LOCAL, path)
             yield path, self.kind(path), _size(os.fsencode(path))
 
     def below(self, folder: str) -> Found:
@@ -149,6 +153,7 @@ class _Local:
                 if (found.st_dev, found.st_ino) in seen:
                     continue
                 seen.add((found.st_dev, found.st_ino))
+                confinement.check(LOCAL, at)
                 with os.scandir(at) as listed:
                     visible = [entry for entry in _heard(listed) if not entry.name.startswith(b".")]
                 if PLAN_NAME in (entry.name for entry in visible) and at != top and is_output(LOCAL, at):
@@ -160,6 +165,8 @@ class _Local:
                 if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # noqa: PTH112
                     folders.append(entry.path)
                 elif entry.is_symlink() or entry.is_file():  # a link that leads nowhere is listed as a missing file
+                    if entry.is_symlink():
+                        confinement.check(LOCAL, entry.path)
                     yield entry.path, _size(entry.path)
             waiting += sorted(folders, reverse=True)
 
@@ -188,27 +195,30 @@ class _Remote:
     """
 
     def __init__(self, protocol: str) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
 
     def refresh(self) -> None:
-        storage.forget_listings(self._protocol)
+        storage.forget_listings(self.protocol)
 
     def kind(self, path: str) -> str | None:
         try:
-            return storage.kind(self._protocol, path)
+            return storage.kind(self.protocol, path)
         except OSError as error:  # no credentials, no network
             raise SourceError(f"{path} cannot be looked at: {reason(error)}") from error
 
     def size(self, path: str) -> int:
-        return storage.size(self._protocol, path)
+        return storage.size(self.protocol, path)
 
     def matches(self, pattern: str) -> Iterator[tuple[str, str | None, int]]:
-        return storage.matches(self._protocol, pattern)
+        for found in storage.matches(self.protocol, pattern):
+            confinement.check(self.protocol, found[0])
+            yield found
 
     def below(self, folder: str) -> Found:
+        confinement.check(self.protocol, folder)
         waiting, base = [folder], len(os.fsencode(folder.rstrip("/")))
         while waiting:
-            for path, kind, size in storage.entries(self._protocol, waiting.pop(), flat=True):
+            for path, kind, size in storage.entries(self.protocol, waiting.pop(), flat=True):
                 if b"/." in path[base:]:
                     continue
                 if kind == FOLDER:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from urllib.parse import unquote, urljoin
 
 from clip_queue.shared.errors import BadImage
+from clip_queue.shared.roots import RealRoots
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import url_fetcher
+from clip_queue.sources.confinement import WHY, LeadsOutside
 from clip_queue.sources.storage import LOCAL, read_bytes, split
 
 SHORTEST = 60  # characters of an image in base64
@@ -21,13 +23,18 @@ _BEGINNINGS = ("/9j/", "_9j_", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkqA", 
 NO_IMAGE = "The row has no image."
 
 
-def load(value: object, base_protocol: str, base_folder: bytes, settings: Settings) -> bytes | Callable[[], bytes]:
+def load(
+    value: object, base_protocol: str, base_folder: bytes, settings: Settings, roots: RealRoots | None = None
+) -> bytes | Callable[[], bytes]:
     """A row's image: its bytes, or a function that loads it from the place that the value names.
 
     A text is an image in base64 or a data URI; an ``http(s)://`` URL, fetched under the rules that the API has; another
     URL, for fsspec; or a path, absolute or relative to ``base_folder``, in the file system of the table. Of a file at
     most ``max_image_bytes`` + 1 bytes are read: the caller sees by the length that it is too large. The function raises
     :class:`ClipError` or :class:`OSError`.
+
+    Args:
+        roots: what a file must lie in; None: anywhere. An ``http(s)://`` URL is bound by the settings ``fetch_…``.
 
     Raises:
         BadImage: the row has no image, or the value names none.
@@ -44,7 +51,18 @@ def load(value: object, base_protocol: str, base_folder: bytes, settings: Settin
         value = urljoin(os.fsdecode(base_folder) + "/", value)
     if is_web(value):
         return lambda: url_fetcher.get(value, settings)
-    return lambda: read_bytes(*_place(value, base_protocol, base_folder), settings.max_image_bytes)
+    return lambda: _read(value, base_protocol, base_folder, settings.max_image_bytes, roots)
+
+
+def _read(value: str, base_protocol: str, base_folder: bytes, limit: int, roots: RealRoots | None) -> bytes:
+    scheme, separator, _ = value.partition("://")
+    if roots and separator and scheme.isidentifier() and scheme != LOCAL and not roots.hold_url(value):
+        raise BadImage.because(f"It {WHY}.")  # before anything is made of the URL
+    protocol, path = _place(value, base_protocol, base_folder)
+    try:
+        return read_bytes(protocol, path, limit, roots)
+    except LeadsOutside as error:
+        raise BadImage.because(f"It {WHY}.") from error
 
 
 def load_below(value: str, protocol: str, folders: Iterable[bytes], settings: Settings) -> bytes:

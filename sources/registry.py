@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from clip_queue.shared.settings import Settings
+from clip_queue.sources.confinement import check_containers
 from clip_queue.sources.place import placed
 from clip_queue.sources.source import Piece, Place, Planned, Row, Source, SourceError
 
@@ -186,6 +187,8 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
         SourceError: the source is not the one that was planned, or its store is away.
         OSError: the shard cannot be read at all.
     """
+    if source.format != IMAGE_FOLDER:  # whose files are looked at one by one
+        check_containers(source, pieces)
     return placed(source, _module(source).read(source, pieces, settings))
 
 

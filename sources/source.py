@@ -61,14 +61,18 @@ class Source:
     texts: bool | None = None
     columns: dict[str, str] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)  # JSON values that plan_shards passes on to read
+    within: tuple[str, ...] | None = None  # all that is read must lie in these folders or URLs; None: anywhere
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without ``within``: whoever reads a source says what it is confined to."""
+        value = asdict(self)
+        del value["within"]
+        return value
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Source:
         """The source that :meth:`to_json` describes. Keys of a later release are ignored."""
-        return cls(**known_fields(cls, raw))
+        return cls(**{**known_fields(cls, raw), "within": None})
 
 
 class Piece(NamedTuple):

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clip_queue.shared.roots import RealRoots
+from clip_queue.sources import confinement
 from clip_queue.sources.source import SourceAway
 from clip_queue.sources.store_client import (
     FILE,
@@ -114,37 +116,49 @@ def opened(protocol: str, path: bytes) -> Iterator[tuple[Any, int]]:
         with os.fdopen(_descriptor(path), "rb", buffering=BUFFER) as file:
             yield file, _regular_size(file.fileno())
         return
+    confinement.check(protocol, path)
     known = size(protocol, os.fsdecode(path))
     with open_file(protocol, os.fsdecode(path)) as remote:
         yield remote, known
 
 
-def read_bytes(protocol: str, path: bytes, limit: int) -> bytes:
+def read_bytes(protocol: str, path: bytes, limit: int, roots: RealRoots | None = None) -> bytes:
     """A whole file, but at most ``limit`` + 1 bytes of it: the caller sees by the length that it is too large.
 
+    Args:
+        roots: what it must lie in; None: anywhere that this process may read.
+
     Raises:
+        LeadsOutside: it lies elsewhere.
         SourceAway: the store is away, so no other file of it could be read either.
         OSError: the file cannot be read, or it is a device, a pipe or a folder.
     """
     if protocol != LOCAL:
+        confinement.check(protocol, path, roots)
         try:
             return read_file(protocol, os.fsdecode(path), limit + 1)
         except OSError as error:
             if is_away(error):
                 raise SourceAway(f"{display(path)} cannot be read: {reason(error)}") from error
             raise
-    with os.fdopen(_descriptor(path), "rb", buffering=0) as file:
+    with os.fdopen(_descriptor(path, roots), "rb", buffering=0) as file:
         return file.read(min(_regular_size(file.fileno()), limit) + 1)
 
 
-def reader(protocol: str, path: bytes, limit: int) -> Callable[[], bytes]:
+def reader(protocol: str, path: bytes, limit: int, roots: RealRoots | None = None) -> Callable[[], bytes]:
     """A function that calls :func:`read_bytes`."""
-    return lambda: read_bytes(protocol, path, limit)
+    return lambda: read_bytes(protocol, path, limit, roots)
 
 
-def _descriptor(path: bytes) -> int:
+def _descriptor(path: bytes, roots: RealRoots | None = None) -> int:
     # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        confinement.check_open(descriptor, path, roots)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _regular_size(descriptor: int) -> int:

@@ -32,5 +32,5 @@ def checksums(output: Path) -> dict[str, str]:
 
 def strays(output: Path) -> list[str]:
     """Files in an output that a finished run should have removed."""
-    known = {"manifest.json", "plan.parquet", "plan", "shards", *DATA}
+    known = {"manifest.json", "plan.parquet", "plan", "shards", ".owner", *DATA}
     return sorted(path.name for path in output.iterdir() if path.name not in known)

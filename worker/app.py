@@ -25,6 +25,7 @@ from clip_queue.shared.lane import Lane
 from clip_queue.shared.loading import begin_loading, end_loading
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.redis_url import BadRedisUrl
+from clip_queue.shared.runs import led
 from clip_queue.shared.server_check import server_check
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
@@ -61,6 +62,7 @@ class Worker:
         engine.start()
         self.heartbeat = Heartbeat(self.executor, settings, sender=self._sender)
         self.heartbeat.start()
+        self.executor.leading.start()  # a run is held by the heartbeat's lease
         with suppress(Unavailable):
             store.execute(end_loading(models))
 
@@ -93,7 +95,10 @@ app.conf.update(
     # Interactive queues first: the transport reads them in this order.
     task_queues=[
         Queue(name, Exchange(name), routing_key=name)
-        for name in (queue_name(model, lane) for lane in Lane for model in parse_models(settings.models))
+        for name in (
+            *(queue_name(model, lane) for lane in Lane for model in parse_models(settings.models)),
+            *(queue_name(led(model), Lane.BULK) for model in parse_models(settings.models)),
+        )
     ],
 )
 

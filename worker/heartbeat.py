@@ -8,14 +8,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from celery import Celery
 
 from clip_queue.shared import ops
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.reconciler import GracePeriod, ReconcilePass, acquire_turn, resend_level
+from clip_queue.shared.reconciler import RUNS, GracePeriod, ReconcilePass, acquire_turn, resend_level
+from clip_queue.shared.runs import led, reconcile_runs
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import MANIFESTS, WorkerInfo
@@ -128,15 +129,18 @@ class Heartbeat:
         leases.revoke(lost, held)
         self._release()
         if self._grace.over and self._store.execute(acquire_turn(self._executor.id)):
-            self._reconcile()
+            self._reconcile(self._executor.engine.models)
+        if self._grace.over and self._store.execute(acquire_turn(self._executor.id, RUNS)):
+            self._store.execute(reconcile_runs(self._settings.max_attempts, 2 * self._settings.lease))
+            self._reconcile(map(led, self._executor.engine.models))
 
     def _release(self) -> None:
         if job_ids := self._executor.leases.to_release():
             self._store.execute(ops.release(job_ids, self._executor.id))
             self._executor.leases.released(job_ids)
 
-    def _reconcile(self) -> None:
-        reconciling = ReconcilePass(self._executor.engine.models, self._settings)
+    def _reconcile(self, models: Iterable[str]) -> None:
+        reconciling = ReconcilePass(models, self._settings)
         while (op := reconciling.op) is not None:
             reconciling.advance(self._store.execute(op))
         for model, lane, ids in reconciling.resend:

@@ -103,6 +103,7 @@ class RunPlan:
         0.1.0 reads no plan with a field unknown to it."""
         value = asdict(self)
         del value["planned"]
+        value["source"] = self.source.to_json()
         for name in REVISED:
             if value[name] == getattr(RunPlan, name):
                 del value[name]

@@ -15,6 +15,7 @@ from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import Marker, complete_markers
+from clip_queue.bulk.run.lead import WorkerLead
 from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.progress import Progress
@@ -51,6 +52,7 @@ def embed(
     show: Callable[[Progress], None] = ignore,
     say: Callable[[str], None] = ignore,
     should_stop: Callable[[], bool] = lambda: False,
+    lead: WorkerLead | None = None,
     **options: Unpack[EmbedOptions],
 ) -> Report:
     """Embed every row of ``source`` into ``output``; called again after whatever stopped it, it goes on.
@@ -66,6 +68,7 @@ def embed(
         show: gets the :class:`~clip_queue.bulk.run.progress.Progress` several times a second.
         say: gets lines about what happens.
         should_stop: asked several times a second; True gives back what runs and ends the call.
+        lead: for a run that a worker leads (:mod:`clip_queue.bulk.run.led`); None: this call leads it.
         options: see :class:`~clip_queue.bulk.run.options.EmbedOptions`.
 
     Raises:
@@ -99,9 +102,11 @@ def embed(
                 return should_stop()
 
             store, sender = Store.connect(here), celery_app(here, publisher=True)
-            return run_plan(here, target, plan, store, sender, retry=retry, show=show, should_stop=should_end)
+            return run_plan(
+                here, target, plan, store, sender, retry=retry, show=show, should_stop=should_end, lead=lead
+            )
 
-    with locked(folder):
+    with locked(folder, lead.lock_wait if lead else 0.0, should_stop):
         begun, report, markers = manifest.load(folder), None, list[Marker]()
         planner = Planner(folder, request, settings, say, should_stop)
         if begun:
@@ -150,13 +155,16 @@ def run_plan(
     retry: RetryPolicy,
     show: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    lead: WorkerLead | None = None,
 ) -> Report:
     """Have a plan's shards done by the workers of ``store``; it and ``sender`` are closed. ``should_stop`` may
     raise."""
     began = time.monotonic()
     keys = [key.get_secret_value() for key in settings.api_keys]
-    owner = owner_of(keys[0] if keys else None)
-    runner = Runner(settings, output, plan, store, sender, owner=owner, should_stop=should_stop, show=show, retry=retry)
+    owner = lead.owner if lead else owner_of(keys[0] if keys else None)
+    runner = Runner(
+        settings, output, plan, store, sender, owner=owner, should_stop=should_stop, show=show, retry=retry, lead=lead
+    )
     error: ClipError | None = None
     try:
         outcome = runner.run()

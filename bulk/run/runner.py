@@ -20,6 +20,7 @@ from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import marker_if_complete, scan
 from clip_queue.bulk.output.plan_file import PlanFile
+from clip_queue.bulk.run.lead import Lease, WorkerLead
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.run_lease import RunLease, Stopped
@@ -66,6 +67,7 @@ class Runner:
     """Runs a plan to its end. It owns ``store`` and ``sender`` and closes them.
 
     ``should_stop`` is asked, and ``show`` gets the progress, every :data:`POLL_INTERVAL`. ``now`` is the clock.
+    ``lead``: a worker leads the run; None: a command does, which is this process.
     """
 
     def __init__(
@@ -81,13 +83,16 @@ class Runner:
         show: Callable[[Progress], None],
         retry: RetryPolicy,
         now: Callable[[], float] = time.monotonic,
+        lead: WorkerLead | None = None,
     ) -> None:
         self._settings, self._output, self._plan = settings, output, plan
         self._store, self._retry, self._now = store, retry, now
         self._should_stop, self._show = should_stop, show
         self._file = PlanFile(output)
-        self._queue = ShardQueue(settings, output, plan, store, sender, owner=owner, wait=self._wait_for_store)
-        self._lease = RunLease(store, plan, owner, settings)
+        self._queue = ShardQueue(
+            settings, output, plan, store, sender, owner=owner, wait=self._wait_for_store, lead=lead
+        )
+        self._lease: Lease = lead.lease(store) if lead else RunLease(store, plan, owner, settings)
         self._submitted: dict[int, SubmittedShard] = {}
         self._left = self._shards_left()
         self._exhausted = False
@@ -110,7 +115,8 @@ class Runner:
                 time.sleep(POLL_INTERVAL)
         except Stopped:
             self.outcome.stopped = True
-            self._cancel()
+            if not self._lease.keeps_shards:
+                self._cancel()
         except BaseException:
             self._cancel()
             raise

@@ -12,11 +12,13 @@ from celery import Celery
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.shard_reference import ShardReference
+from clip_queue.bulk.run.lead import WorkerLead
 from clip_queue.shared import ops, submissions
 from clip_queue.shared.broker import TASK, queue_name
 from clip_queue.shared.errors import ClipError, Unavailable, UnknownJob
 from clip_queue.shared.job import FINAL, Job, Kind
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.runs import led
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Op, Store
 
@@ -43,23 +45,26 @@ class ShardQueue:
         *,
         owner: str,
         wait: Callable[[], None],
+        lead: WorkerLead | None = None,
     ) -> None:
         self._output, self._plan = output, plan
         self._store, self._sender = store, sender
         self._owner, self._wait = owner, wait
+        self._place = led(plan.model.name) if lead else plan.model.name  # the name that shards wait under
+        self._confined = lead is not None and lead.confined
         self._ttl = int(settings.sync_ttl * 1000)
 
     def submit(self, shard: int, rows: int) -> str:
         """Put a shard in the queue, or find it there; the id of its job. Waits for a store that is away."""
         job = Job(
             kind=Kind.EMBED_SHARD,
-            model=self._plan.model.name,
+            model=self._place,
             total=rows,
             lane=Lane.BULK,
             owner=self._owner,
             ttl=self._ttl,
         )
-        inputs = ShardReference(self._output.url, self._plan.id, shard).to_inputs()
+        inputs = ShardReference(self._output.url, self._plan.id, shard, self._confined).to_inputs()
         for turn in count():
             # By this key two commands, or one that was killed and is back, share a job instead of doing it twice; a job
             # that has ended is of no use any more.
@@ -101,9 +106,8 @@ class ShardQueue:
                 self._wait()
 
     def _publish(self, job_id: str) -> None:
-        model = self._plan.model.name
         try:
-            message = (model, Lane.BULK, [job_id])
-            self._sender.send_task(TASK, message, queue=queue_name(model, Lane.BULK), retry=False)
+            message = (self._place, Lane.BULK, [job_id])
+            self._sender.send_task(TASK, message, queue=queue_name(self._place, Lane.BULK), retry=False)
         except Exception as error:  # whatever the broker's client raises; the reconciler sends it again
             log.info("a shard could not be published: %s", type(error).__name__)

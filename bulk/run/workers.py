@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pydantic import SecretStr
 
@@ -36,15 +36,34 @@ class NotStarted(ClipError):
 
 
 @contextmanager
-def locked(output: Output) -> Iterator[None]:
-    """Hold an output for this command, so that no other command on this machine writes to it."""
-    try:
-        with output.lock():
+def locked(output: Output, wait: float = 0.0, should_stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold an output for this run, so that no other run on this machine writes to it.
+
+    Args:
+        wait: seconds that another may take to let go of it.
+
+    Raises:
+        OutputError: another run has it, or it cannot be written.
+        NotStarted: the run was told to stop while it waited.
+    """
+    until = time.monotonic() + wait
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(output.lock())
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise OutputError(f"another run is at work in {output.url}: wait for it, or stop it") from None
+            except OSError as error:
+                raise OutputError.because(error) from error
+            if should_stop():
+                raise NotStarted("stopped while another run was at work in the output")
+            time.sleep(POLL_INTERVAL)
+        try:
             yield
-    except BlockingIOError:
-        raise OutputError(f"another run is at work in {output.url}: wait for it, or stop it") from None
-    except OSError as error:
-        raise OutputError.because(error) from error
+        except OSError as error:
+            raise OutputError.because(error) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 
 from clip_queue.bulk.output import manifest
@@ -22,10 +23,11 @@ from clip_queue.bulk.shard.turns import turns
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.job import Inputs, Job, JobResult, State
 from clip_queue.shared.ops import Completion
+from clip_queue.shared.runs import model_of
 from clip_queue.sources import registry
 from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.rows_digest import RowsDigest
-from clip_queue.sources.source import SourceError
+from clip_queue.sources.source import Source, SourceError
 from clip_queue.worker.inference.engine import InferenceEngine
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class ShardHandler:
         self.failed = 0
         self._inputs = inputs
         self._engine = engine
+        self._confined = False
+        self._model_name = model_of(job.model)
         self._abandoned = threading.Event()
 
     def abandon(self) -> None:
@@ -58,7 +62,7 @@ class ShardHandler:
             log.exception("a shard could not be done")
             return self._failure(ClipError(f"The shard could not be done ({type(error).__name__}: {error})."))
         self.done, self.failed = marker["rows"], marker["failed"]
-        result = JobResult(fingerprint=self._engine.models[self.job.model].fingerprint, timings=marker["seconds"])
+        result = JobResult(fingerprint=self._engine.models[self._model_name].fingerprint, timings=marker["seconds"])
         return Completion(self.job.id, State.SUCCEEDED, result, self.done, self.failed)
 
     def _check(self) -> None:
@@ -72,6 +76,7 @@ class ShardHandler:
     def _process(self, reference: ShardReference) -> Marker:
         began = time.monotonic()
         output = Output(reference.output)
+        self._confined = reference.confined
         plan = self._plan(output, reference.plan)
         with turns.take((reference.output, reference.plan, reference.shard), self._check):
             return self._embed(output, plan, reference.shard, began)
@@ -81,7 +86,7 @@ class ShardHandler:
             return marker  # a duplicate, or the store forgot that it ended
         pipeline = Pipeline(self._engine, plan, self._abandoned.is_set)
         planned = PlanFile(output).shard(shard)
-        rows = registry.read(plan.source, planned.pieces, self._engine.settings)
+        rows = registry.read(self._source(plan), planned.pieces, self._engine.settings)
         if plan.options.limit is not None:
             rows = islice(rows, planned.rows)  # it may end in the middle of a tar
         digest = RowsDigest(plan.source) if FORMATS[plan.source.format].has_rows else None
@@ -93,15 +98,19 @@ class ShardHandler:
             seconds = {"all": time.monotonic() - began, **pipeline.waited}
             return writer.finish(seconds, digest=digest.hex() if digest else None)
 
+    def _source(self, plan: RunPlan) -> Source:
+        """A plan's source, confined to what the settings allow if the run came over HTTP."""
+        return replace(plan.source, within=tuple(self._engine.settings.bulk_sources)) if self._confined else plan.source
+
     def _plan(self, output: Output, plan_id: str) -> RunPlan:
         found = manifest.load(output)
         if found is None or found.plan.id != plan_id:
             raise SourceError(f"worker on {self.job.worker} does not see the run's plan in {output.url}")
-        model = self._engine.models.get(self.job.model)
+        model = self._engine.models.get(self._model_name)
         if model is None or model.fingerprint != found.plan.model.fingerprint:
             has = model.fingerprint if model else "nothing"
             raise WrongModel(
-                f"the plan is for {self.job.model} {found.plan.model.fingerprint}; worker {self.job.worker} has {has}"
+                f"the plan is for {self._model_name} {found.plan.model.fingerprint}; worker {self.job.worker} has {has}"
             )
         return found.plan
 

@@ -5,6 +5,7 @@
 --   cq:in:ID, cq:out:ID  string  inputs and result (msgpack)
 --   cq:open:MODEL        zset    unfinished jobs by time of arrival
 --   cq:queued:MODEL:LANE zset    those of them that wait for a worker, by time of arrival
+--   cq:runs              zset    unfinished runs that workers lead, by time of arrival; they are in none of the above
 --   cq:load              hash    unfinished items by MODEL:LANE
 --   cq:worker:ID         string  what a worker writes about itself; while it exists, the worker holds its jobs
 --   cq:totals            hash    jobs ended by state, put back and sent again, and workers lost, by EVENT:LANE:MODEL

@@ -22,12 +22,14 @@ local function recount()
     sums[owner] = (sums[owner] or 0) + bytes
     sums['*'] = sums['*'] + bytes
   end
-  local models = {}
-  for _, place in ipairs(redis.call('HKEYS', 'cq:load')) do models[string.match(place, '^(.*):')] = true end
-  for model in pairs(models) do
-    for _, id in ipairs(redis.call('ZRANGE', 'cq:open:' .. model, 0, -1)) do
-      local f = redis.call('HMGET', job(id), 'owner', 'bytes', 'size')
-      if f[1] then
+  local unfinished = {['cq:runs'] = true}
+  for _, place in ipairs(redis.call('HKEYS', 'cq:load')) do
+    unfinished['cq:open:' .. string.match(place, '^(.*):')] = true
+  end
+  for jobs in pairs(unfinished) do
+    for _, id in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
+      local f = redis.call('HMGET', job(id), 'owner', 'bytes', 'size', 'state')
+      if f[1] and (jobs ~= 'cq:runs' or may(f[4], 'cancelled')) then
         local bytes = tonumber(f[2] or '')
         if not bytes then
           bytes = RECORD + tonumber(f[3] or '0')

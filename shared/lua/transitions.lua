@@ -38,9 +38,11 @@ local function close(id, state, err, result, t)
   return 1
 end
 
--- Put a running job back in the queue, at its place by time of arrival.
+-- Put a running job back in the queue, at its place by time of arrival. A run keeps its place among the runs.
 local function requeue(id, model, lane, created)
   redis.call('HSET', job(id), 'state', 'queued', 'worker', '', 'sent', '0', 'done', '0', 'failed', '0')
-  redis.call('ZADD', 'cq:queued:' .. model .. ':' .. lane, created, id)
+  if not redis.call('HGET', job(id), 'run') then
+    redis.call('ZADD', 'cq:queued:' .. model .. ':' .. lane, created, id)
+  end
   tell_watchers(id)
 end

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from clip_queue.shared.errors import BadInput, ClipError
+from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.shared.roots import RealRoots
 from clip_queue.shared.settings import Settings
+from clip_queue.sources.confinement import WHY, LeadsOutside, roots_in
 from clip_queue.sources.formats.image_files import SUFFIXES, WANTED, suffix, walk
 from clip_queue.sources.formats.table import of_halves
 from clip_queue.sources.left_out import PASSED, Passed
@@ -104,7 +106,8 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
         SourceError: the captions' store is away.
     """
     protocol, root = _root(source)
-    for piece, caption in zip(pieces, _captions(protocol, pieces), strict=True):
+    roots = roots_in(source)
+    for piece, caption in zip(pieces, _captions(protocol, pieces, roots), strict=True):
         place = Place(display(_relative(root, piece.path)))
         columns: dict[str, Any] = {"image_path": place.file, "caption": None}
         if piece.note.startswith(UNREADABLE):
@@ -113,7 +116,7 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
             continue
         row = Row(columns, place=place)
         if source.images:
-            row.image = reader(protocol, piece.path, settings.max_image_bytes)
+            row.image = _reader(protocol, piece.path, settings.max_image_bytes, roots)
         if isinstance(caption, ClipError):
             if source.texts:
                 row.faults[TEXT_HALF] = caption
@@ -169,6 +172,21 @@ def _relative(root: bytes, path: bytes) -> bytes:
     return path[len(root) + 1 :] or path.rpartition(b"/")[2]
 
 
+def _reader(protocol: str, path: bytes, limit: int, roots: RealRoots | None) -> Callable[[], bytes]:
+    """A function that reads an image. One that lies elsewhere than it may is its row's error."""
+    read = reader(protocol, path, limit, roots)
+    if roots is None:
+        return read
+
+    def checked() -> bytes:
+        try:
+            return read()
+        except LeadsOutside:
+            raise BadImage.because(f"It {WHY}.") from None
+
+    return checked
+
+
 def _shards(pieces: Iterator[Piece], size: int) -> Iterator[Shard]:
     while shard := list(islice(pieces, size)):
         yield Shard(shard, len(shard))
@@ -177,9 +195,9 @@ def _shards(pieces: Iterator[Piece], size: int) -> Iterator[Shard]:
 # Captions
 
 
-def _captions(protocol: str, pieces: list[Piece]) -> Iterator[str | ClipError | None]:
+def _captions(protocol: str, pieces: list[Piece], roots: RealRoots | None) -> Iterator[str | ClipError | None]:
     """Each piece's caption, in order."""
-    caption = partial(_caption, protocol)
+    caption = partial(_caption, protocol, roots)
     if protocol == LOCAL or not any(piece.note for piece in pieces):
         yield from map(caption, pieces)
         return
@@ -196,17 +214,19 @@ def _captions(protocol: str, pieces: list[Piece]) -> Iterator[str | ClipError | 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _caption(protocol: str, piece: Piece) -> str | ClipError | None:
+def _caption(protocol: str, roots: RealRoots | None, piece: Piece) -> str | ClipError | None:
     """An image's caption; None if it has none or an empty one; an error if it cannot be read."""
     if not piece.note.startswith("."):
         return None
     path = piece.path.rpartition(b".")[0] + piece.note.encode()
     try:
-        data = read_bytes(protocol, path, CAPTION_BYTES)
+        data = read_bytes(protocol, path, CAPTION_BYTES, roots)
         if len(data) > CAPTION_BYTES:
             return BadInput(f"caption {display(path)} is larger than {CAPTION_BYTES} bytes")
         return data.decode("utf-8-sig").strip() or None
     except UnicodeDecodeError:
         return BadInput(f"caption {display(path)} is not UTF-8")
+    except LeadsOutside as error:
+        return BadInput(f"caption {error.message}")
     except OSError as error:
         return BadInput(f"caption {display(path)} cannot be read: {reason(error)}")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from clip_queue.sources import storage
+from clip_queue.sources import confinement, storage
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output
 from clip_queue.sources.looking import go_on
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
@@ -120,6 +120,7 @@ class _Local:
             if (at.st_dev, at.st_ino) in self._seen:
                 return _Listing([], [])
             self._seen.add((at.st_dev, at.st_ino))
+            confinement.check(LOCAL, folder or b"/")
             with os.scandir(folder or b"/") as entries:
                 for entry in entries:
                     go_on()
@@ -129,7 +130,10 @@ class _Local:
                     if leads_to_folder(entry):
                         folders.append(name)
                     # A link counts wherever it leads: one that dangles is an image that cannot be read.
-                    elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                    elif entry.is_file(follow_symlinks=False):
+                        names.append(name)
+                    elif entry.is_symlink():
+                        confinement.check(LOCAL, entry.path)
                         names.append(name)
         except OSError as error:
             fault = reason(error)
@@ -158,6 +162,7 @@ class _Remote:
         storage.forget_listings(protocol)  # an earlier look at the folder left its whole listing with the client
 
     def __call__(self, folder: bytes) -> _Listing:
+        confinement.check(self._protocol, folder)
         names: list[bytes] = []
         folders: list[bytes] = []
         sizes: dict[bytes, int] = {}

@@ -11,6 +11,7 @@ from typing import Any
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.columns import LEFT_OUT, holds_something, is_encodable, own_name
+from clip_queue.sources.confinement import roots_in
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.image_references import is_inline, load, load_below
 from clip_queue.sources.source import IMAGE_HALF, TEXT_HALF, BrokenContainer, Place, Row, Source, SourceError
@@ -26,6 +27,7 @@ class Table:
         self._source = source
         self._base = _base(source) or (self.protocol, posixpath.dirname(path))
         self._settings = settings
+        self._roots = roots_in(source)
         self._left_out = [(kind, own_name(column)) for kind, column in source.storage.get(LEFT_OUT, {}).items()]
 
     def where(self, number: int, item: int | None = None) -> str:
@@ -61,7 +63,7 @@ class Table:
             elif isinstance(image, str) and image.strip():
                 columns["image_path"] = image
             try:
-                row.image = load(image, *self._base, self._settings)
+                row.image = load(image, *self._base, self._settings, self._roots)
             except ClipError as error:
                 row.faults[IMAGE_HALF] = error
         if source.texts:

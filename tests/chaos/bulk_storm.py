@@ -20,12 +20,13 @@ import orjson
 from clip_queue.shared.errors import Unavailable
 from tests import datasets
 from tests.bulk_command import Embed
+from tests.chaos.led_run import LedRun
 from tests.faults import Faults
 from tests.harness import Service, Stack, stack
 from tests.images import noise_image
 from tests.outputs import checksums, strays, table
 
-KINDS = 5  # of misfortune
+KINDS = 6  # of misfortune
 PASS = 1.0  # seconds that each forward pass takes longer while it rages
 START = 240.0  # seconds that the stack may take to start, and a run to end when the storm is over
 ATTEMPTS = 50  # a storm takes a shard's workers down more often than any one shard does
@@ -33,6 +34,7 @@ ROWS = 120  # good ones, in each source
 BAD = 3  # the status of a run some of whose rows failed
 OPTIONS = ("--shard-size", 10, "--batch-size", 4)
 UPDATE, RETRY = "--update", "--retry-failed"
+LED: dict[str, object] = {"shard_size": 10, "batch_size": 4}  # the same of the run that workers lead
 
 
 @dataclass
@@ -42,6 +44,7 @@ class BulkReport:
     wrong: list[str] = field(default_factory=list)  # what differs from a run that nothing happened to
     misfortunes: Counter[str] = field(default_factory=Counter)
     restarts: int = 0  # of commands
+    leaders: int = 0  # that were killed
     again: int = 0  # items that went through the model more than once: what the storm cost
     needed: int = 0  # items of a round that nothing happens to
 
@@ -51,6 +54,7 @@ class BulkReport:
             ("shards", self.shards),
             ("wrong", len(self.wrong)),
             ("commands given again", self.restarts),
+            ("leaders killed", self.leaders),
             ("rows computed again", self.again),
             *((what, n) for what, n in sorted(self.misfortunes.items())),
         ]
@@ -175,6 +179,7 @@ class ReconcilePass:
         self._stack, self._workers, self._faults, self._sources = it, workers, faults, sources
         self._rng, self._report = rng, report
         self._commands = commands(it, sources, folder)
+        self._led = LedRun(it, sources["folder"].url, folder / "led" / "out", LED)
         self._statuses: dict[str, int] = {}
         self._killed: set[str] = set()  # commands whose end was ours
         self._valkey_due = 0.0
@@ -186,8 +191,9 @@ class ReconcilePass:
         passed = len(self._faults.passes())
         for command in self._commands.values():
             command.start()
+        self._led.start()
         due, give_up = 0.0, until + START
-        while len(self._statuses) < len(self._commands):
+        while len(self._statuses) < len(self._commands) or not self._led.over:
             self._tend()
             now = time.monotonic()
             if now > until and len(self._done) == KINDS:
@@ -239,6 +245,7 @@ class ReconcilePass:
                 ("kill a command", self._command(signal.SIGKILL)),
                 ("stop a command", self._command(signal.SIGINT)),
                 ("kill Valkey", self._kill_valkey),
+                ("kill a leader", self._kill_leader),
             ]
             self._rng.shuffle(self._acts)
         what, act = self._acts[-1]
@@ -286,6 +293,15 @@ class ReconcilePass:
         self._stack.valkey.kill()
         return True
 
+    def _kill_leader(self) -> bool:
+        """Kill the worker that leads the run which nobody waits for."""
+        worker = self._led.leader(self._workers)
+        if worker is None:
+            return self._led.over
+        worker.signal(signal.SIGKILL)
+        self._report.leaders += 1
+        return True
+
     def _serving(self) -> set[int]:
         try:
             return self._stack.workers()
@@ -305,8 +321,12 @@ class ReconcilePass:
             report.wrong += [
                 f"{name}: {what}" for what in differences(command.output, self._sources[name], whole[name])
             ]
+        report.wrong += self._led.close()
+        report.wrong += [
+            f"led: {what}" for what in differences(self._led.output, self._sources["folder"], whole["folder"])
+        ]
         texts = Counter(text for p in self._faults.passes()[passed:] for text in p.items)
-        report.again += sum(texts.values()) - report.needed
+        report.again += sum(texts.values()) - report.needed - len(self._sources["folder"].source.good)
 
 
 def differences(output: Path, task: Task, whole: dict[str, str]) -> list[str]:

@@ -21,4 +21,5 @@ def test_in_a_storm_a_bulk_run_ends_as_if_nothing_had_happened(tmp_path: Path, m
     # It was a storm, and it hit shards in the middle.
     assert len(report.misfortunes) == KINDS
     assert report.restarts >= 2
+    assert report.leaders >= 1
     assert report.again > 0

@@ -119,7 +119,7 @@ def test_another_priority_is_422_with_those_that_there_are(solo: Team, brief: ht
 def test_another_task_is_422_with_those_that_there_are(solo: Team, task: Any) -> None:
     response = solo.http.post("/jobs", json={"task": task, "text": "x"})
     assert response.status_code == 422
-    says = "'task' should be 'embed_image', 'embed_text' or 'compare'"
+    says = "'task' should be 'embed_image', 'embed_text', 'compare' or 'embed_dataset'"
     assert response.json() == {"detail": [{"loc": ["body"], "msg": says, "type": "union_tag_invalid"}]}
 
 

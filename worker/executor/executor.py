@@ -5,16 +5,19 @@
     message ─► claim ─► execution ─► items ─► engine ─► completion ─► reply list
                  │   └► job handler (a kind that another package has added), in the message's thread
                  └► jobs that have lost a worker: the thread of suspects claims them, a few at a time
+
+Runs that this worker leads come in no message: threads of their own look for them.
 """
 
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 
-from clip_queue.shared import ops
+from clip_queue.shared import ops, runs
 from clip_queue.shared.errors import ClipError, Unavailable, Unreadable
 from clip_queue.shared.job import Inputs, Kind
 from clip_queue.shared.lane import Lane
@@ -33,6 +36,7 @@ from clip_queue.worker.executor.handlers import (
     unknown_word,
     unsupported,
 )
+from clip_queue.worker.executor.leading import Leading
 from clip_queue.worker.executor.leases import Claims, Lease, Leases
 from clip_queue.worker.executor.suspects import Suspects
 from clip_queue.worker.inference.engine import InferenceEngine
@@ -86,14 +90,16 @@ class JobExecutor:
         self.leases = Leases(store, worker_id, settings.max_attempts, self.draining)
         self.suspects = Suspects(self._run_suspects)
         self.stages = StageTimes()
+        leads = settings.max_led_runs if Kind.EMBED_DATASET in self.handlers else 0
+        self.leading = Leading(self._lead, leads, self.draining)
         self._store = store
         self._max_attempts = settings.max_attempts
         concurrency = concurrency or concurrency_of(settings.worker_threads)
         self._concurrency = {lane: threading.BoundedSemaphore(concurrency) for lane in Lane}
         self._suspect_runs = threading.Lock()
-        self._doorbells = {
-            (model, lane): Doorbell(worker_id, model, lane, ring) for lane in Lane for model in engine.models if ring
-        }
+        places = [(model, lane) for lane in Lane for model in engine.models]
+        places += [(runs.led(model), Lane.BULK) for model in engine.models]
+        self._doorbells = {place: Doorbell(worker_id, *place, ring) for place in places if ring}
 
     def abandon_handlers(self) -> None:
         """Stop all job handlers. A worker that drains has no time for their jobs, so they are given back."""
@@ -104,8 +110,10 @@ class JobExecutor:
     def stop(self) -> None:
         """Give back all jobs that are left. Call it after the last message has returned."""
         self.suspects.stop()
+        self.draining.set()
         self.leases.give_back_all()
         self.suspects.join(5)
+        self.leading.join(5)
         self._store.close()
 
     def deliver(self, model: str, lane: Lane, job_ids: list[str]) -> None:
@@ -114,22 +122,38 @@ class JobExecutor:
         An interactive message names its jobs, as does one of a lane that this release does not know. A background or
         bulk message only says that jobs of this model and lane wait in the store: it takes jobs from there until there
         are none. If ``concurrency`` other messages of the lane are being processed, it is passed on to another worker.
-        So this work never occupies all threads.
+        So this work never occupies all threads. The shards of runs that workers lead wait under another name
+        (:func:`clip_queue.shared.runs.led`), and a worker that cannot do them passes their messages on.
         """
         if lane is not Lane.BACKGROUND and lane is not Lane.BULK:
             self._execute(model, lane, job_ids)
             return
+        able = not runs.is_led(model) or Kind.EMBED_SHARD in self.handlers
         concurrency = self._concurrency[lane]
-        while not self.draining.is_set() and concurrency.acquire(blocking=False):
+        while able and not self.draining.is_set() and concurrency.acquire(blocking=False):
             try:
-                while ids := self._peek(model, lane):
-                    self._execute(model, lane, ids)
+                while found := self._next(model, lane):
+                    self._execute(found[0], lane, found[1])
             finally:
                 concurrency.release()
-            if not self._peek(model, lane):  # a job may have come after the last peek and before the release
+            if not self._next(model, lane):  # a job may have come after the last look and before the release
                 return
         if doorbell := self._doorbells.get((model, lane)):
             doorbell.ring_on(job_ids, lambda: self._work_waits(model, lane), self.draining)
+
+    def _next(self, model: str, lane: Lane) -> tuple[str, list[str]] | None:
+        """The jobs to process next, and the name that they wait under. Of the bulk lane, shards that wait under a
+        model's own name and those of runs that workers lead have their turns by chance, so that none waits for ever."""
+        names = [model]
+        if lane is Lane.BULK and Kind.EMBED_SHARD in self.handlers:
+            names = [runs.model_of(model), runs.led(runs.model_of(model))]
+            random.shuffle(names)
+        return next(((name, ids) for name in names if (ids := self._peek(name, lane))), None)
+
+    def _lead(self) -> bool:
+        """Lead the run that is next, to its end; False if none waits."""
+        found = self._store.execute(runs.peek_run(self.engine.models))
+        return found is not None and bool(self._handle([found], Suspicion.ALL).leases)
 
     def _work_waits(self, model: str, lane: Lane) -> bool:
         return bool(self._store.execute(ops.peek_queued(model, lane, 1, 1)).job_ids)

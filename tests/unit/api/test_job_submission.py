@@ -109,8 +109,8 @@ async def test_the_interactive_lane_is_for_those_whom_the_settings_allow() -> No
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"task": "sing"}, 422, "'task' should be 'embed_image', 'embed_text' or 'compare'"),
-        ({}, 422, "'task' should be 'embed_image', 'embed_text' or 'compare'"),
+        ({"task": "sing"}, 422, "'task' should be 'embed_image', 'embed_text', 'compare' or 'embed_dataset'"),
+        ({}, 422, "'task' should be 'embed_image', 'embed_text', 'compare' or 'embed_dataset'"),
         ({**TEXT, "deadline_s": 0}, 422, "greater than 0"),
         ({**TEXT, "text": ["a"] * 5}, 400, "Field 'text' holds 5 items; at most 4 fit in a request."),
         ({**TEXT, "clip_version_id": "nothing"}, 404, "Model 'nothing' is not known here."),

@@ -119,7 +119,18 @@ async def away(service: Service) -> httpx.Response:
     return await service.http.get("/jobs")
 
 
+def two_runs(first: str, second: str) -> Ask:
+    async def asked(service: Service) -> httpx.Response:
+        run = {"task": "embed_dataset", "source": "/in"}
+        response = await service.http.post("/jobs", json={**run, "output": first})
+        assert response.status_code == 202, response.text
+        return await service.http.post("/jobs", json={**run, "output": second})
+
+    return asked
+
+
 IMAGE = {"type": "base64", "value": "A" * 4000}
+ROOTS: dict[str, object] = {"bulk_sources": "/in", "bulk_outputs": "/out"}
 CASES: dict[str, tuple[dict[str, object], Ask]] = {
     "bytes of a body, compressed or not": ({"max_body_bytes": 2000}, post(text="a" * 3000)),
     "bytes of all bodies that an API process receives and reads": (
@@ -160,6 +171,18 @@ CASES: dict[str, tuple[dict[str, object], Ask]] = {
         lambda service: service.http.post("/jobs", content=b"{}", headers={"Idempotency-Key": "k" * 201}),
     ),
     "time for Redis to answer": ({}, away),
+    "runs of datasets that have not ended": ({**ROOTS, "max_bulk_runs": 1}, two_runs("/out/a", "/out/b")),
+    "runs into one output: one": (ROOTS, two_runs("/out/a", "/out//a/")),
+    "places that a run may read": (ROOTS, post("/jobs", task="embed_dataset", source="/etc", output="/out/a")),
+    "places that it may write below": (ROOTS, post("/jobs", task="embed_dataset", source="/in", output="/tmp/a")),
+    "paths of a run's source: 1,024": (
+        ROOTS,
+        post("/jobs", task="embed_dataset", source=["/in/a"] * 1025, output="/out/a"),
+    ),
+    "characters of such a path: 4,096": (
+        ROOTS,
+        post("/jobs", task="embed_dataset", source="/in/" + "a" * 4096, output="/out/a"),
+    ),
 }
 PATHS = {
     "bytes of a request's headers, or of its body's trailers": b"GET / HTTP/1.1\r\nA: " + b"a" * 70_000,
@@ -194,6 +217,7 @@ ELSEWHERE = {
     "a stream of events": "unit/api/test_job_events.py",
     "how long a result is kept": "integration/test_jobs_poll.py",
     "workers that a job may take down": "integration/test_give_up.py",
+    "runs that a worker leads at once": "unit/worker/test_leading.py",
 }
 
 
