@@ -22,7 +22,11 @@ SAMPLE_ENTRIES = 500  # entries of one folder that are looked at
 MAX_ENTRIES = 5_000  # entries of all folders together
 
 HEAD_BYTES = 2**16  # bytes of a table that are looked at
-NAMES_FILES = re.compile(rb"(?<!\w)(?:image_)?file_names?(?!\w)")  # its column of images
+# Its column of images; a list of them needs JSON.
+NAMES_FILES = {
+    "csv": re.compile(rb"(?<!\w)(?:image_)?file_name(?!\w)"),
+    "jsonl": re.compile(rb"(?<!\w)(?:image_)?file_names?(?!\w)"),
+}
 
 _BY_RANK = sorted(FORMATS.values(), key=lambda spec: spec.rank)
 
@@ -126,10 +130,10 @@ def _by_content(protocol: str, root: bytes, sample_entries: int, max_entries: in
 def _metadata(protocol: str, folders: Iterable[bytes]) -> str | None:
     """The format of the table that describes a folder's images, as Hugging Face's image folders have it; None: none."""
     for folder in folders:
-        for format in ("csv", "jsonl"):
+        for format, names_files in NAMES_FILES.items():
             with suppress(OSError):
                 head = read_bytes(protocol, folder + f"/metadata.{format}".encode(), HEAD_BYTES)
-                if NAMES_FILES.search(head.partition(b"\n")[0]):
+                if names_files.search(head.partition(b"\n")[0]):
                     return format
     return None
 
