@@ -88,7 +88,7 @@ def search(
     index = Index(output, among, filter)
     if near_duplicates is not None:
         if any(each is not None for each in (text, image, top, model)):
-            raise BadInput("near duplicates are found without a text, an image, top and a model: leave them out")
+            raise BadInput("near duplicates are found without a text or an image, top and model: leave them out")
         return list(index.near_duplicates(near_duplicates, show, vectors=vectors))
     query = embed_query(index.model, text, image, model, settings or Settings())
     return index.nearest(query, TOP if top is None else top, vectors=vectors, exact=exact)

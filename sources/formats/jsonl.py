@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from clip_queue.sources.columns import (
     infer,
     is_own,
     item_of,
+    name_in,
 )
 from clip_queue.sources.discovery import root
 from clip_queue.sources.formats import lines
@@ -137,12 +139,13 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
 
 def _parser(source: Source) -> lines.Parse:
     """What makes rows of a line."""
+    renamed = partial(name_in, source)
     text, many = source.text_column or "", source.storage.get(HELD_AS) == LIST + TEXT
 
     def parse(table: Table, number: int, line: bytes) -> list[Row]:
         values = parsed(source, line, number)
         column, item = item_of(source.image_column or "", values)
-        image, own = values.get(column), conform(_own(source, values), source.columns)
+        image, own = values.get(column), conform(_own(source, values), source.columns, renamed)
         several = _images(image, item, many=many)
         return [table.row(number, own, image_in(each), values.get(text), item=n) for each, n in several]
 

@@ -29,7 +29,7 @@ import orjson
 
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import MAYBE, UNREAD, conform, infer, listed
+from clip_queue.sources.columns import MAYBE, UNREAD, conform, infer, listed, name_in
 from clip_queue.sources.columns import TEXTS as TEXT_NAMES
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
@@ -195,7 +195,11 @@ def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
         if caption is not None and not source.texts:
             left_out.append(TEXTS)
         path = f"{tar}/{display(image) if image else sample.named(stem)}"
-        columns = {**conform(sample.own(values), source.columns), "image_path": path, "caption": caption}
+        columns = {
+            **conform(sample.own(values), source.columns, partial(name_in, source)),
+            "image_path": path,
+            "caption": caption,
+        }
         data = None if IMAGE_HALF in faults else sample.images.get(image or b"")
         yield of_halves(Row(columns, data, caption, faults=faults, left_out=tuple(left_out)), source)
 
