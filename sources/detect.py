@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import deque
@@ -14,7 +15,7 @@ from clip_queue.sources.discovery import containers
 from clip_queue.sources.formats.image_files import leads_to_folder
 from clip_queue.sources.left_out import PLAN_NAME, is_output
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER, PACKED, FormatSpec, sought
-from clip_queue.sources.source import SourceError
+from clip_queue.sources.source import SourceError, shown
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, entries, read_bytes, reason, split
 from clip_queue.sources.storage import kind as remote_kind
 
@@ -54,9 +55,9 @@ def detect(url: str, *, sample_entries: int = SAMPLE_ENTRIES, max_entries: int =
     if kind:
         if found:
             return found.name
-        raise SourceError(f"{path} does not say what it is by its name ({sought()}): say so with --format")
+        raise SourceError(f"{shown(path)} does not say what it is by its name ({sought()}): say so with --format")
     if not any(sign in path for sign in "*?[{"):
-        raise SourceError(f"{path} does not exist; looked for {sought()}")
+        raise SourceError(f"{shown(path)} does not exist; looked for {sought()}")
     return found.name if found else _by_files(url, protocol, path)
 
 
@@ -70,7 +71,7 @@ def _by_files(url: str, protocol: str, path: str) -> str:
     here = [spec for spec in _BY_RANK if spec.name in kinds]
     found = next((spec for spec in here if spec.decisive), next(iter(here), None))
     if found is None:
-        raise SourceError(f"{path} does not say what it names; looked for {sought()}")
+        raise SourceError(f"{shown(path)} does not say what it names; looked for {sought()}")
     if found.name == IMAGE_FOLDER and (format := _metadata(protocol, [kinds[IMAGE_FOLDER].rpartition(b"/")[0]])):
         found = FORMATS[format]
     for file, _ in containers(url, found.suffixes, found.compressed):
@@ -97,7 +98,9 @@ def _kind(protocol: str, path: str) -> str | None:
         found = Path(path)
         return FOLDER if found.is_dir() else FILE if found.is_file() else "other" if found.exists() else None
     except OSError as error:
-        raise SourceError(f"{path} cannot be looked at: {reason(error)}") from error
+        if error.errno == errno.ENAMETOOLONG:  # several paths as one
+            return None
+        raise SourceError(f"{shown(path)} cannot be looked at: {reason(error)}") from error
 
 
 def _by_content(protocol: str, root: bytes, sample_entries: int, max_entries: int) -> str:

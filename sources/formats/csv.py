@@ -259,5 +259,5 @@ def _headers(source: Source, folder: str, found: list[tuple[bytes, int]], *, quo
             raise SourceError(f"columns of the same name: {', '.join(doubled)}")
         headers[title], delimiters = header[1], header[2]
     if not headers:
-        raise SourceError(f"{source.url}: there is no header, and nothing else")
+        raise SourceError(f"{source.shown}: there is no header, and nothing else")
     return headers, delimiters

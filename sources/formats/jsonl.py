@@ -64,7 +64,7 @@ def plan_shards(
     sample = list(islice(objects, sample_lines))
     if not sample:
         hint = " (one that is an array is read with --format json)" if source.format == "jsonl" else ""
-        raise SourceError(f"{source.url}: no line at its beginning is a JSON object{hint}")
+        raise SourceError(f"{source.shown}: no line at its beginning is a JSON object{hint}")
     source, many = _choose(source, chain(sample, objects), len(sample))
     check_image_root(source)
     columns = infer(_own(source, row) for row in sample)

@@ -149,7 +149,7 @@ def find_by_path(
 def files_at(source: Source, place: Place) -> list[bytes]:
     """The paths that a row's file can have: its name may be shown with escapes. None leads out of the source."""
     if ".." in place.file.split("/"):
-        raise BadInput(f"{place.file} is not in {source.url}")
+        raise BadInput(f"{place.file} is not in {source.shown}")
     folder = os.fsencode(source.storage["root"])
     return [folder + b"/" + spelling for spelling in spellings(place.file)]
 

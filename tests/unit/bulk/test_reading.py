@@ -112,6 +112,19 @@ def test_images_that_are_listed_are_a_source(tmp_path: Path) -> None:
         assert (found.source.format, found.rows, found.source.texts) == ("folder", count, texts)
 
 
+def test_so_many_paths_are_a_source_that_they_are_longer_than_a_name_may_be(tmp_path: Path) -> None:
+    names = [f"{'x' * 60}{n:03}.txt" for n in range(100)]
+    for name in names:
+        (tmp_path / name).write_text("one\n")
+    assert dry_run([tmp_path / name for name in names]).rows == 100
+    (tmp_path / names[50]).unlink()
+    with pytest.raises(BadInput, match=f"{names[50]} does not exist"):
+        dry_run([tmp_path / name for name in names])
+    with pytest.raises(BadInput) as caught:
+        dry_run([tmp_path / name for name in names], format="parquet")
+    assert len(caught.value.message) < 1000
+
+
 def test_a_shard_size_that_does_not_count_is_said(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar([("0.png", noise_image())]))
     said: list[str] = []

@@ -77,11 +77,12 @@ def test_one_image_of_each_list_is_chosen(tmp_path: Path) -> None:
 
 def test_a_list_that_comes_late_is_its_row_s_error(tmp_path: Path) -> None:
     path = put(tmp_path / "0.jsonl", {"image": "a.png"}, {"image": ["b.png"]}, {"image": ["b.png", "c.png"]})
-    source, shards = jsonl.plan_shards(Source(str(path), "jsonl"), 9, SETTINGS, sample_lines=1)
+    source, shards = jsonl.plan_shards(Source(str(path), "jsonl", texts=False), 9, SETTINGS, sample_lines=1)
     found = [row for shard in shards for row in jsonl.read(source, shard.pieces, SETTINGS)]
     assert [loaded(row) for row in found] == [b"a", b"b", None]
     assert errors(found)[2].endswith("choose one, as column 'NAME[0]'.")
     assert len(rows(path, image_column="image[0]")[1]) == 3
+    assert len(rows(path)[1]) == 4, "among the first rows it makes each image a row"
 
 
 @pytest.mark.parametrize("image", [{"path": "a.png"}, {"bytes": None, "path": "a.png"}, {"url": "a.png", "w": 1}])
