@@ -155,7 +155,7 @@ def print_dry_run(console: Console, dry: DryRun) -> None:
     )
     rows = unknown if dry.rows is None else f"{dry.rows:,} rows"
     print_line(console, f"{source.format}: {rows} in {dry.shards:,} shards")
-    for line in (f"to embed: {scope_text(source)}", *passed_lines(source)):
+    for line in (f"to embed: {scope_text(source)}", *passed_lines(source, dry.rows)):
         print_line(console, f"  {escape(printable(line))}")
     if source.columns:
         columns = ", ".join(source.columns)

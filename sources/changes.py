@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from clip_queue.sources.discovery import containers, name, root
-from clip_queue.sources.formats.image_files import walk
+from clip_queue.sources.formats.image_files import folder_order, walk
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import Piece, Source
 from clip_queue.sources.storage import LOCAL, split
@@ -160,12 +160,6 @@ def _paired(
         else:
             yield None, b
             b = next(now, None)
-
-
-def folder_order(path: bytes) -> list[tuple[bool, bytes]]:
-    """The order of :func:`clip_queue.sources.formats.image_files.walk`: a folder's files come before its folders."""
-    *folders, last = path.split(b"/")
-    return [*((True, folder) for folder in folders), (False, last)]
 
 
 def _looked_at(path: bytes) -> tuple[int, float]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -24,11 +25,15 @@ IMAGES = (
     *("images", "imgs", "pictures", "photos"),
 )
 PATHS = (
-    *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename", "file"),
+    *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "image_file_name", "filename", "file"),
     *("image_url", "img_url", "url", "uri"),
-    *("image_paths", "img_paths", "paths", "file_names", "filenames", "files", "image_urls", "img_urls", "urls"),
+    *("image_paths", "img_paths", "paths", "file_names", "image_file_names", "filenames", "files"),
+    *("image_urls", "img_urls", "urls"),
 )
-TEXTS = ("caption", "text", "txt", "alt", "alt_text", "alttext", "description", "prompt", "sentence", "title")
+TEXTS = (
+    *("caption", "text", "txt", "alt", "alt_text", "alttext", "description", "prompt", "sentence", "title"),
+    *("captions", "texts", "descriptions", "prompts", "sentences"),
+)
 
 # Also the columns of clip_queue.sources.place, which begin with ``source_`` themselves.
 _RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)|(source_)+(file|row|image)")
@@ -37,8 +42,12 @@ _RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)|(source_)+(f
 # them and holds none that can be read.
 LEFT_OUT, ODD = "left_out", "odd"
 
-# In Source.storage: how the column of images holds them, TEXT where as paths or URLs; and further columns of images.
-HELD_AS, TEXT, ALSO = "image", "text", "also"
+# In Source.storage: how the column of images holds them, TEXT where as paths or URLs, BYTES where encoded, with LIST
+# before it where as lists; further columns of images; and those that may hold images or texts, by "images" and "texts".
+HELD_AS, TEXT, BYTES, LIST = "image", "text", "bytes", "list of "
+ALSO, MAYBE = "also", "maybe"
+PLACES = "places"  # whether the metadata have the columns of clip_queue.sources.place
+UNREAD = "unread"  # the suffixes of an archive's members that are not read, as far as its first rows tell
 
 
 @lru_cache(maxsize=1024)
@@ -49,6 +58,17 @@ def own_name(name: str) -> str:
     """
     name = _encodable(name)
     return f"source_{name}" if _RESERVED.fullmatch(name) else name
+
+
+def name_in(source: Source, name: str) -> str:
+    """A column's name in the metadata of a source that was planned.
+
+    Release 0.1.0 had no columns of places: in an output that it began, a column of the source that is named like one of
+    them kept its name, and keeps it.
+    """
+    found = own_name(name)
+    kept = found not in source.columns and not source.storage.get(PLACES) and name in source.columns
+    return name if kept else found
 
 
 def is_own(source: Source, name: str) -> bool:
@@ -80,15 +100,18 @@ def infer(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
     return {**columns, EXTRA: "string"}
 
 
-def conform(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+def conform(
+    values: dict[str, Any], columns: dict[str, str], renamed: Callable[[str], str] = own_name
+) -> dict[str, Any]:
     """The values of exactly ``columns``, each None or of its type. A ``string`` takes any value, as JSON if need be.
 
     The values that do not fit their column, or have none, go into ``extra`` together, if there is such a column.
+    ``renamed`` gives a value's column.
     """
     out: dict[str, Any] = dict.fromkeys(columns)
     rest = {}
     for key, value in values.items():
-        name = own_name(key)
+        name = renamed(key)
         kind = columns.get(name)
         if value is None:
             continue
@@ -106,15 +129,25 @@ def conform(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
 
 
 def as_json(value: object) -> str | None:
-    """A value as JSON text. A value that JSON cannot express is written as Python shows it; None if that fails too."""
+    """A value as JSON text. NaN and infinities are null. A value that JSON cannot express is written as Python shows
+    it; None if that fails too."""
     try:
         return orjson.dumps(value, default=_text_of, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError, RecursionError):
         pass
-    try:
-        return json.dumps(value, default=_text_of)  # takes integers of any length, and half of a surrogate pair
+    try:  # takes integers of any length, and half of a surrogate pair
+        return json.dumps(_finite(value), default=_text_of, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _finite(value: object) -> object:
+    """A value in which null stands for every number that is none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def is_encodable(text: str) -> bool:
@@ -159,7 +192,7 @@ def choose(
     Raises:
         SourceError: a column asked for does not exist or holds something else, or there is nothing to embed.
     """
-    likely = (*IMAGES, *([typed.lower()] if typed else []), *PATHS)
+    likely = (*IMAGES, *([typed.strip().lower()] if typed else []), *PATHS)
     images = [name for name in images if name != source.text_column]
     image = _pick("image", source.image_column, source.images, columns, images, likely, lists)
     texts = [name for name in texts if name != image]
@@ -185,6 +218,12 @@ def choose(
         texts=text is not None,
         storage={**source.storage, LEFT_OUT: left_out, ODD: odd},
     )
+
+
+def check_image_root(source: Source) -> None:
+    """Raise :class:`SourceError` if a folder of images is given, and no column of a source names any file."""
+    if "image_root" in source.storage and not (source.images and source.storage[HELD_AS].removeprefix(LIST) != BYTES):
+        raise SourceError("an image root is given, and no column holds images' paths: leave it out")
 
 
 def item_of(column: str, columns: Collection[str]) -> tuple[str, int | None]:
@@ -214,18 +253,20 @@ def _pick(
         if column not in columns or (item is not None and column not in lists):
             raise SourceError(f"there is no {what} column {asked!r}; the columns are: {listed(columns)}")
         if column not in able:
-            raise SourceError(f"the {what} column {asked!r} cannot hold any; the columns are: {listed(columns)}")
+            raise SourceError(f"the {what} column {asked!r} holds none to be read; the columns are: {listed(columns)}")
         return asked
     found = _likeliest(able, likely)
     if found is None and wanted:
-        raise SourceError(f"no column looks like {what}s; name one of: {listed(columns)}")
+        odd = _likeliest(columns, likely)
+        why = f"column {odd!r} holds no {what} that can be read" if odd else f"no column looks like {what}s"
+        raise SourceError(f"{why}; name one of: {listed(columns)}")
     return found
 
 
 def _likeliest(able: Iterable[str], likely: Iterable[str]) -> str | None:
     names: dict[str, str] = {}
     for name in able:
-        names.setdefault(name.lower(), name)
+        names.setdefault(name.strip().lower(), name)
     return next((names[name] for name in likely if name in names), None)
 
 

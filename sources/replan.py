@@ -25,11 +25,11 @@ from clip_queue.sources.changes import (
     Located,
     SourceFile,
     compare,
-    folder_order,
     is_unlisted,
 )
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats.folder import image_piece
+from clip_queue.sources.formats.image_files import folder_order
 from clip_queue.sources.left_out import PASSED
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER, READING
 from clip_queue.sources.source import Piece, Shard, Source, SourceError

@@ -30,7 +30,17 @@ from itertools import count
 from pathlib import Path
 
 from clip_queue.sources.looking import go_on
-from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, forget_listings, join, reason, split
+from clip_queue.sources.storage import (
+    LOCAL,
+    as_os_error,
+    check_name,
+    entries,
+    filesystem,
+    forget_listings,
+    join,
+    reason,
+    split,
+)
 
 STAGING, LOCK = ".aside", ".lock"
 MANIFEST, PLAN, PLAN_PARTS = "manifest.json", "plan.parquet", "plan"
@@ -43,6 +53,8 @@ class Output:
     """
 
     def __init__(self, url: str) -> None:
+        """Raises :class:`BadInput` if the name is empty or no text."""
+        check_name("output", url)
         self.protocol, self.root = split(url)
 
     @property

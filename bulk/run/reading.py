@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.shared.errors import BadInput
 from clip_queue.sources import storage
+from clip_queue.sources.formats.text_files import UNREADABLE
 from clip_queue.sources.registry import FORMATS, READING
 from clip_queue.sources.source import SourceError
 
@@ -26,9 +28,11 @@ def one_url(source: Given) -> str:
     Raises:
         SourceError: there is none, or a pattern or a name that cannot stand in braces is one of several.
     """
-    if isinstance(source, str | os.PathLike):
-        return str(source)
-    urls = list(dict.fromkeys(storage.absolute(str(each)) for each in source))
+    if isinstance(source, str | bytes | os.PathLike):
+        return _named(source)
+    if not isinstance(source, Iterable):
+        raise SourceError(f"a source is a path, a URL or several, and no {type(source).__name__}")
+    urls = list(dict.fromkeys(storage.absolute(_named(each)) for each in source))
     if not urls:
         raise SourceError("there is no source: name at least one")
     if len(urls) == 1:
@@ -45,6 +49,15 @@ def one_url(source: Given) -> str:
     if folder.count("/") < 3 and any("://" in url for url in urls):
         raise SourceError(f"{urls[0]} and {urls[-1]} do not lie in one store: embed them one after the other")
     return f"{folder}{{{','.join(url[len(folder) :] for url in urls)}}}"
+
+
+def _named(source: str | bytes | os.PathLike[str]) -> str:
+    """A path or URL as text."""
+    if not isinstance(source, str | bytes | os.PathLike):
+        raise SourceError(f"a source is a path, a URL or several, and no {type(source).__name__}")
+    name = os.fsdecode(source)
+    storage.check_name("source", name)
+    return name
 
 
 def reading(format: str, given: EmbedOptions) -> dict[str, Any]:
@@ -83,6 +96,7 @@ def _encoding(asked: str) -> str | None:
     """None: it is UTF-8."""
     try:
         "".encode(asked)
+        codecs.getincrementaldecoder(asked)(UNREADABLE).decode(b"a", final=True)  # some codecs of Python read no files
     except (LookupError, ValueError):
         raise BadInput(f"encoding {asked!r} is not known: use a name as Python has them, cp1252 or utf-16") from None
     return None if asked.lower().replace("_", "-") in ("utf-8", "utf8") else asked

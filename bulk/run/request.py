@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 from clip_queue.bulk.output.manifest import PlanOptions
@@ -31,6 +32,11 @@ class EmbedRequest:
         """
         for name, value in given.items():
             _check(name, value)
+        for kind in ("image", "text"):
+            if given.get(f"{kind}s") is False and given.get(f"{kind}_column") is not None:
+                raise BadInput(f"a column of {kind}s is named, and {kind}s are not wanted: leave one of the two out")
+        if given.get("images") is False and given.get("texts") is False:
+            raise BadInput("neither images nor texts are wanted: there is nothing to embed")
         if given.get("seed") is not None and given.get("sample") is None:
             raise BadInput("seed is of a sample, and none is asked for")
         format = given.get("format")
@@ -64,12 +70,17 @@ def _check(name: str, value: Any) -> None:
     known = options()
     if name not in known:
         raise TypeError(f"embed() has no option {name!r}")
-    if name == "sample" and value is not None and not 0 < value <= 1:
-        raise BadInput(f"sample is {value:g}: use a share of the rows above 0 and up to 1, such as 0.01")
+    if name == "sample" and value is not None and not (value and _is_within(value, Real, 0, 1)):
+        raise BadInput(f"sample is {value}: use a share of the rows above 0 and up to 1, such as 0.01")
     option = known[name][1]
     if value is None:
         return
     if option.choices and value not in option.choices:
         raise BadInput(f"{name} {value!r} is not known: use {' or '.join(option.choices)}")
-    if option.least is not None and option.most is not None and not option.least <= value <= option.most:
-        raise BadInput(f"{name} is {value}: use {option.least} to {option.most}")
+    least, most = option.least, option.most
+    if least is not None and most is not None and not _is_within(value, Integral, least, most):
+        raise BadInput(f"{name} is {value}: use {least} to {most}")
+
+
+def _is_within(value: Any, kind: Any, least: int, most: int) -> bool:
+    return isinstance(value, kind) and bool(least <= value <= most)

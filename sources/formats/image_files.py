@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from clip_queue.sources import confinement, storage
+from clip_queue.sources.discovery import containers
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output
 from clip_queue.sources.looking import go_on
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
-from clip_queue.sources.source import SourceError
+from clip_queue.sources.source import SourceError, shown
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, StoreAway, display, reason
 
 SUFFIXES = frozenset(suffix[1:].encode() for suffix in FORMATS[IMAGE_FOLDER].suffixes)
@@ -51,7 +53,8 @@ def suffix(name: bytes) -> bytes:
 
 
 def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> Iterator[Found]:
-    """All images of a source, or the one image that ``root`` is. Outputs of runs in it are passed over.
+    """All images of a source, the one image that ``root`` is, or those that a pattern names. Outputs of runs in it are
+    passed over.
 
     Args:
         url: the source, for messages.
@@ -62,9 +65,12 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
         SourceError: it is neither a folder nor an image, or it cannot be listed.
     """
     listed = _Local() if protocol == LOCAL else _Remote(protocol)
+    if is_pattern(protocol, root):
+        yield from _matching(url, protocol, passed)
+        return
     if not listed.is_folder(root):
         if suffix(root) not in SUFFIXES or not listed.is_file(root):
-            raise SourceError(f"{url}: there is no folder of that name, and no image ({WANTED})")
+            raise SourceError(f"{shown(url)}: there is no folder of that name, and no image ({WANTED})")
         yield Found(root, ".txt" if listed.is_file(root.rpartition(b".")[0] + b".txt") else "")
         return
     waiting = [root]
@@ -78,12 +84,41 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
             for name in others:
                 count(passed, root, folder + b"/" + name)
         if fault and folder == root:
-            raise SourceError(f"{url} cannot be listed: {fault}")
+            raise SourceError(f"{shown(url)} cannot be listed: {fault}")
         for name, caption in images:
             yield Found(folder + b"/" + name, caption, size=sizes.get(name, -1))
         if fault:
             yield Found(folder, fault=fault)
         waiting += [folder + b"/" + name for name in reversed(folders)]
+
+
+def is_pattern(protocol: str, path: bytes) -> bool:
+    """Whether a source's path names images by a glob or a brace expression: several paths become one."""
+    if not any(sign in path for sign in b"*?[{"):
+        return False
+    listed = _Local() if protocol == LOCAL else _Remote(protocol)
+    return not listed.is_folder(path) and not listed.is_file(path)
+
+
+def folder_order(path: bytes) -> list[tuple[bool, bytes]]:
+    """The key of :func:`walk`'s order: a folder's files come before its folders."""
+    *folders, last = path.split(b"/")
+    return [*((True, folder) for folder in folders), (False, last)]
+
+
+def _matching(url: str, protocol: str, passed: Passed | None) -> Iterator[Found]:
+    """The images that a pattern names, and those in the folders that it names."""
+    others = Passed()
+    found = sorted(
+        (path for path, _ in containers(url, FORMATS[IMAGE_FOLDER].suffixes, passed=others)), key=folder_order
+    )
+    others.pop(".txt", None)
+    if passed is not None:
+        passed.update(others)
+    for folder, paths in groupby(found, key=lambda path: path.rpartition(b"/")[0]):
+        listed = _Local() if protocol == LOCAL else _Remote(protocol)
+        captions = dict(listed(folder).images)
+        yield from (Found(path, captions.get(path.rpartition(b"/")[2], "")) for path in paths)
 
 
 def _listing(names: list[bytes], folders: list[bytes], fault: str = "") -> _Listing:
