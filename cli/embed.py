@@ -13,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProg
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from clip_queue.bulk.run.part import WHOLE, Part
 from clip_queue.bulk.run.planner import DryRun
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.cli.terminal import print_line, printable
 
+MAX_PARTS = 16  # most parts that are missing and are named in the report
 MAX_LOST = 10  # most shards that could not be done and are named in the report
 LINE_INTERVAL = 5.0  # seconds between two lines where there is no terminal
 
@@ -90,8 +92,10 @@ def duration(seconds: float) -> str:
 def print_report(console: Console, report: Report, again: str) -> None:
     """Print the report of a run. ``again`` is the command that resumes it."""
     mark = {0: "[green]✓[/]", 3: "[yellow]✓[/]"}.get(report.status, "[red]✗[/]")
+    of = f" of part {report.part}" if report.part else ""
     print_line(
-        console, f"{mark} [bold]{report.rows:,}[/] rows embedded, {report.failed:,} failed, in {escape(report.output)}"
+        console,
+        f"{mark} [bold]{report.rows:,}[/] rows{of} embedded, {report.failed:,} failed, in {escape(report.output)}",
     )
     if report.halves:
         print_line(
@@ -119,11 +123,23 @@ def print_report(console: Console, report: Report, again: str) -> None:
         print_line(console, f"[red]shard {shard} could not be done:[/] {escape(why)}")
     if len(report.lost) > MAX_LOST:
         print_line(console, f"[red]and {len(report.lost) - MAX_LOST:,} more shards[/]")
+    if report.part and not report.stopped:
+        print_line(console, escape(parts_text(report)))
     if not report.finished:
         print_line(
             console,
             f"{report.complete:,} of {report.shards:,} shards are complete and stay. To go on:\n  {escape(again)}",
         )
+
+
+def parts_text(report: Report) -> str:
+    """Which parts of the output are missing still."""
+    if not report.missing:
+        return "all parts are there: the output is complete"
+    one = len(report.missing) == 1
+    named = ", ".join(report.missing[:MAX_PARTS]) + (", …" if len(report.missing) > MAX_PARTS else "")
+    shards = f"{report.missing_shards:,} shard{'' if report.missing_shards == 1 else 's'}"
+    return f"part{'' if one else 's'} {named} {'is' if one else 'are'} missing still, with {shards} together"
 
 
 def limit_text(report: Report) -> str:
@@ -135,8 +151,8 @@ def limit_text(report: Report) -> str:
     return f", limited by {stage} ({share:.0%} of the waiting)"
 
 
-def print_dry_run(console: Console, dry: DryRun) -> None:
-    """Print what a run would do."""
+def print_dry_run(console: Console, dry: DryRun, part: Part = WHOLE) -> None:
+    """Print what a run would do, or a part of it."""
     source = dry.source
     unknown = (
         "as many rows as the archives hold"
@@ -145,6 +161,8 @@ def print_dry_run(console: Console, dry: DryRun) -> None:
     )
     rows = unknown if dry.rows is None else f"{dry.rows:,} rows"
     print_line(console, f"{source.format}: {rows} in {dry.shards:,} shards")
+    if part != WHOLE:
+        print_line(console, f"  part {part} has {len(part.shards(dry.shards)):,} of the shards")
     for line in (f"to embed: {scope_text(source)}", *passed_lines(source)):
         print_line(console, f"  {escape(printable(line))}")
     if source.columns:

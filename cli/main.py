@@ -150,6 +150,15 @@ def embed(
             show_default=False,
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Do the Kth of N parts alone, such as 3/16: commands on other machines do the others, and the last "
+            "one finishes the output. Not with --redis.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     **options: Any,
 ) -> None:
@@ -163,6 +172,7 @@ def embed(
 
     with needs_extra():
         from clip_queue.bulk.run.embed import embed as run_embed
+        from clip_queue.bulk.run.part import WHOLE, Part
         from clip_queue.bulk.run.planner import dry_run as run_dry
         from clip_queue.cli.embed import print_dry_run, print_report, progress_display
     settings = load_settings(redis_url=redis, models=[options["model"]] if options["model"] else None)
@@ -171,7 +181,8 @@ def embed(
     again, should_stop = resume_command(sys.argv[1:]), never
     try:
         if dry_run:
-            print_dry_run(console, run_dry(what, settings=settings, **options))
+            asked = Part.parse(part) if part is not None else WHOLE
+            print_dry_run(console, run_dry(what, settings=settings, **options), asked)
             return
         with stop_signals(kill_now) as should_stop, progress_display(console) as show:
             report = run_embed(
@@ -179,6 +190,7 @@ def embed(
                 output,
                 workers=workers,
                 redis_url=given,
+                part=part,
                 settings=settings,
                 show=show,
                 say=lambda line: print_line(console, f"[yellow]{escape(line)}[/]"),

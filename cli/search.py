@@ -80,8 +80,9 @@ def search(
     if sheet:
         sheets.check(sheet, index.plan.source, top)
     if index.shards < index.plan.shards:
+        missing = "the run, or parts of it, are missing still"
         finished = f"{index.shards:,} of {index.plan.shards:,} shards are finished"
-        print_line(errors, f"[yellow]{finished}: only they are searched[/]")
+        print_line(errors, f"[yellow]{finished}: only they are searched; {missing}[/]")
     if index.notice and not exact and near_duplicates is None:
         print_line(errors, f"[yellow]{escape(index.notice)}[/]")
     print_hits = partial(show, console, as_json=as_json, word="rank" if near_duplicates is None else "group")

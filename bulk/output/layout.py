@@ -18,6 +18,7 @@ could be embedded has no matrices and no metadata: readers that pair files in or
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -29,8 +30,10 @@ from pathlib import Path
 
 from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, join, reason, split
 
-STAGING, LOCK = ".aside", ".lock"
+STAGING, LOCK, CLAIMS = ".aside", ".lock", ".claims"
 MANIFEST, PLAN = "manifest.json", "plan.parquet"
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a file system without locks answers
 
 
 class Output:
@@ -108,6 +111,46 @@ class Output:
         with self.staged(name) as path:
             path.write_bytes(data)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file if there is none of that name; whether this call made it. Of several at once one does.
+
+        Raises:
+            OSError: it cannot be written; ``ENOTSUP``: the store's client has no such writing.
+        """
+        if self.local:
+            for turn in count():
+                try:
+                    (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+                    with (self.local / name).open("xb") as file:
+                        file.write(data)
+                    return True
+                except FileExistsError:
+                    return False
+                except FileNotFoundError:  # another command has removed the empty folder
+                    if turn == 100:
+                        raise
+        try:
+            with as_os_error():
+                filesystem(self.protocol).pipe_file(self.path(name), data, mode="create")
+        except OSError as error:  # each store says in its own way that the file is there
+            if (found := self.read(name)) is not None:
+                return found == data  # a client that got no answer has asked twice
+            if isinstance(error.__cause__, NotImplementedError | TypeError | ValueError):
+                raise OSError(errno.ENOTSUP, "no file is written only where there is none") from error
+            raise
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there, and its folder, if it is empty then."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                (self.local / name).unlink()
+                with contextlib.suppress(OSError):
+                    (self.local / name).parent.rmdir()
+                return
+            with as_os_error():
+                filesystem(self.protocol).rm_file(self.path(name))
+
     @contextlib.contextmanager
     def staged(self, name: str) -> Iterator[Path]:
         """A local path to write a file to; when the block ends well, it is published under ``name``."""
@@ -164,8 +207,9 @@ class Output:
             raise OSError(f"{self.url}: {reason(error)}: make it first, or choose another output") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process, where it is on this machine.
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold the folder for this process, where it is on this machine; ``shared``: with others that hold it so, and
+        where the file system has no locks, without one.
 
         Raises:
             BlockingIOError: another process holds it.
@@ -174,12 +218,18 @@ class Output:
             yield
             return
         self.local.mkdir(parents=True, exist_ok=True)
-        with (self.local / LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets it go with the process
+        with (self.local / LOCK).open("a+b") as file:  # to read as well: NFS shares no lock without
+            try:  # the kernel lets it go with the process
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except OSError as error:
+                if not shared or error.errno not in _NO_LOCKS:
+                    raise
             yield
 
     def clean(self) -> None:
-        """Remove the files that killed writers left behind."""
+        """Remove the files that killed writers left behind, and the claims of killed commands."""
+        for name in self.listed(CLAIMS):
+            self.remove(f"{CLAIMS}/{name}")
         if self.local:
             shutil.rmtree(self.local / STAGING, ignore_errors=True)
             (self.local / LOCK).unlink(missing_ok=True)

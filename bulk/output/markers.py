@@ -43,9 +43,10 @@ def complete_markers(output: Output, plan: RunPlan, should_stop: Callable[[], bo
             yield marker
 
 
-def scan(output: Output, plan: RunPlan) -> Iterator[tuple[int, Marker | None]]:
-    """Every shard's number with its marker; None where the shard is not complete. The folder is listed once."""
+def scan(output: Output, plan: RunPlan, shards: range | None = None) -> Iterator[tuple[int, Marker | None]]:
+    """Every shard's number, or that of each of ``shards``, with its marker; None where the shard is not complete. The
+    folder is listed once."""
     listed = output.listed("shards")
-    for shard in range(plan.shards):
+    for shard in range(plan.shards) if shards is None else shards:
         name = output.names(shard, plan.shards)["shard"].rpartition("/")[2]
         yield shard, marker_if_complete(output, plan, shard) if name in listed else None

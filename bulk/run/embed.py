@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Unpack
 
@@ -16,6 +16,7 @@ from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import Marker, complete_markers
 from clip_queue.bulk.run.options import EmbedOptions
+from clip_queue.bulk.run.part import WHOLE, Part, at_work, turn_to_plan
 from clip_queue.bulk.run.planner import Planner
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.reading import Given
@@ -27,7 +28,7 @@ from clip_queue.bulk.run.runner import Runner
 from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
 from clip_queue.shared.broker import celery_app
-from clip_queue.shared.errors import ClipError
+from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.owners import owner_of
 from clip_queue.shared.settings import Settings
@@ -44,6 +45,7 @@ def embed(
     *,
     workers: int | None = None,
     redis_url: str | None = None,
+    part: str | tuple[int, int] | None = None,
     settings: Settings | None = None,
     retry: RetryPolicy = RetryPolicy(),
     show: Callable[[Progress], None] = ignore,
@@ -59,6 +61,8 @@ def embed(
         output: a folder, likewise (:mod:`clip_queue.bulk.output.layout`).
         workers: worker processes to start; None: one a GPU, or one a core and at most four. Not with ``redis_url``.
         redis_url: a Redis whose workers do the work; None: start what is needed here, and stop it afterwards.
+        part: the Kth of N parts, as ``"3/16"`` or ``(3, 16)``, where other commands, on other machines, do the others;
+            the last of them finishes the output. Not with ``redis_url``.
         settings: everything else; None: from the environment.
         retry: when to try again, and when to give up.
         show: gets the :class:`~clip_queue.bulk.run.progress.Progress` several times a second.
@@ -74,20 +78,36 @@ def embed(
     folder = Output(str(output))
     model = options.get("model") or settings.models[0]
     name = parse_model(model).name
+    own = WHOLE if part is None else Part.parse(part)
+    if part is not None and redis_url is not None:
+        raise BadInput(
+            f"part {own} is for a command with workers of its own, and those of a Redis share the whole among "
+            "themselves: give one of the two"
+        )
     request = EmbedRequest.of(source, options)
     if request.source.url == folder.url:
         raise OutputError("source and output are the same: choose another output")
-    with locked(folder):
+    with ExitStack() as held:
+        held.enter_context(locked(folder, shared=part is not None))
+        check_part = held.enter_context(at_work(folder, own, say, should_stop)) if part is not None else nothing
         begun = manifest.load(folder)
+        planning = held.enter_context(ExitStack())
+        if part is not None and begun is None:
+            begun = planning.enter_context(turn_to_plan(folder, say, should_stop))
         planner = Planner(folder, request, settings, say, should_stop)
         if begun:
             check_same(begun.plan, request.source, request.plan_options(begun.plan.options), name)
-            markers = list(complete_markers(folder, begun.plan, should_stop)) if begun.result else []
+            done = begun.result is not None or part is not None
+            markers = list(complete_markers(folder, begun.plan, should_stop)) if done else []
             if should_stop():
                 raise NotStarted("stopped while it was looking at what is done")
-            if begun.result and (report := report_of(folder, begun.plan, markers)).finished:
-                check_unchanged(folder, begun.plan)
-                folder.clean()
+            if done and (report := report_of(folder, begun.plan, markers, own)).finished:
+                if begun.result:
+                    check_unchanged(folder, begun.plan)
+                else:
+                    finish(folder, begun.plan, markers, report.seconds)
+                if part is None:
+                    folder.clean()
                 return report
         else:
             check_empty(folder)
@@ -107,13 +127,17 @@ def embed(
                 assert planned is not None
                 plan = planner.plan(planned, info, alive[0].device, shared_workers=redis_url is not None)
                 manifest.save(folder, plan)
+            planning.close()
 
             def should_end() -> bool:
                 check_alive()
+                check_part()
                 return should_stop()
 
             store, sender = Store.connect(settings), celery_app(settings, publisher=True)
-            return run_plan(settings, folder, plan, store, sender, retry=retry, show=show, should_stop=should_end)
+            return run_plan(
+                settings, folder, plan, store, sender, retry=retry, show=show, should_stop=should_end, part=own
+            )
 
 
 def run_plan(
@@ -126,13 +150,16 @@ def run_plan(
     retry: RetryPolicy,
     show: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    part: Part = WHOLE,
 ) -> Report:
-    """Have a plan's shards done by the workers of ``store``; it and ``sender`` are closed. ``should_stop`` may
-    raise."""
+    """Have a plan's shards, or those of a part, done by the workers of ``store``; it and ``sender`` are closed.
+    ``should_stop`` may raise."""
     began = time.monotonic()
     keys = [key.get_secret_value() for key in settings.api_keys]
     owner = owner_of(keys[0] if keys else None)
-    runner = Runner(settings, output, plan, store, sender, owner=owner, should_stop=should_stop, show=show, retry=retry)
+    runner = Runner(
+        settings, output, plan, store, sender, owner=owner, should_stop=should_stop, show=show, retry=retry, part=part
+    )
     error: ClipError | None = None
     try:
         outcome = runner.run()
@@ -145,23 +172,42 @@ def run_plan(
     finally:
         runner.close(error)
     markers = [] if outcome.stopped else list(complete_markers(output, plan, should_stop))
-    report = report_of(output, plan, markers)
+    report = report_of(output, plan, markers, part)
     if not report.finished and (outcome.stopped or should_stop()):
         report, outcome.stopped = runner.report, True  # to look at every shard once more may take minutes
+        report.part = "" if part == WHOLE else str(part)
     report.resumed = runner.progress.resumed
     report.waited = runner.waited
     report.seconds = time.monotonic() - began
     report.lost, report.stopped = outcome.lost, outcome.stopped
-    if report.finished:
-        shards = [{k: m[k] for k in ("shard", "rows", "failed", "files", "seconds")} for m in markers]
-        manifest.save(output, plan, {**report.to_json(), "shards": shards})
+    if report.finished and finish(output, plan, markers, report.seconds) and part == WHOLE:
         output.clean()
     return report
 
 
-def report_of(output: Output, plan: RunPlan, markers: list[Marker]) -> Report:
-    """A report of the shards that are complete, by their markers."""
-    report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
+def finish(output: Output, plan: RunPlan, markers: list[Marker], seconds: float) -> bool:
+    """Write what came of a run into its manifest if all shards are complete; whether they are. Of several commands for
+    parts that end at once, each writes the same."""
+    whole = report_of(output, plan, markers)
+    if whole.finished:
+        whole.seconds = seconds
+        shards = [{k: m[k] for k in ("shard", "rows", "failed", "files", "seconds")} for m in markers]
+        manifest.save(output, plan, {**whole.to_json(), "shards": shards})
+    return whole.finished
+
+
+def report_of(output: Output, plan: RunPlan, markers: list[Marker], part: Part = WHOLE) -> Report:
+    """A report of the shards of a part that are complete, by the markers of all that are."""
+    own = part.shards(plan.shards)
+    report = Report(output.url, plan.model.name, plan.model.fingerprint, len(own), source=plan.source)
     for marker in markers:
-        report.count(marker)
+        if marker["shard"] in own:
+            report.count(marker)
+    if part != WHOLE:
+        missing = {*range(plan.shards)} - {marker["shard"] for marker in markers}
+        report.part, report.missing, report.missing_shards = str(part), part.missing(missing), len(missing)
     return report
+
+
+def nothing() -> None:
+    """What a command for the whole has to check about its part."""

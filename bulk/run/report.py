@@ -20,8 +20,9 @@ class Reason:
 
 @dataclass
 class Report:
-    """``rows`` were embedded and ``failed`` failed, in the whole output; ``resumed`` of them were done by earlier
-    commands.
+    """``rows`` were embedded and ``failed`` failed, in the whole output, or in a ``part`` of it (as ``3/16``, with
+    ``shards`` of its own); ``resumed`` of them were done by earlier commands. ``missing`` are the parts of which shards
+    are not complete yet, ``missing_shards`` of them together.
 
     ``halves`` of the embedded rows are so in part, for one of ``reasons``: zeros stand for an image or a text; ``cut``
     texts were longer than the model takes.
@@ -51,6 +52,9 @@ class Report:
     source: Source | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     without_text: int = 0
+    part: str = ""
+    missing: list[str] = field(default_factory=list)
+    missing_shards: int = 0
 
     @property
     def finished(self) -> bool:

@@ -19,6 +19,7 @@ from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import Marker, marker_if_complete, scan
 from clip_queue.bulk.output.plan_file import PlanFile
+from clip_queue.bulk.run.part import WHOLE, Part
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.retry import RetryPolicy
@@ -61,7 +62,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs a plan to its end. It owns ``store`` and ``sender`` and closes them.
+    """Runs a plan, or a ``part`` of it, to its end. It owns ``store`` and ``sender`` and closes them.
 
     ``should_stop`` is asked, and ``show`` gets the progress, every :data:`POLL_INTERVAL`. ``now`` is the clock.
     """
@@ -78,23 +79,26 @@ class Runner:
         should_stop: Callable[[], bool],
         show: Callable[[Progress], None],
         retry: RetryPolicy,
+        part: Part = WHOLE,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._output, self._plan = settings, output, plan
         self._store, self._retry, self._now = store, retry, now
         self._should_stop, self._show = should_stop, show
         self._file = PlanFile(output)
+        self._shards = part.shards(plan.shards)
         self._queue = ShardQueue(settings, output, plan, store, sender, owner=owner, wait=self._wait_for_store)
         self._lease = RunLease(store, plan, owner, settings)
         self._submitted: dict[int, SubmittedShard] = {}
         self._left = self._shards_left()
         self._exhausted = False
         self._beaten, self._last_alive, self._away_since = float("-inf"), now(), 0.0
-        self.progress = Progress(shards=plan.shards, rows=plan.rows)
-        self.progress.weight = sum(map(self._weight, range(plan.shards)))
+        rows = plan.rows if plan.rows is None or part == WHOLE else sum(map(self._file.rows, self._shards))
+        self.progress = Progress(shards=len(self._shards), rows=rows)
+        self.progress.weight = sum(map(self._weight, self._shards))
         self.outcome = Outcome()
         # Of what was seen:
-        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, plan.shards, source=plan.source)
+        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, len(self._shards), source=plan.source)
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds, over all shards
 
     def run(self) -> Outcome:
@@ -143,7 +147,7 @@ class Runner:
 
     def _shards_left(self) -> Iterator[int]:
         """The shards to do; those that are complete are counted on the way."""
-        for shard, marker in scan(self._output, self._plan):
+        for shard, marker in scan(self._output, self._plan, self._shards):
             self._go_on()  # a hundred thousand markers on a slow file system take longer than the lease
             if marker is None:
                 yield shard

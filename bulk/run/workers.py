@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pydantic import SecretStr
 
+from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.shared.errors import ClipError, Unavailable
@@ -36,11 +37,15 @@ class NotStarted(ClipError):
 
 
 @contextmanager
-def locked(output: Output) -> Iterator[None]:
-    """Hold an output for this command, so that no other command on this machine writes to it."""
+def locked(output: Output, *, shared: bool = False) -> Iterator[None]:
+    """Hold an output for this command, so that no other command on this machine writes to it; ``shared``: none but
+    those that share it too, for parts of it."""
     try:
-        with output.lock():
+        with output.lock(shared=shared):
             yield
+        if shared and (found := manifest.load(output)) and found.result:
+            with suppress(OSError), output.lock():  # not while another part is at its end: that one tidies up
+                output.clean()
     except BlockingIOError:
         raise OutputError(f"another run is at work in {output.url}: wait for it, or stop it") from None
     except OSError as error:
