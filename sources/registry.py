@@ -21,7 +21,7 @@ IMAGE_FOLDER = "folder"  # the format of a folder that holds nothing known
 
 
 # Options of reading that only some formats have. What is asked for comes in ``Source.storage``, under these names.
-READING = ("delimiter", "encoding", "quoting", "image_root")
+READING = ("columns", "delimiter", "encoding", "quoting", "image_root")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ FORMATS: dict[str, FormatSpec] = {
             compressed=(
                 *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"),
             ),
+            options=("columns",),
             rank=1,  # img2dataset writes a parquet beside each tar
         ),
         FormatSpec(
@@ -85,6 +86,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.webdataset",
             words=".zip",
             suffixes=(".zip",),
+            options=("columns",),
             rank=7,  # often what its folder was unpacked from
             decisive=False,
         ),
@@ -93,7 +95,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.parquet",
             words="parquet",
             suffixes=(".parquet", ".pq", ".parq"),
-            options=("image_root",),
+            options=("columns", "image_root"),
             rank=2,
             sidecar=".parquet",  # img2dataset, told to write files, reports on each folder of images in such a file
         ),
@@ -102,7 +104,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.parquet",
             words=".arrow",
             suffixes=(".arrow", ".feather"),
-            options=("image_root",),
+            options=("columns", "image_root"),
             rank=3,
         ),
         FormatSpec(
@@ -121,7 +123,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".csv",
             suffixes=(".csv", ".tsv"),
             compressed=_packed(".csv", ".tsv"),
-            options=("delimiter", "encoding", "quoting", "image_root"),
+            options=("columns", "delimiter", "encoding", "quoting", "image_root"),
             rank=6,
             decisive=False,
         ),
@@ -131,7 +133,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".jsonl",
             suffixes=(".jsonl", ".ndjson"),
             compressed=_packed(".jsonl", ".ndjson"),
-            options=("encoding", "image_root"),
+            options=("columns", "encoding", "image_root"),
             rank=5,
             decisive=False,
         ),
@@ -141,7 +143,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".json",
             suffixes=(".json",),
             compressed=_packed(".json"),
-            options=("encoding", "image_root"),
+            options=("columns", "encoding", "image_root"),
             rank=9,
             decisive=False,
         ),

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, choose, conform, infer, is_own
+from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, choose, conform, infer, is_own, is_wanted, with_wanted
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table
@@ -49,7 +49,7 @@ def plan_shards(
     if not sample:
         raise SourceError(f"{source.url}: no line at its beginning is a JSON object")
     source = _choose(source, chain(sample, objects), len(sample))
-    source = replace(source, columns=infer(_own(source, row) for row in sample))
+    source = replace(source, columns=with_wanted(source, infer(_own(source, row) for row in sample)))
     return source, lines.shards(source, found, shard_size, lines.line_marks)
 
 
@@ -115,7 +115,11 @@ def _is_text(value: object) -> bool:
 
 def _own(source: Source, values: dict[str, Any]) -> dict[str, Any]:
     """The values of a row that go into the source's own columns; of several captions, all: one of them is embedded."""
-    return {key: value for key, value in values.items() if is_own(source, key) or isinstance(value, list)}
+    return {
+        key: value
+        for key, value in values.items()
+        if is_own(source, key) or (isinstance(value, list) and is_wanted(source, key))
+    }
 
 
 def _objects(source: Source, found: list[tuple[bytes, int]]) -> Iterator[dict[str, Any]]:

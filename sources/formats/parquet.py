@@ -19,7 +19,7 @@ from pyarrow import types
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import ALSO, HELD_AS, LEFT_OUT, TEXT, choose, is_own, item_of, own_name
+from clip_queue.sources.columns import ALSO, HELD_AS, LEFT_OUT, TEXT, choose, is_own, is_wanted, item_of, own_name
 from clip_queue.sources.discovery import containers, name, root
 from clip_queue.sources.formats import row_groups
 from clip_queue.sources.formats.arrow import NOTHING, is_list, kept, plain, widest
@@ -31,6 +31,7 @@ from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import BrokenContainer, Piece, Place, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
 
+NAMED = 8  # columns that are suggested to be kept
 THREADS = 8  # footers that are read at once
 
 # How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all. A list of one
@@ -66,15 +67,17 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         )
     counts: list[tuple[int, str]] = []
     known: _Kinds = {}
+    clashes: dict[str, str] = {}
     empty: frozenset[str] | None = None
     for (path, _), footer in zip(found, _footers(split(source.url)[0], found, source.format), strict=True):
         counts.append((1 if footer.fault else footer.rows, footer.fault))
         if not footer.fault:
-            known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds
+            known = _merged(known, footer.kinds, name(folder, path), clashes) if known else footer.kinds
         if footer.rows:
             empty = footer.empty if empty is None else empty & footer.empty
     if not known:
         raise SourceError(f"{source.url}: nothing there can be read as {source.format}: {counts[0][1] or 'no columns'}")
+    _check_clashes(source, known, clashes)
     able = [column for column, (holds, _) in known.items() if holds != OTHER and column not in (empty or ())]
     typed = next((column for column in able if known[column][0] in (STRUCT, LIST + STRUCT)), None)
     texts = [column for column in able if known[column][0] in (BYTES, TEXT, LIST + TEXT)]
@@ -84,11 +87,14 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         own_name(column): "string" if kind == NOTHING else kind
         for column, (holds, kind) in known.items()
         if kind is not None
+        and is_wanted(source, column)
         and (
             is_own(source, column) or (column == source.text_column and holds == LIST + TEXT)
         )  # one of its texts is the caption
     }
     column, item = item_of(source.image_column or "", known)
+    if clash := clashes.get(column) or clashes.get(source.text_column or ""):
+        raise SourceError(f"{clash}, and it is to be embedded: make it of one type, or choose another column")
     holds = known[column][0] if column in known else ""
     many = holds.startswith(LIST) and item is None
     also = [name for name, (kind, _) in known.items() if source.images and name != column and kind.endswith(STRUCT)]
@@ -239,11 +245,11 @@ def _holds(kind: Any) -> str:
     return BYTES if types.is_binary(kind) else TEXT if types.is_string(kind) else OTHER
 
 
-def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
+def _merged(known: _Kinds, more: _Kinds, title: str, clashes: dict[str, str]) -> _Kinds:
     """The columns of the files before, and of one more file, by the widest type: a file may lack columns of others.
 
-    Raises:
-        SourceError: a column is of two types that have no wider one, or holds something else.
+    ``clashes`` gets those that are of two types without a wider one, or hold something else, and what they are; the
+    metadata cannot have them.
     """
     out = dict(known)
     for column, here in more.items():
@@ -253,11 +259,21 @@ def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
         if holds is None and (here[0] == there[0]):
             holds = here[0]
         if holds is None or (kind is None and (here[1], there[1]) != (None, None)):
-            raise SourceError(
+            clash = (
                 f"column {column!r} of {title} is {here[1] or here[0]}, in the files before it {there[1] or there[0]}"
             )
+            clashes.setdefault(column, clash)
+            holds, kind = here[0] if there[0] == OTHER else there[0], None
         out[column] = holds, kind
     return out
+
+
+def _check_clashes(source: Source, known: _Kinds, clashes: dict[str, str]) -> None:
+    """Raise :class:`SourceError` if the metadata are to have a column whose types cannot be united."""
+    if clash := next((clash for column, clash in clashes.items() if is_wanted(source, column)), None):
+        rest = [column for column, (_, kind) in known.items() if kind is not None and is_wanted(source, column)]
+        named = ",".join(rest[:NAMED]) + (",…" if len(rest) > NAMED else "")
+        raise SourceError(f"{clash}, which no type unites: leave it out by naming those to keep, --columns {named!r}")
 
 
 def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size: int) -> Iterator[Shard]:

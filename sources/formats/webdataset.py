@@ -27,7 +27,7 @@ import orjson
 
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import conform, infer, listed
+from clip_queue.sources.columns import WANTED, check_wanted, conform, infer, is_wanted, listed, with_wanted
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
 from clip_queue.sources.formats.archives import archive_of
@@ -72,7 +72,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     found = containers(source.url, spec.suffixes, spec.compressed, passed)
     protocol, _ = split(source.url)
     done = _completed(source, protocol, [path for path, _ in found], settings.max_image_bytes)
-    done = replace(done, storage={PASSED: passed, "root": root(source.url)})
+    done = replace(done, storage={**source.storage, PASSED: passed, "root": root(source.url)})
     return done, (Shard([Piece(path, size=size)], None) for path, size in found)
 
 
@@ -190,7 +190,7 @@ def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
     left_out = [IMAGES] if sample.images and not source.images else []
     if caption is not None and not source.texts:
         left_out.append(TEXTS)
-    own = conform(sample.own(values), source.columns)
+    own = conform(_wanted(source, sample.own(values)), source.columns)
     for image, data in (sample.images if source.images else {}).items() or [(next(iter(sample.images), None), None)]:
         columns = {**own, "image_path": f"{tar}/{display(image or sample.key)}", "caption": caption}
         yield of_halves(Row(columns, data, caption, faults=dict(faults), left_out=tuple(left_out)), source)
@@ -207,9 +207,12 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
         SourceError: no row can be read, or there is nothing to embed, or not what is asked for.
     """
     wanted = Wanted.of(source.image_column, source.text_column)
+    keep = {*(source.storage.get(WANTED) or ())}
     reasons: list[str] = []
     own: list[dict[str, Any]] = []
     seen: set[str] = set()
+    keys: dict[str, None] = {}  # the own columns, in order
+    full = 0  # tars with a row
     images = captions = False
     local = b""  # the first tar with a row, if to look through it is to jump from member to member
     for path, (first, fault) in _firsts(protocol, paths, max_image_bytes, wanted):
@@ -221,12 +224,15 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
         for sample in first:
             here, caption = _parsed(sample)
             values.append(sample.own(here))
+            keys.update(dict.fromkeys(values[-1]))
             images, captions = images or bool(sample.images), captions or caption
             seen |= {*map(display, sample.suffixes), *(f"json.{key}" for key in here)}
         own = own or values
         local = local or (path if first and protocol == LOCAL else b"")
+        full += bool(first)
         if (images or source.images is False) and (captions or source.texts is False):
-            break
+            if keep <= keys.keys() or full >= SAMPLE_TARS:
+                break
     if not seen:
         raise SourceError(f"no row can be read of {source.url}: {'; '.join(reasons)}")
     for asked, column, found in (("image", source.image_column, images), ("text", source.text_column, captions)):
@@ -234,6 +240,7 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
             raise SourceError(
                 f"there is no {asked} column {column!r} in the first rows, which have: {listed(sorted(seen))}"
             )
+    check_wanted(source, keys)
     if local and ((source.images is None and not images) or (source.texts is None and not captions)):
         more = _look_through(protocol, local, wanted)
         images, captions = images or more[0], captions or more[1]
@@ -243,7 +250,17 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
     texts = captions if source.texts is None else source.texts
     if not images and not texts:
         raise SourceError(f"nothing that is wanted of them is in the first rows of {source.url}")
-    return replace(source, images=images, texts=texts, columns=source.columns or infer(own))
+    return replace(source, images=images, texts=texts, columns=source.columns or _columns(source, own))
+
+
+def _columns(source: Source, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The columns of the metadata, from the own ones of the first rows."""
+    return with_wanted(source, infer(_wanted(source, row) for row in rows))
+
+
+def _wanted(source: Source, own: dict[str, Any]) -> dict[str, Any]:
+    """The own columns of a row that the metadata keep; its key names it, and stays."""
+    return {name: value for name, value in own.items() if name == "key" or is_wanted(source, name)}
 
 
 def _parsed(sample: Sample) -> tuple[dict[str, Any], bool]:
