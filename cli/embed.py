@@ -163,7 +163,7 @@ def print_dry_run(console: Console, dry: DryRun, part: Part = WHOLE) -> None:
     print_line(console, f"{source.format}: {rows} in {dry.shards:,} shards")
     if part != WHOLE:
         print_line(console, f"  part {part} has {len(part.shards(dry.shards)):,} of the shards")
-    for line in (f"to embed: {scope_text(source)}", *passed_lines(source)):
+    for line in (f"to embed: {scope_text(source)}", *passed_lines(source, dry.rows)):
         print_line(console, f"  {escape(printable(line))}")
     if source.columns:
         columns = ", ".join(source.columns)

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from clip_queue.sources.discovery import containers, name, root
-from clip_queue.sources.formats.image_files import walk
+from clip_queue.sources.formats.image_files import folder_order, walk
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import Piece, Source
 from clip_queue.sources.storage import LOCAL, split
@@ -62,7 +62,7 @@ def changes(source: Source, planned: Iterable[Piece], since: float) -> Changes:
     """
     protocol, path = split(source.url)
     is_folder = source.format == IMAGE_FOLDER
-    key: Callable[[bytes], Any] = _folder_order if is_folder else bytes
+    key: Callable[[bytes], Any] = folder_order if is_folder else bytes
     if is_folder:
         top = os.fsencode(path).rstrip(b"/")
         now = (_File(found.path, note=found.caption) for found in walk(source.url, protocol, top) if not found.fault)
@@ -111,12 +111,6 @@ def _paired(
         else:
             yield a, b
             a, b = next(then, None), next(now, None)
-
-
-def _folder_order(path: bytes) -> list[tuple[bool, bytes]]:
-    """The order of :func:`clip_queue.sources.formats.image_files.walk`: a folder's files come before its folders."""
-    *folders, last = path.split(b"/")
-    return [*((True, folder) for folder in folders), (False, last)]
 
 
 def _written(path: bytes) -> float:

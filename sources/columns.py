@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -24,11 +25,15 @@ IMAGES = (
     *("images", "imgs", "pictures", "photos"),
 )
 PATHS = (
-    *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "filename", "file"),
+    *("image_path", "img_path", "path", "filepath", "file_path", "file_name", "image_file_name", "filename", "file"),
     *("image_url", "img_url", "url", "uri"),
-    *("image_paths", "img_paths", "paths", "file_names", "filenames", "files", "image_urls", "img_urls", "urls"),
+    *("image_paths", "img_paths", "paths", "file_names", "image_file_names", "filenames", "files"),
+    *("image_urls", "img_urls", "urls"),
 )
-TEXTS = ("caption", "text", "txt", "alt", "alt_text", "alttext", "description", "prompt", "sentence", "title")
+TEXTS = (
+    *("caption", "text", "txt", "alt", "alt_text", "alttext", "description", "prompt", "sentence", "title"),
+    *("captions", "texts", "descriptions", "prompts", "sentences"),
+)
 
 # Also the columns of clip_queue.sources.place, which begin with ``source_`` themselves.
 _RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)|(source_)+(file|row|image)")
@@ -39,8 +44,11 @@ WANTED = "columns"  # in Source.storage: the names of the own columns that the m
 # them and holds none that can be read.
 LEFT_OUT, ODD = "left_out", "odd"
 
-# In Source.storage: how the column of images holds them, TEXT where as paths or URLs; and further columns of images.
-HELD_AS, TEXT, ALSO = "image", "text", "also"
+# In Source.storage: how the column of images holds them, TEXT where as paths or URLs, BYTES where encoded, with LIST
+# before it where as lists; further columns of images; and those that may hold images or texts, by "images" and "texts".
+HELD_AS, TEXT, BYTES, LIST = "image", "text", "bytes", "list of "
+ALSO, MAYBE = "also", "maybe"
+UNREAD = "unread"  # the suffixes of an archive's members that are not read, as far as its first rows tell
 
 
 @lru_cache(maxsize=1024)
@@ -76,15 +84,13 @@ def check_wanted(source: Source, columns: Collection[str]) -> None:
         raise SourceError(f"there is no column {unknown!r} to keep; the columns are: {listed(columns)}")
 
 
-def with_wanted(source: Source, inferred: dict[str, str]) -> dict[str, str]:
+def with_wanted(source: Source, inferred: dict[str, str], known: Collection[str] | None = None) -> dict[str, str]:
     """Columns that were inferred from the first rows, with those that are wanted and only come later: any value fits
-    them. ``extra`` stays the last."""
-    late = {own_name(name): "string" for name in source.storage.get(WANTED) or () if is_own(source, name)}
-    return {
-        **{name: kind for name, kind in inferred.items() if name != EXTRA},
-        **{n: k for n, k in late.items() if n not in inferred},
-        EXTRA: "string",
-    }
+    them. ``extra`` stays the last. ``known``: all columns; None: those that are wanted are known to be there."""
+    wanted = source.storage.get(WANTED) or ()
+    late = [own_name(name) for name in wanted if is_own(source, name) and (known is None or name in known)]
+    first = {name: kind for name, kind in inferred.items() if name != EXTRA}
+    return {**first, **{name: "string" for name in late if name not in first}, EXTRA: "string"}
 
 
 def infer(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -133,15 +139,25 @@ def conform(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
 
 
 def as_json(value: object) -> str | None:
-    """A value as JSON text. A value that JSON cannot express is written as Python shows it; None if that fails too."""
+    """A value as JSON text. NaN and infinities are null. A value that JSON cannot express is written as Python shows
+    it; None if that fails too."""
     try:
         return orjson.dumps(value, default=_text_of, option=orjson.OPT_NON_STR_KEYS).decode()
     except (TypeError, ValueError, RecursionError):
         pass
-    try:
-        return json.dumps(value, default=_text_of)  # takes integers of any length, and half of a surrogate pair
+    try:  # takes integers of any length, and half of a surrogate pair
+        return json.dumps(_finite(value), default=_text_of, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _finite(value: object) -> object:
+    """A value in which null stands for every number that is none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def is_encodable(text: str) -> bool:
@@ -187,7 +203,7 @@ def choose(
         SourceError: a column asked for does not exist or holds something else, or there is nothing to embed.
     """
     check_wanted(source, columns)
-    likely = (*IMAGES, *([typed.lower()] if typed else []), *PATHS)
+    likely = (*IMAGES, *([typed.strip().lower()] if typed else []), *PATHS)
     images = [name for name in images if name != source.text_column]
     image = _pick("image", source.image_column, source.images, columns, images, likely, lists)
     texts = [name for name in texts if name != image]
@@ -213,6 +229,12 @@ def choose(
         texts=text is not None,
         storage={**source.storage, LEFT_OUT: left_out, ODD: odd},
     )
+
+
+def check_image_root(source: Source) -> None:
+    """Raise :class:`SourceError` if a folder of images is given, and no column of a source names any file."""
+    if "image_root" in source.storage and not (source.images and source.storage[HELD_AS].removeprefix(LIST) != BYTES):
+        raise SourceError("an image root is given, and no column holds images' paths: leave it out")
 
 
 def item_of(column: str, columns: Collection[str]) -> tuple[str, int | None]:
@@ -242,18 +264,20 @@ def _pick(
         if column not in columns or (item is not None and column not in lists):
             raise SourceError(f"there is no {what} column {asked!r}; the columns are: {listed(columns)}")
         if column not in able:
-            raise SourceError(f"the {what} column {asked!r} cannot hold any; the columns are: {listed(columns)}")
+            raise SourceError(f"the {what} column {asked!r} holds none to be read; the columns are: {listed(columns)}")
         return asked
     found = _likeliest(able, likely)
     if found is None and wanted:
-        raise SourceError(f"no column looks like {what}s; name one of: {listed(columns)}")
+        odd = _likeliest(columns, likely)
+        why = f"column {odd!r} holds no {what} that can be read" if odd else f"no column looks like {what}s"
+        raise SourceError(f"{why}; name one of: {listed(columns)}")
     return found
 
 
 def _likeliest(able: Iterable[str], likely: Iterable[str]) -> str | None:
     names: dict[str, str] = {}
     for name in able:
-        names.setdefault(name.lower(), name)
+        names.setdefault(name.strip().lower(), name)
     return next((names[name] for name in likely if name in names), None)
 
 

@@ -22,7 +22,7 @@ SAMPLE_ENTRIES = 500  # entries of one folder that are looked at
 MAX_ENTRIES = 5_000  # entries of all folders together
 
 HEAD_BYTES = 2**16  # bytes of a table that are looked at
-NAMES_FILES = re.compile(rb"(?<!\w)file_name(?!\w)")  # its column of images
+NAMES_FILES = re.compile(rb"(?<!\w)(?:image_)?file_names?(?!\w)")  # its column of images
 
 _BY_RANK = sorted(FORMATS.values(), key=lambda spec: spec.rank)
 
@@ -53,13 +53,26 @@ def detect(url: str, *, sample_entries: int = SAMPLE_ENTRIES, max_entries: int =
         raise SourceError(f"{path} does not say what it is by its name ({sought()}): say so with --format")
     if not any(sign in path for sign in "*?[{"):
         raise SourceError(f"{path} does not exist; looked for {sought()}")
-    if found is None:
-        suffixes = tuple(suffix for spec in FORMATS.values() if spec.name != IMAGE_FOLDER for suffix in spec.suffixes)
-        found = _by_suffix(display(containers(url, suffixes)[0][0]))
+    return found.name if found else _by_files(url, protocol, path)
+
+
+def _by_files(url: str, protocol: str, path: str) -> str:
+    """The format of what a pattern names: files of one format, or folders."""
+    named = containers(url, tuple(suffix for spec in FORMATS.values() for suffix in spec.suffixes + spec.compressed))
+    kinds: dict[str, bytes] = {}
+    for file, _ in named:
+        if spec := _by_suffix(display(file)):
+            kinds.setdefault(spec.name, file)
+    here = [spec for spec in _BY_RANK if spec.name in kinds]
+    found = next((spec for spec in here if spec.decisive), next(iter(here), None))
     if found is None:
         raise SourceError(f"{path} does not say what it names; looked for {sought()}")
-    if found.name == IMAGE_FOLDER:
-        raise SourceError(f"{path}: images are read by their folder, not by a pattern")
+    if found.name == IMAGE_FOLDER and (format := _metadata(protocol, [kinds[IMAGE_FOLDER].rpartition(b"/")[0]])):
+        found = FORMATS[format]
+    for file, _ in containers(url, found.suffixes, found.compressed):
+        if _by_suffix(display(file)) not in (None, found):  # it is named, so it would be read as one of them
+            first = display(kinds[found.name])
+            raise SourceError(f"{first} and {display(file)} are of two formats: embed them one after the other")
     return found.name
 
 

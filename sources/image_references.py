@@ -17,8 +17,25 @@ from clip_queue.sources.storage import LOCAL, read_bytes, split
 SHORTEST = 60  # characters of an image in base64
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+=*\s*")  # a path has a dot; one to a JPEG's beginning, /9j/, may be one
 _BEGINNINGS = ("/9j/", "_9j_", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkqA", "TU0AK", "AAAA")
+_AS_BYTES = (b"data:", *(beginning.encode() for beginning in _BEGINNINGS))
+MEMBERS = ("bytes", "path", "url")  # of an object that stands for an image
 
 NO_IMAGE = "The row has no image."
+
+
+def image_in(value: object) -> object:
+    """What of a JSON value is an image: of an object, as Hugging Face writes them, its bytes, else its path or URL."""
+    if isinstance(value, dict):
+        return next((value[name] for name in MEMBERS if value.get(name)), None)
+    return value
+
+
+def can_be_image(value: object) -> bool:
+    """Whether a JSON value stands for an image, or is a list of such."""
+    if isinstance(value, list):
+        return any(can_be_image(each) for each in value if not isinstance(each, list))
+    found = image_in(value)
+    return isinstance(found, str) and bool(found.strip())
 
 
 def load(value: object, base_protocol: str, base_folder: bytes, settings: Settings) -> bytes | Callable[[], bytes]:
@@ -33,11 +50,14 @@ def load(value: object, base_protocol: str, base_folder: bytes, settings: Settin
         BadImage: the row has no image, or the value names none.
     """
     if isinstance(value, bytes):
-        return value
+        text = value.decode() if value.startswith(_AS_BYTES) and value.isascii() else ""  # stored without its type
+        return _decoded(text) if is_inline(text) else value
     if isinstance(value, str) and is_inline(value):
         return _decoded(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadImage.because(NO_IMAGE)
+    if isinstance(value, list):
+        raise BadImage.because("The row has a list of images, the first rows none: choose one, as column 'NAME[0]'.")
     if not isinstance(value, str):
         raise BadImage.because(f"The row's image is a {type(value).__name__}, no path and no URL.")
     if base_protocol in ("http", "https") and "://" not in value:

@@ -113,7 +113,8 @@ def embed(
             check_empty(folder)
         planned = None if begun else planner.write_shards()
         if known := begun.plan.source if begun else planned and planned.source:
-            for line in (f"embedding {scope_text(known)}", *passed_lines(known)):
+            rows = begun.plan.rows if begun else planned.rows if planned else None
+            for line in (f"embedding {scope_text(known)}", *passed_lines(known, rows)):
                 say(line)
         settings = settings.model_copy(update={"models": [model]})
         with started_workers(settings, workers, redis_url, say, should_stop) as (settings, check_alive):

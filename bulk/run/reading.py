@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.shared.errors import BadInput
 from clip_queue.sources import storage
+from clip_queue.sources.formats.text_files import UNREADABLE
 from clip_queue.sources.registry import FORMATS, READING
 from clip_queue.sources.source import SourceError
 
@@ -27,9 +29,11 @@ def one_url(source: Given) -> str:
     Raises:
         SourceError: there is none, or a pattern or a name that cannot stand in braces is one of several.
     """
-    if isinstance(source, str | os.PathLike):
-        return str(source)
-    urls = list(dict.fromkeys(storage.absolute(str(each)) for each in source))
+    if isinstance(source, str | bytes | os.PathLike):
+        return _named(source)
+    if not isinstance(source, Iterable):
+        raise SourceError(f"a source is a path, a URL or several, and no {type(source).__name__}")
+    urls = list(dict.fromkeys(storage.absolute(_named(each)) for each in source))
     if not urls:
         raise SourceError("there is no source: name at least one")
     if len(urls) == 1:
@@ -46,6 +50,16 @@ def one_url(source: Given) -> str:
     if folder.count("/") < 3 and any("://" in url for url in urls):
         raise SourceError(f"{urls[0]} and {urls[-1]} do not lie in one store: embed them one after the other")
     return f"{folder}{{{','.join(url[len(folder) :] for url in urls)}}}"
+
+
+def _named(source: str | bytes | os.PathLike[str]) -> str:
+    """A path or URL as text. An empty one would be the folder where the command runs."""
+    if not isinstance(source, str | bytes | os.PathLike):
+        raise SourceError(f"a source is a path, a URL or several, and no {type(source).__name__}")
+    name = os.fsdecode(source)
+    if not name.strip():
+        raise SourceError("a source's name is empty: name a file, a folder or a URL")
+    return name
 
 
 def reading(format: str, given: EmbedOptions) -> dict[str, Any]:
@@ -86,6 +100,8 @@ def _columns(asked: str | Sequence[str]) -> list[str]:
     """Names of columns; in a text they have commas between, and one that has a comma itself has quotes around it."""
     if isinstance(asked, str):
         asked = next(csv.reader([asked], skipinitialspace=True), [])
+    if not all(isinstance(name, str) for name in asked):
+        raise BadInput("columns are names, as 'a,b' or ['a', 'b']")
     return list(dict.fromkeys(asked))
 
 
@@ -93,6 +109,7 @@ def _encoding(asked: str) -> str | None:
     """None: it is UTF-8."""
     try:
         "".encode(asked)
+        codecs.getincrementaldecoder(asked)(UNREADABLE).decode(b"a", final=True)  # some codecs of Python read no files
     except (LookupError, ValueError):
         raise BadInput(f"encoding {asked!r} is not known: use a name as Python has them, cp1252 or utf-16") from None
     return None if asked.lower().replace("_", "-") in ("utf-8", "utf8") else asked

@@ -101,7 +101,7 @@ class Report:
         if self.without_text:
             none = self.without_text == self.rows
             lines.append(f"{'no row has a' if none else f'{counted(self.without_text)} no'} text: zeros stand for it")
-        return lines + passed_lines(self.source)
+        return lines + passed_lines(self.source, self.rows + self.failed if self.finished else None)
 
     def to_json(self) -> dict[str, Any]:
         """For the manifest."""

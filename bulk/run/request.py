@@ -31,6 +31,11 @@ class EmbedRequest:
         """
         for name, value in given.items():
             _check(name, value)
+        for kind in ("image", "text"):
+            if given.get(f"{kind}s") is False and given.get(f"{kind}_column") is not None:
+                raise BadInput(f"a column of {kind}s is named, and {kind}s are not wanted: leave one of the two out")
+        if given.get("images") is False and given.get("texts") is False:
+            raise BadInput("neither images nor texts are wanted: there is nothing to embed")
         if given.get("seed") is not None and given.get("sample") is None:
             raise BadInput("seed is of a sample, and none is asked for")
         format = given.get("format")

@@ -13,14 +13,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, choose, is_own, own_name
+from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, check_image_root, choose, is_own, own_name
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table
@@ -51,9 +52,8 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     headers, delimiter = _headers(source, folder, found, quoting=quoting)
     header = list(dict.fromkeys(column for each in headers.values() for column in each))
     others = {title: each for title, each in headers.items() if each != header}
-    source = choose(source, header, header, header)
-    own = {own_name(column): "string" for column in header if is_own(source, column)}
     storage = {
+        **source.storage,
         PASSED: passed,
         "root": folder,
         HELD_AS: TEXT,
@@ -61,7 +61,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         "delimiter": delimiter,
         "others": others,
     }
-    source = replace(source, columns=own, storage={**source.storage, **storage})
+    source = replace(source, storage=storage)
 
     def begin(file: BinaryIO, title: str) -> int:
         here = _header(file, title, delimiter, quoting=quoting)
@@ -71,6 +71,11 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
             raise SourceError(f"{title} changes while it is read: try again once it is finished")
         return here[0]
 
+    filled = _filled(source, found, begin)
+    source = choose(source, header, filled, filled)
+    check_image_root(source)
+    own = {own_name(column): "string" for column in header if is_own(source, column)}
+    source = replace(source, columns=own)
     marks = lines.marks_of(_reading(source)[0]) if quoting else lines.line_marks
     return source, lines.shards(source, found, shard_size, marks, begin)
 
@@ -80,29 +85,54 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
     return lines.read(source, pieces, settings, *_reading(source))
 
 
-def _reading(source: Source) -> tuple[lines.Splitter, Callable[[Table, int, bytes], Row]]:
+def _reading(source: Source) -> tuple[lines.Splitter, lines.Parse]:
     """What splits a file into rows, and what makes a row of its bytes."""
     all_columns, delimiter = source.storage["header"], source.storage["delimiter"]
-    others: _Headers = source.storage.get("others") or {}  # of the files that have other columns, by name
     quoting = source.storage.get("quoting") is not False
     own = [(own_name(column), column) for column in all_columns if is_own(source, column)]
 
-    def parse(table: Table, number: int, data: bytes) -> Row:
-        try:
-            fields = split_fields(data.decode(), delimiter, quoting=quoting)
-        except UnicodeDecodeError as error:
-            raise BadInput(f"Row {number + 1} is not UTF-8 (from its byte {error.start + 1} on).") from None
-        except csv.Error as error:
-            raise BadInput(f"Row {number + 1} is not CSV: {error}.") from None
-        header = others.get(table.name, all_columns)
-        if len(fields) != len(header):
-            has = f"has {len(fields)} fields, the header {len(header)}" if fields else "is empty"
-            raise BadInput(f"Row {number + 1} {has}.")
-        values: dict[str | None, Any] = dict(zip(header, fields, strict=True))
+    def parse(table: Table, number: int, data: bytes) -> list[Row]:
+        values = _values(source, table.name, number, data)
         columns = {key: values.get(column) for key, column in own}
-        return table.row(number, columns, values.get(source.image_column), values.get(source.text_column))
+        image, text = (values.get(column or "") for column in (source.image_column, source.text_column))
+        return [table.row(number, columns, image, text)]
 
-    return _splitter(delimiter, 0 if others else len(all_columns), quoting=quoting), parse
+    same = not source.storage.get("others")
+    return _splitter(delimiter, len(all_columns) if same else 0, quoting=quoting), parse
+
+
+def _values(source: Source, title: str, number: int, data: bytes) -> dict[str, str]:
+    """A row's values by column. Raises :class:`BadInput` if it is not one of its file."""
+    others: _Headers = source.storage.get("others") or {}  # of the files that have other columns, by name
+    header = others.get(title, source.storage["header"])
+    try:
+        quoting = source.storage.get("quoting") is not False
+        fields = split_fields(data.decode(), source.storage["delimiter"], quoting=quoting)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"Row {number + 1} {lines.not_encoded(source, error)}.") from None
+    except csv.Error as error:
+        raise BadInput(f"Row {number + 1} is not CSV: {error}.") from None
+    if len(fields) != len(header):
+        has = f"has {len(fields)} fields, the header {len(header)}" if fields else "is empty"
+        raise BadInput(f"Row {number + 1} {has}.")
+    return dict(zip(header, fields, strict=True))
+
+
+def _filled(source: Source, found: list[tuple[bytes, int]], begin: lines.Begin) -> list[str]:
+    """The columns without those that by their names are the images or the texts, and are empty in every row.
+
+    Rows are read until the likeliest columns hold something, which most often the first one tells.
+    """
+    header: list[str] = source.storage["header"]
+    likely = choose(source, header, header, header)
+    wanted = {column for column in (likely.image_column, likely.text_column) if column}
+    filled: set[str] = set()
+    for title, number, data in lines.rows(source, found, _reading(source)[0], begin):
+        with suppress(BadInput):
+            filled |= {column for column, value in _values(source, title, number, data).items() if value.strip()}
+        if wanted <= filled:
+            return header
+    return [column for column in header if column in filled] or header  # no row tells anything
 
 
 def find_image(source: Source, image_path: str, settings: Settings, place: Place | None = None) -> bytes:
@@ -191,7 +221,8 @@ def _header(file: BinaryIO, title: str, delimiters: str, *, quoting: bool) -> tu
             try:
                 fields = split_fields(row.decode(), delimiter, quoting=quoting)
             except (UnicodeDecodeError, csv.Error) as error:
-                raise SourceError(f"{title}: its header cannot be read: {error}") from None
+                why = "its lines end in a carriage return, write them with newlines" if b"\r" in row else str(error)
+                raise SourceError(f"{title}: its header cannot be read: {why}") from None
             found.append((end, [field or f"column_{number}" for number, field in enumerate(fields, 1)], delimiter))
     return max(found, key=lambda each: len(each[1]), default=None)
 
@@ -215,7 +246,15 @@ def _headers(source: Source, folder: str, found: list[tuple[bytes, int]], *, quo
             continue
         first = next(iter(headers.values()), header[1])
         if not set(first) & set(header[1]):
-            raise SourceError(f"{title} has the columns {', '.join(header[1])}; the first file has {', '.join(first)}")
+            raise SourceError(
+                f"{title} has the columns {', '.join(header[1])}; the first file has {', '.join(first)}: embed files "
+                "without a column in common apart"
+            )
+        if quoting and (shifted := next((column for column in header[1] if column.startswith((' "', '\t"'))), None)):
+            raise SourceError(
+                f"{title}: a blank stands before a quote in its header ({shifted}): take such blanks out, or read it "
+                "with --no-quoting"
+            )
         if doubled := sorted({column for column in header[1] if header[1].count(column) > 1}):
             raise SourceError(f"columns of the same name: {', '.join(doubled)}")
         headers[title], delimiters = header[1], header[2]

@@ -18,7 +18,8 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.formats.image_files import SUFFIXES, WANTED, suffix, walk
+from clip_queue.sources.discovery import root as pattern_root
+from clip_queue.sources.formats.image_files import SUFFIXES, WANTED, is_pattern, suffix, walk
 from clip_queue.sources.formats.table import of_halves
 from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.source import (
@@ -37,6 +38,7 @@ from clip_queue.sources.source import (
 from clip_queue.sources.storage import LOCAL, display, read_bytes, reader, reason, spellings, split
 
 SAMPLE_ROWS = 10_000  # images that are looked at for a caption before the source counts as one without
+EMPTY_CAPTIONS = 1_000  # captions that are empty before the source counts as one with captions
 CAPTION_BYTES = 64 * 2**10  # the longest caption
 CAPTION_THREADS = 16  # captions that are read at once from a remote store
 
@@ -63,35 +65,41 @@ def plan_shards(
     """
     if source.image_column or source.text_column:
         raise SourceError("a folder of images has no columns: its captions are the files NAME.txt beside the images")
-    protocol, root = _root(source)
+    protocol, path = split(source.url)
+    if is_pattern(protocol, os.fsencode(path)):
+        source = replace(source, storage={"root": pattern_root(source.url)})
     passed: Passed = {}
+    top = os.fsencode(path).rstrip(b"/")
     found = (
         Piece(path, note=UNREADABLE + fault if fault else caption)
-        for path, caption, fault in walk(source.url, protocol, root, passed)
+        for path, caption, fault in walk(source.url, protocol, top, passed)
     )
     head: list[Piece] = []
+    says = partial(_says, protocol, [])
     image_count = caption_count = 0
     for piece in found:
         head.append(piece)
         if not piece.note.startswith(UNREADABLE):
             image_count += 1
-            caption_count += bool(piece.note)
+            caption_count += bool(piece.note) and says(piece)
             if caption_count or image_count >= sample_rows or source.texts is False:
                 break
     if not image_count:
         lost = f"; {len(head)} of its folders cannot be listed" if head else ""
         raise SourceError(f"{source.url} holds no image ({WANTED}){lost}")
-    images = source.images is not False
     has_captions = caption_count > 0
     if not has_captions and source.texts is not False and image_count >= sample_rows:
         # They may begin later. A second listing tells, because what this one has listed must not stay in memory.
-        has_captions = any(image.caption for image in walk(source.url, protocol, root))
+        again = walk(source.url, protocol, top)
+        has_captions = any(says(Piece(path, note=caption)) for path, caption, _ in again if caption)
     if source.texts and not has_captions:
-        raise SourceError(f"{source.url}: texts are asked for, and no image has a caption (NAME.txt beside it)")
-    texts = has_captions and source.texts is not False
+        raise SourceError(
+            f"{source.url}: texts are asked for, and no image has a caption (NAME.txt beside it, not empty)"
+        )
+    texts, images = has_captions and source.texts is not False, source.images is not False
     if not images and not texts:
         raise SourceError(f"{source.url}: images are not wanted, and captions (NAME.txt) are not wanted or not there")
-    done = replace(source, images=images, texts=texts, columns={}, storage={PASSED: passed})
+    done = replace(source, images=images, texts=texts, columns={}, storage={**source.storage, PASSED: passed})
     return done, _shards(chain(head, found), shard_size)
 
 
@@ -151,9 +159,10 @@ def find_image(
 
 
 def _root(source: Source) -> tuple[str, bytes]:
-    """Protocol and path, without a slash at its end: the path of this machine's root is empty."""
+    """Protocol and path, without a slash at its end: the path of this machine's root is empty. Of a pattern it is
+    the folder that names are relative to."""
     protocol, path = split(source.url)
-    return protocol, os.fsencode(path).rstrip(b"/")
+    return protocol, os.fsencode(source.storage.get("root", path)).rstrip(b"/")
 
 
 def _relative(root: bytes, path: bytes) -> bytes:
@@ -167,6 +176,14 @@ def _shards(pieces: Iterator[Piece], size: int) -> Iterator[Shard]:
 
 
 # Captions
+
+
+def _says(protocol: str, empty: list[Piece], image: Piece) -> bool:
+    """Whether an image has a caption that is not empty; after :data:`EMPTY_CAPTIONS` that are, no more are read."""
+    if len(empty) < EMPTY_CAPTIONS and _caption(protocol, image) is None:
+        empty.append(image)
+        return False
+    return True
 
 
 def _captions(protocol: str, pieces: list[Piece]) -> Iterator[str | ClipError | None]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from clip_queue.sources import storage
+from clip_queue.sources.discovery import containers
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import SourceError
@@ -48,7 +50,8 @@ def suffix(name: bytes) -> bytes:
 
 
 def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> Iterator[Found]:
-    """All images of a source, or the one image that ``root`` is. Outputs of runs in it are passed over.
+    """All images of a source, the one image that ``root`` is, or those that a pattern names. Outputs of runs in it are
+    passed over.
 
     Args:
         url: the source, for messages.
@@ -59,6 +62,9 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
         SourceError: it is neither a folder nor an image, or it cannot be listed.
     """
     listed = _Local() if protocol == LOCAL else _Remote(protocol)
+    if is_pattern(protocol, root):
+        yield from _matching(url, protocol, passed)
+        return
     if not listed.is_folder(root):
         if suffix(root) not in SUFFIXES or not listed.is_file(root):
             raise SourceError(f"{url}: there is no folder of that name, and no image ({WANTED})")
@@ -80,6 +86,35 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
         if fault:
             yield Found(folder, fault=fault)
         waiting += [folder + b"/" + name for name in reversed(folders)]
+
+
+def is_pattern(protocol: str, path: bytes) -> bool:
+    """Whether a source's path names images by a glob or a brace expression: several paths become one."""
+    if not any(sign in path for sign in b"*?[{"):
+        return False
+    listed = _Local() if protocol == LOCAL else _Remote(protocol)
+    return not listed.is_folder(path) and not listed.is_file(path)
+
+
+def folder_order(path: bytes) -> list[tuple[bool, bytes]]:
+    """The key of :func:`walk`'s order: a folder's files come before its folders."""
+    *folders, last = path.split(b"/")
+    return [*((True, folder) for folder in folders), (False, last)]
+
+
+def _matching(url: str, protocol: str, passed: Passed | None) -> Iterator[Found]:
+    """The images that a pattern names, and those in the folders that it names."""
+    others = Passed()
+    found = sorted(
+        (path for path, _ in containers(url, FORMATS[IMAGE_FOLDER].suffixes, passed=others)), key=folder_order
+    )
+    others.pop(".txt", None)
+    if passed is not None:
+        passed.update(others)
+    for folder, paths in groupby(found, key=lambda path: path.rpartition(b"/")[0]):
+        listed = _Local() if protocol == LOCAL else _Remote(protocol)
+        captions = dict(listed(folder).images)
+        yield from (Found(path, captions.get(path.rpartition(b"/")[2], "")) for path in paths)
 
 
 def _listing(names: list[bytes], folders: list[bytes], fault: str = "") -> _Listing:

@@ -37,6 +37,11 @@ _NOT_LINES = {
 
 Splitter = Callable[[BinaryIO, int, int], Iterator[tuple[int, bytes | BadInput]]]
 """``splitter(file, start, stop)`` gives the byte at which each row ends, and the row's bytes, or its error."""
+Parse = Callable[[Table, int, bytes], list[Row]]
+"""``parse(table, number, data)`` makes rows of a row's bytes, several where it holds several images, or raises
+:class:`ClipError`; ``number`` is its place in the file."""
+Begin = Callable[[BinaryIO, str], int]
+"""``begin(file, title)`` gives the byte at which a file's first row begins; ``title`` names it in messages."""
 Marks = Callable[[BinaryIO, int, int, int, int], Iterator[tuple[int, int]]]
 """``marks(file, start, stop, first, every)`` gives, for the rows from byte ``start`` to ``stop``, how many of them have
 ended and at which byte: after ``first`` rows, after each ``every`` rows from there, and at the end."""
@@ -129,13 +134,12 @@ def shards(
     found: list[tuple[bytes, int]],
     size: int,
     marks: Marks,
-    begin: Callable[[BinaryIO, str], int] = first_byte,
+    begin: Begin = first_byte,
 ) -> Iterator[Shard]:
     """Shards of ``size`` rows, over the files in order. Each file is scanned once, when its turn comes.
 
     Args:
         found: path and size of each file.
-        begin: gives the byte at which a file's first row begins, from the open file and its name for messages.
 
     Raises:
         SourceError: a file cannot be read, or changes while it is read.
@@ -163,17 +167,39 @@ def shards(
         yield Shard(pieces, size - room)
 
 
+def rows(
+    source: Source, found: list[tuple[bytes, int]], splitter: Splitter, begin: Begin = first_byte
+) -> Iterator[tuple[str, int, bytes]]:
+    """The rows of all files that can be told apart: the file's name, the row's number there, and its bytes.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    for path, _ in found:
+        title = name(source.storage["root"], path)
+        try:
+            with open_text(source, path) as (file, end, _):
+                for number, (_, data) in enumerate(splitter(file, begin(file, title), end)):
+                    if isinstance(data, bytes):
+                        yield title, number, data
+        except OSError as error:
+            raise SourceError(f"{title} cannot be read: {reason(error)}") from error
+
+
+def not_encoded(source: Source, error: UnicodeDecodeError) -> str:
+    """What is wrong with a row that is not of the encoding, for messages."""
+    encoding = source.storage.get("encoding")
+    return f"is not {encoding}" if encoding else f"is not UTF-8 (from its byte {error.start + 1} on)"
+
+
 def read(
     source: Source,
     pieces: list[Piece],
     settings: Settings,
     splitter: Splitter,
-    parse: Callable[[Table, int, bytes], Row],
+    parse: Parse,
 ) -> Iterator[Row]:
     """The rows of some pieces.
-
-    Args:
-        parse: makes a row of its table, its number in the file and its bytes, or raises :class:`ClipError`.
 
     Raises:
         SourceError: a file is not the one that was planned.
@@ -199,10 +225,10 @@ def read(
             try:
                 if isinstance(data, BadInput):
                     raise data
-                row = parse(table, number, data)
+                made = parse(table, number, data)
             except ClipError as error:
-                row = table.broken(number, error)
-            yield row
+                made = [table.broken(number, error)]
+            yield from made
             number += 1
 
 
@@ -211,8 +237,8 @@ def find_image(
     image_path: str,
     settings: Settings,
     splitter: Splitter,
-    parse: Callable[[Table, int, bytes], Row],
-    begin: Callable[[BinaryIO, str], int] = first_byte,
+    parse: Parse,
+    begin: Begin = first_byte,
     place: Place | None = None,
 ) -> bytes:
     """The image of a row that has it as a path, or within (FILE#NUMBER: the rows before are passed over).
@@ -230,7 +256,8 @@ def find_image(
         _, data = next(islice(splitter(file, begin(file, table.name), end), at[1], None), (0, None))
     if isinstance(data, BadInput):
         raise data
-    row = parse(table, at[1], data) if data is not None else Row({}, error=BadInput(f"there is no row {image_path}"))
+    made = parse(table, at[1], data)[at[2] :] if data is not None else []
+    row = made[0] if made else Row({}, error=BadInput(f"there is no row {image_path}"))
     if row.error is not None:
         raise row.error
     assert row.image is not None

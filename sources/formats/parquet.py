@@ -19,25 +19,39 @@ from pyarrow import types
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import ALSO, HELD_AS, LEFT_OUT, TEXT, choose, is_own, is_wanted, item_of, own_name
+from clip_queue.sources.columns import (
+    ALSO,
+    BYTES,
+    HELD_AS,
+    LEFT_OUT,
+    LIST,
+    MAYBE,
+    TEXT,
+    check_image_root,
+    choose,
+    is_own,
+    is_wanted,
+    item_of,
+    own_name,
+)
 from clip_queue.sources.discovery import containers, name, root
 from clip_queue.sources.formats import row_groups
 from clip_queue.sources.formats.arrow import NOTHING, is_list, kept, plain, widest
 from clip_queue.sources.formats.row_groups import BATCH_ROWS, READ_ERRORS, in_words
-from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path
+from clip_queue.sources.formats.table import Table, changed, container_of, find_by_path, holds_text
+from clip_queue.sources.image_references import MEMBERS
 from clip_queue.sources.left_out import PASSED, Passed
 from clip_queue.sources.place import IMAGE
 from clip_queue.sources.registry import FORMATS
-from clip_queue.sources.source import BrokenContainer, Piece, Place, Planned, Row, Shard, Source, SourceError
+from clip_queue.sources.source import IMAGES, BrokenContainer, Piece, Place, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
 
 NAMED = 8  # columns that are suggested to be kept
 THREADS = 8  # footers that are read at once
 
-# How a column can hold images and texts: as bytes, as a struct of bytes and path, as text, or not at all. A list of one
-# of them has "list of" before it.
-BYTES, STRUCT, OTHER = "bytes", "struct", "other"
-LIST = "list of "
+# How a column can hold images and texts: as BYTES, as a struct with bytes, as a struct that names a file, as TEXT, or
+# not at all. A list of one of them has LIST before it.
+STRUCT, NAMES, OTHER = "struct", "names", "other"
 
 _Kinds = dict[str, tuple[str, str | None]]  # of each column: how it can hold them, and its type in the metadata
 
@@ -58,6 +72,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         SourceError: there is no file, none can be read, they differ in their columns, or they hold nothing to embed.
     """
     passed: Passed = {}
+    asked = source.images
     found = containers(source.url, FORMATS[source.format].suffixes, passed=passed)
     folder = root(source.url)
     caches = [path for path, _ in found if path.rpartition(b"/")[2].startswith(b"cache-")]
@@ -79,10 +94,8 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         raise SourceError(f"{source.url}: nothing there can be read as {source.format}: {counts[0][1] or 'no columns'}")
     _check_clashes(source, known, clashes)
     able = [column for column, (holds, _) in known.items() if holds != OTHER and column not in (empty or ())]
-    typed = next((column for column in able if known[column][0] in (STRUCT, LIST + STRUCT)), None)
-    texts = [column for column in able if known[column][0] in (BYTES, TEXT, LIST + TEXT)]
-    lists = [column for column in able if known[column][0].startswith(LIST)]
-    source = choose(source, known, able, texts, typed=typed, lists=lists)
+    source = replace(source, storage={**source.storage, PASSED: passed, "root": folder})
+    source = _chosen(source, known, able, found)
     own = {
         own_name(column): "string" if kind == NOTHING else kind
         for column, (holds, kind) in known.items()
@@ -94,15 +107,17 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     }
     column, item = item_of(source.image_column or "", known)
     if clash := clashes.get(column) or clashes.get(source.text_column or ""):
-        raise SourceError(f"{clash}, and it is to be embedded: make it of one type, or choose another column")
+        raise SourceError(f"{clash}, and it is to be embedded: embed these files apart, or choose another column")
     holds = known[column][0] if column in known else ""
     many = holds.startswith(LIST) and item is None
-    also = [name for name, (kind, _) in known.items() if source.images and name != column and kind.endswith(STRUCT)]
+    others = {name: kind for name, (kind, _) in known.items() if name not in (column, source.text_column)}
+    also = [name for name, kind in others.items() if source.images and kind.endswith(STRUCT)]
+    maybe = [name for name, kind in others.items() if kind.endswith(BYTES)] if asked is not False else []
     if many:
         own[IMAGE] = "int64"
-    source = replace(
-        source, columns=own, storage={**source.storage, PASSED: passed, "root": folder, HELD_AS: holds, ALSO: also}
-    )
+    storage = {**source.storage, HELD_AS: holds, ALSO: also, MAYBE: {IMAGES: maybe}}
+    source = replace(source, columns=own, storage=storage)
+    check_image_root(source)
     shards = _shards(found, counts, shard_size)
     return source, (Shard(shard.pieces, None) for shard in shards) if many else shards
 
@@ -171,7 +186,7 @@ def _piece_of(source: Source, image_path: str) -> Piece:
     for path, size in found:
         if name(source.storage["root"], path) == file and row.isdecimal():
             return Piece(path, int(row), int(row) + 1, size)
-    if source.storage[HELD_AS] == STRUCT:
+    if source.storage[HELD_AS] in (STRUCT, NAMES):
         protocol, _ = split(source.url)
         for path, size in found:
             with opened(protocol, path) as (handle, _):
@@ -187,6 +202,36 @@ def _containers(url: str, suffixes: tuple[str, ...]) -> list[tuple[bytes, int]]:
 
 
 # Planning
+
+
+def _chosen(source: Source, known: _Kinds, able: list[str], found: list[tuple[bytes, int]]) -> Source:
+    """``source`` with its columns of images and texts. A column of texts that is empty in every row is none."""
+    typed = next((column for column in able if known[column][0] in (STRUCT, LIST + STRUCT)), None)
+    texts = [column for column in able if known[column][0] in (BYTES, TEXT, LIST + TEXT)]
+    lists = [column for column in able if known[column][0].startswith(LIST)]
+    while True:
+        chosen = choose(source, known, able, texts, typed=typed, lists=lists)
+        if chosen.text_column is None or _has_texts(chosen, found):
+            return chosen
+        texts.remove(chosen.text_column)
+
+
+def _has_texts(source: Source, found: list[tuple[bytes, int]]) -> bool:
+    """Whether any row has a text; they are read up to there. Rows that cannot be read count as if they had."""
+    protocol, _ = split(source.url)
+    rows = 0
+    for path, _ in found:
+        try:
+            with opened(protocol, path) as (handle, _):
+                file = row_groups.table_file(handle, protocol, source.format)
+                for values in row_groups.column(file, source.text_column):
+                    rows += len(values)
+                    if any(map(holds_text, values)):
+                        return True
+        except READ_ERRORS as error:
+            if is_barred(error):
+                raise SourceError(f"{display(path)} cannot be read: {in_words(error)}") from error
+    return not rows
 
 
 def _footers(protocol: str, found: list[tuple[bytes, int]], format: str) -> Iterator[_Footer]:
@@ -240,8 +285,8 @@ def _holds(kind: Any) -> str:
         holds = _holds(kind.value_type)
         return OTHER if holds == OTHER or holds.startswith(LIST) else LIST + holds
     if types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return STRUCT if index >= 0 and types.is_binary(plain(kind.field(index).type)) else OTHER
+        fields = {name: _holds(kind.field(name).type) for name in MEMBERS if kind.get_field_index(name) >= 0}
+        return STRUCT if fields.get("bytes") == BYTES else NAMES if TEXT in fields.values() else OTHER
     return BYTES if types.is_binary(kind) else TEXT if types.is_string(kind) else OTHER
 
 
@@ -259,10 +304,8 @@ def _merged(known: _Kinds, more: _Kinds, title: str, clashes: dict[str, str]) ->
         if holds is None and (here[0] == there[0]):
             holds = here[0]
         if holds is None or (kind is None and (here[1], there[1]) != (None, None)):
-            clash = (
-                f"column {column!r} of {title} is {here[1] or here[0]}, in the files before it {there[1] or there[0]}"
-            )
-            clashes.setdefault(column, clash)
+            is_here, was = (held if here[1] == there[1] else kind or held for held, kind in (here, there))
+            clashes.setdefault(column, f"column {column!r} of {title} is {is_here}, in the files before it {was}")
             holds, kind = here[0] if there[0] == OTHER else there[0], None
         out[column] = holds, kind
     return out
@@ -273,7 +316,9 @@ def _check_clashes(source: Source, known: _Kinds, clashes: dict[str, str]) -> No
     if clash := next((clash for column, clash in clashes.items() if is_wanted(source, column)), None):
         rest = [column for column, (_, kind) in known.items() if kind is not None and is_wanted(source, column)]
         named = ",".join(rest[:NAMED]) + (",…" if len(rest) > NAMED else "")
-        raise SourceError(f"{clash}, which no type unites: leave it out by naming those to keep, --columns {named!r}")
+        raise SourceError(
+            f"{clash}, which no type unites: embed these files apart, or leave it out by --columns {named}"
+        )
 
 
 def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size: int) -> Iterator[Shard]:

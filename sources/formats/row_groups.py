@@ -15,6 +15,7 @@ from clip_queue.sources.columns import LEFT_OUT, item_of, own_name
 from clip_queue.sources.formats.arrow import is_list, plain, texts, values
 from clip_queue.sources.formats.arrow_files import ArrowFile
 from clip_queue.sources.formats.table import Table, changed
+from clip_queue.sources.image_references import MEMBERS
 from clip_queue.sources.source import IMAGES, Piece, Row, Source
 from clip_queue.sources.storage import LOCAL, StoreAway, is_barred, reason
 
@@ -87,6 +88,13 @@ def read(source: Source, table: Table, file: Any, piece: Piece, *, batch_rows: i
                 yield from rows
                 start, at = start + len(part), at + len(batch)
         first += about.num_rows
+
+
+def column(file: Any, name: str | None) -> Iterator[list[Any]]:
+    """A column's values, some rows at a time; nothing if the file lacks it."""
+    if name in file.schema_arrow.names:
+        for batch in file.iter_batches(BATCH_ROWS, columns=[name], use_threads=False):
+            yield texts(batch.column(0))
 
 
 def find_path(source: Source, file: Any, path: str) -> int | None:
@@ -170,6 +178,6 @@ def _images(array: Any) -> tuple[list[Any], list[str | None]]:
     if not types.is_struct(array.type):
         return texts(array), [None] * len(array)
     fields = {array.type.field(n).name: field for n, field in enumerate(array.flatten())}
-    data = texts(fields["bytes"])
+    held = [texts(fields[name]) for name in MEMBERS if name in fields and not types.is_nested(plain(fields[name].type))]
     paths = values(fields["path"], "string") if "path" in fields else [None] * len(array)
-    return [path if found is None else found for found, path in zip(data, paths, strict=True)], paths
+    return [next((value for value in row if value), None) for row in zip(*held, strict=True)], paths

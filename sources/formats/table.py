@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import LEFT_OUT, holds_something, is_encodable, own_name
+from clip_queue.sources.columns import LEFT_OUT, holds_something, is_encodable, item_of, own_name
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.image_references import is_inline, load, load_below
 from clip_queue.sources.source import IMAGE_HALF, TEXT_HALF, BrokenContainer, Place, Row, Source, SourceError
 from clip_queue.sources.storage import spellings, split
+
+_WITHIN = re.compile(r"(.*)#([0-9]+)(?:\[([0-9]+)\])?", re.DOTALL)  # what Table.where gives
 
 
 class Table:
@@ -26,6 +29,9 @@ class Table:
         self._source = source
         self._base = _base(source) or (self.protocol, posixpath.dirname(path))
         self._settings = settings
+        column = source.image_column or ""
+        plain = own_name(column) in source.columns
+        self._image_name = own_name(column if plain else item_of(column, ())[0])  # the column that keeps its paths
         self._left_out = [(kind, own_name(column)) for kind, column in source.storage.get(LEFT_OUT, {}).items()]
 
     def where(self, number: int, item: int | None = None) -> str:
@@ -57,7 +63,7 @@ class Table:
         row = Row(columns, place=Place(self.name, number, item), left_out=left_out)
         if source.images:
             if isinstance(image, str) and is_inline(image):
-                columns.update(dict.fromkeys(columns.keys() & {own_name(source.image_column or "")}))  # as of bytes
+                columns.update(dict.fromkeys(columns.keys() & {self._image_name}))  # as of bytes
             elif isinstance(image, str) and image.strip():
                 columns["image_path"] = image
             try:
@@ -104,7 +110,7 @@ def text_of(value: object) -> str | None:
         except UnicodeDecodeError:
             raise BadInput("The row's text is not UTF-8.") from None
     if isinstance(value, list):  # several captions: the first that says something
-        value = next((each for each in value if not isinstance(each, str) or each.strip()), None)
+        value = next((each for each in value if (each.strip() if isinstance(each, str) else each is not None)), None)
     if value is None:
         return None
     if not isinstance(value, str):
@@ -112,6 +118,14 @@ def text_of(value: object) -> str | None:
     if not is_encodable(value):
         raise BadInput("The row's text holds half of a character (a lone surrogate), as a cut emoji does.")
     return value if value.strip() else None
+
+
+def holds_text(value: object) -> bool:
+    """Whether a row's value is a text that says something, or one that cannot be understood."""
+    try:
+        return text_of(value) is not None
+    except BadInput:
+        return True
 
 
 def find_by_path(
@@ -140,13 +154,14 @@ def files_at(source: Source, place: Place) -> list[bytes]:
     return [folder + b"/" + spelling for spelling in spellings(place.file)]
 
 
-def container_of(source: Source, image_path: str, suffixes: tuple[str, ...]) -> tuple[bytes, int] | None:
-    """The file and the row's number that an ``image_path`` like FILE#NUMBER means; None if it means neither."""
-    file, _, number = image_path.rpartition("#")
-    if not (number.isascii() and number.isdecimal()):
+def container_of(source: Source, image_path: str, suffixes: tuple[str, ...]) -> tuple[bytes, int, int] | None:
+    """The file, the row's number, and which of its images an ``image_path`` means; None: :meth:`Table.where` has not
+    made it."""
+    place = _WITHIN.fullmatch(image_path)
+    if not place:
         return None
-    found = (path for path in _files(source.url, suffixes) if name(source.storage["root"], path) == file)
-    return next(((path, int(number)) for path in found), None)
+    found = (path for path in _files(source.url, suffixes) if name(source.storage["root"], path) == place[1])
+    return next(((path, int(place[2]), int(place[3] or 0)) for path in found), None)
 
 
 def _base(source: Source) -> tuple[str, bytes] | None:

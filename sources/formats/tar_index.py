@@ -13,14 +13,16 @@ from clip_queue.sources.storage import display, opened
 
 
 @lru_cache(maxsize=16)
-def index_of(protocol: str, path: bytes) -> tuple[dict[str, tuple[int, int]], set[str]]:
+def index_of(protocol: str, path: bytes, column: str | None = None) -> tuple[dict[str, tuple[int, int]], set[str]]:
     """Start and size in bytes of a tar's images, by name as text: the first of each name, before the tar breaks; and
-    the names that several have."""
+    the names that several have. ``column`` is a suffix that images have as well."""
+    end = f".{column}".lower().encode() if column else None
     found: dict[str, tuple[int, int]] = {}
     doubled: set[str] = set()
     with opened(protocol, path) as (file, size), contextlib.suppress(BrokenTar):
         for member in archive_of(file, size).members():
-            if is_plain(member) and suffix(raw := raw_name(member)) in SUFFIXES:
+            raw = raw_name(member)
+            if is_plain(member) and (suffix(raw) in SUFFIXES or (end and raw.lower().endswith(end))):
                 name = display(raw)
                 if name in found:
                     doubled.add(name)

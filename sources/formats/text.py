@@ -35,8 +35,8 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
 def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Row]:
     """The rows of a shard."""
 
-    def parse(table: Table, number: int, line: bytes) -> Row:
-        return table.row(number, {}, None, decoded(line, number))
+    def parse(table: Table, number: int, line: bytes) -> list[Row]:
+        return [table.row(number, {}, None, decoded(source, line, number))]
 
     return lines.read(source, pieces, settings, lines.lines, parse)
 
@@ -51,12 +51,12 @@ def find_image(
     raise BadInput(f"{source.url} holds texts: there is no image {image_path}")
 
 
-def decoded(line: bytes, number: int) -> str:
+def decoded(source: Source, line: bytes, number: int) -> str:
     """A line's text without the line's end. Raises :class:`BadInput` with the line's number, counted from 1."""
     try:
         text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
-        raise BadInput(f"Line {number + 1} is not UTF-8 (from its byte {error.start + 1} on).") from None
+        raise BadInput(f"Line {number + 1} {lines.not_encoded(source, error)}.") from None
     if not text.strip():
         raise BadInput(f"Line {number + 1} is empty.")
     return text

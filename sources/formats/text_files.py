@@ -23,8 +23,8 @@ BLOCK = 2**20  # bytes that are read at once
 LIMIT = 2**30  # bytes of a temporary file
 ELEMENT = 16 * 2**20  # characters of an element of a JSON array
 
-_INVALID = "clip_queue_invalid"  # what is not of an encoding becomes a byte that is not UTF-8: its row will say so
-codecs.register_error(_INVALID, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
+UNREADABLE = "clip_queue_invalid"  # what is not of an encoding becomes a byte that is not UTF-8: its row will say so
+codecs.register_error(UNREADABLE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
 
 class TextFile(NamedTuple):
@@ -74,7 +74,7 @@ def _lines(file: Any, codec: str | None, encoding: str | None, *, is_json: bool)
 
 
 def _recoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    decoder = codecs.getincrementaldecoder(encoding)(_INVALID)
+    decoder = codecs.getincrementaldecoder(encoding)(UNREADABLE)
     for block in blocks:
         yield decoder.decode(block).encode("utf-8", "surrogateescape")
     yield decoder.decode(b"", final=True).encode("utf-8", "surrogateescape")

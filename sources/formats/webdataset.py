@@ -2,8 +2,9 @@
 
 A sample is a sequence of members whose names are the same up to the first dot after the last slash (the folder belongs
 to the name). Each member with an image's suffix (NAME.jpg, NAME.left.png) is a row. The caption is NAME.txt, or
-``caption`` in NAME.json. The other values in NAME.json are the rows' columns, and ``key`` is NAME. The image column
-chooses one image by its suffix (``left.png``), the text column another caption: the suffix of a text, or ``json.KEY``.
+``caption`` in NAME.json; of NAME.left.png, NAME.left.txt goes before. The other values in NAME.json are the rows'
+columns, and ``key`` is NAME. The image column chooses one image by its suffix (``left.png``), the text column another
+caption: the suffix of a text, or ``json.KEY``.
 Nothing is unpacked to disk. A compressed tar is unpacked as it is read; a zip's members are read in the order of their
 names, and one that is encrypted or broken costs its own row.
 
@@ -17,21 +18,33 @@ import contextlib
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import WANTED, check_wanted, conform, infer, is_wanted, listed, with_wanted
+from clip_queue.sources.columns import (
+    MAYBE,
+    UNREAD,
+    WANTED,
+    check_wanted,
+    conform,
+    infer,
+    is_wanted,
+    listed,
+    with_wanted,
+)
+from clip_queue.sources.columns import TEXTS as TEXT_NAMES
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
 from clip_queue.sources.formats.archives import archive_of
-from clip_queue.sources.formats.samples import IMAGE, JSON, TEXT, TEXT_BYTES, Sample, Wanted, samples
+from clip_queue.sources.formats.samples import TEXT_BYTES, Sample, Wanted, samples
 from clip_queue.sources.formats.table import files_at, of_halves
 from clip_queue.sources.formats.tar_index import index_of
 from clip_queue.sources.formats.tars import BrokenTar
@@ -54,16 +67,19 @@ from clip_queue.sources.source import (
 )
 from clip_queue.sources.storage import LOCAL, display, opened, read_bytes, reason, spellings, split
 
+T = TypeVar("T")
+
 SUFFIX_ENDS = tuple(end for name in ("webdataset", "zip") for end in FORMATS[name].suffixes + FORMATS[name].compressed)
 SAMPLE_ROWS = 100  # rows that tell what the tars hold
+LOOK_ROWS = 500_000  # rows in which images or captions are looked for that those lack
+MAX_NAMES = 10_000  # suffixes and JSON keys that are remembered
 SAMPLE_TARS = 8  # tars that are tried until one has a row
 THREADS = 8  # tars that are looked at at once
 
 
 def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:  # noqa: ARG001 - a tar is a shard
-    """A shard for each tar. Where ``source`` does not say it, the first :data:`SAMPLE_ROWS` rows of the tars tell
-    whether they hold images and captions (of this machine's first tar, all of its rows), and those of the first tar the
-    columns of their JSON.
+    """A shard for each tar. Where ``source`` does not say it, the rows of the tars tell whether they hold images and
+    captions (:func:`_completed`), and the first :data:`SAMPLE_ROWS` of the first tar the columns of their JSON.
 
     Raises:
         SourceError: there are no tars, none can be read, or they hold nothing to embed.
@@ -72,7 +88,7 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
     found = containers(source.url, spec.suffixes, spec.compressed, passed)
     protocol, _ = split(source.url)
     done = _completed(source, protocol, [path for path, _ in found], settings.max_image_bytes)
-    done = replace(done, storage={**source.storage, PASSED: passed, "root": root(source.url)})
+    done = replace(done, storage={**done.storage, PASSED: passed, "root": root(source.url)})
     return done, (Shard([Piece(path, size=size)], None) for path, size in found)
 
 
@@ -139,7 +155,7 @@ def find_image(source: Source, image_path: str, settings: Settings, place: Place
         for name in [] if ".." in tar.split("/") else spellings(tar):
             path = os.fsencode(source.storage["root"]) + b"/" + name
             try:
-                at, size = index_of(protocol, path)[0][member]
+                at, size = index_of(protocol, path, source.image_column)[0][member]
                 with opened(protocol, path) as (file, total):
                     return archive_of(file, total).at(at, min(size, limit + 1))
             except (KeyError, NotADirectoryError):
@@ -156,7 +172,7 @@ def _image_at(source: Source, image_path: str, place: Place, settings: Settings)
     protocol, _ = split(source.url)
     for path in files_at(source, place):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if image_path[len(place.file) + 1 :] not in index_of(protocol, path)[1]:
+            if image_path[len(place.file) + 1 :] not in index_of(protocol, path, source.image_column)[1]:
                 return None
             row = next(islice(read(source, [Piece(path)], settings), place.number, None), None)
             return row.image if row and isinstance(row.image, bytes) else None
@@ -165,35 +181,37 @@ def _image_at(source: Source, image_path: str, place: Place, settings: Settings)
 
 def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
     """A sample's rows, with what is wrong with their halves."""
-    faults: dict[str, ClipError] = {}
-    if source.images and IMAGE in sample.errors:
-        faults[IMAGE_HALF] = sample.errors[IMAGE]
-    elif source.images and not sample.images:
-        suffixes = ", ".join(f".{display(suffix)}" for suffix in sorted(sample.suffixes)[:8])
-        faults[IMAGE_HALF] = BadImage.because(f"The row has no image, only {suffixes}.")
-    values: dict[str, Any] = {}
-    caption, unread = None, None
-    try:
-        if JSON in sample.errors:
-            raise sample.errors[JSON]
-        values = sample.values()
-    except BadInput as error:
-        unread = error
-    try:
-        if TEXT in sample.errors:
-            raise sample.errors[TEXT]
-        caption = sample.caption(values)
-    except BadInput as error:
-        faults |= {TEXT_HALF: error} if source.texts else {}
-    if unread:
-        faults[COLUMNS] = unread
-    left_out = [IMAGES] if sample.images and not source.images else []
-    if caption is not None and not source.texts:
-        left_out.append(TEXTS)
-    own = conform(_wanted(source, sample.own(values)), source.columns)
-    for image, data in (sample.images if source.images else {}).items() or [(next(iter(sample.images), None), None)]:
-        columns = {**own, "image_path": f"{tar}/{display(image or sample.key)}", "caption": caption}
-        yield of_halves(Row(columns, data, caption, faults=dict(faults), left_out=tuple(left_out)), source)
+    images = bool(source.images)
+    for image, stem in sample.rows(images=images):
+        faults: dict[str, ClipError] = {}
+        values: dict[str, Any] = {}
+        caption = None
+        if images and image is None:
+            suffixes = ", ".join(f".{display(suffix)}" for suffix in sorted(sample.suffixes)[:8])
+            faults[IMAGE_HALF] = BadImage.because(f"The row has no image, only {suffixes}.")
+        elif images and image and (error := sample.image_error(image)):
+            faults[IMAGE_HALF] = error
+        unread: dict[str, ClipError] = {}
+        try:
+            values = sample.values(stem)
+        except BadInput as error:
+            unread[COLUMNS] = error
+        try:
+            caption = sample.caption(stem, values)
+        except BadInput as error:
+            faults |= {TEXT_HALF: error} if source.texts else {}
+        faults |= unread
+        left_out = [IMAGES] if sample.images and not images else []
+        if caption is not None and not source.texts:
+            left_out.append(TEXTS)
+        path = f"{tar}/{display(image) if image else sample.named(stem)}"
+        columns = {
+            **conform(_wanted(source, sample.own(values)), source.columns),
+            "image_path": path,
+            "caption": caption,
+        }
+        data = None if IMAGE_HALF in faults else sample.images.get(image or b"")
+        yield of_halves(Row(columns, data, caption, faults=faults, left_out=tuple(left_out)), source)
 
 
 # Planning
@@ -203,59 +221,77 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
     """``source``, completed by the first rows of the first tar that has any, and of more tars as long as there may come
     what is not in those before.
 
+    What the first rows of all tars lack is looked for in the rest of them: in every row if it is asked for; else, in
+    tars of this machine, in the next :data:`LOOK_ROWS` rows.
+
     Raises:
         SourceError: no row can be read, or there is nothing to embed, or not what is asked for.
     """
     wanted = Wanted.of(source.image_column, source.text_column)
-    keep = {*(source.storage.get(WANTED) or ())}
     reasons: list[str] = []
     own: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    keys: dict[str, None] = {}  # the own columns, in order
+    names: dict[str, None] = {}  # of all own columns, in order
     full = 0  # tars with a row
-    images = captions = False
-    local = b""  # the first tar with a row, if to look through it is to jump from member to member
-    for path, (first, fault) in _firsts(protocol, paths, max_image_bytes, wanted):
+    there = _There()
+
+    def enough() -> bool:
+        return (there.images or source.images is False) and (there.captions or source.texts is False)
+
+    for path, (first, fault) in _each(paths, partial(_first, protocol, max_image_bytes, wanted)):
         if not first:
             reasons.append(f"{display(path)}: {fault}")
-            if not seen and len(reasons) == SAMPLE_TARS:
+            if not there.seen and len(reasons) == SAMPLE_TARS:
                 break
         values = []
         for sample in first:
-            here, caption = _parsed(sample)
-            values.append(sample.own(here))
-            keys.update(dict.fromkeys(values[-1]))
-            images, captions = images or bool(sample.images), captions or caption
-            seen |= {*map(display, sample.suffixes), *(f"json.{key}" for key in here)}
+            here = there.add(sample)
+            values += [sample.own(each) for each in here]
         own = own or values
-        local = local or (path if first and protocol == LOCAL else b"")
+        names.update(dict.fromkeys(name for row in values for name in row))
         full += bool(first)
-        if (images or source.images is False) and (captions or source.texts is False):
-            if keep <= keys.keys() or full >= SAMPLE_TARS:
-                break
-    if not seen:
+        if enough() and (full >= SAMPLE_TARS or names.keys() >= {*source.storage.get(WANTED, ())}):
+            break
+    if not there.seen:
         raise SourceError(f"no row can be read of {source.url}: {'; '.join(reasons)}")
-    for asked, column, found in (("image", source.image_column, images), ("text", source.text_column, captions)):
+    asked = bool(source.images or source.texts or source.image_column or source.text_column)
+    if not enough() and (asked or protocol == LOCAL):
+        rows = 0
+        for _, more in _each(paths, partial(_whole, protocol, wanted, None if asked else LOOK_ROWS)):
+            there.join(more)
+            rows += more.rows
+            if enough() or (not asked and rows >= LOOK_ROWS):
+                break
+    check_wanted(source, [*names, wanted.key])
+    has = f"which have: {listed(sorted(map(display, there.seen)))}"
+    for column, kind, found in (
+        (source.image_column, "image", there.images),
+        (source.text_column, "text", there.captions),
+    ):
         if column and not found:
-            raise SourceError(
-                f"there is no {asked} column {column!r} in the first rows, which have: {listed(sorted(seen))}"
-            )
-    check_wanted(source, keys)
-    if local and ((source.images is None and not images) or (source.texts is None and not captions)):
-        more = _look_through(protocol, local, wanted)
-        images, captions = images or more[0], captions or more[1]
-    if source.texts and not captions and not any(_look_through(protocol, path, wanted)[1] for path in paths):
+            raise SourceError(f"there is no {kind} column {column!r} in the rows of {source.url}, {has}")
+    if source.images and not there.images:
+        raise SourceError(f"images are asked for, and no row of {source.url} has one, {has}")
+    if source.texts and not there.captions:
         raise SourceError(f"texts are asked for, and no row of {source.url} has a caption (NAME.txt, or in NAME.json)")
-    images = images if source.images is None else source.images
-    texts = captions if source.texts is None else source.texts
+    images = there.images if source.images is None else source.images
+    texts = there.captions if source.texts is None else source.texts
     if not images and not texts:
-        raise SourceError(f"nothing that is wanted of them is in the first rows of {source.url}")
-    return replace(source, images=images, texts=texts, columns=source.columns or _columns(source, own))
-
-
-def _columns(source: Source, rows: list[dict[str, Any]]) -> dict[str, str]:
-    """The columns of the metadata, from the own ones of the first rows."""
-    return with_wanted(source, infer(_wanted(source, row) for row in rows))
+        raise SourceError(
+            f"nothing that is wanted of them is in the first rows of {source.url}, {has}: name one with --image-column "
+            "or --text-column"
+        )
+    maybe = {TEXTS: there.like_texts()} if source.texts is None and not texts else {}
+    return replace(
+        source,
+        images=images,
+        texts=texts,
+        columns=source.columns or with_wanted(source, infer(_wanted(source, row) for row in own), names),
+        storage={
+            **source.storage,
+            MAYBE: maybe,
+            UNREAD: [end for end in there.unread(wanted) if end not in maybe.get(TEXTS, ())],
+        },
+    )
 
 
 def _wanted(source: Source, own: dict[str, Any]) -> dict[str, Any]:
@@ -263,43 +299,74 @@ def _wanted(source: Source, own: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in own.items() if name == "key" or is_wanted(source, name)}
 
 
-def _parsed(sample: Sample) -> tuple[dict[str, Any], bool]:
-    """The values of a sample's JSON, and whether it has a caption; broken ones will be their rows' errors."""
-    values: dict[str, Any] = {}
-    with contextlib.suppress(BadInput):
-        values = sample.values()
-        return values, sample.caption(values) is not None
-    return values, False
+@dataclass
+class _There:
+    """What samples have: images, captions, and the suffixes and JSON keys that were seen."""
+
+    images: bool = False
+    captions: bool = False
+    seen: set[bytes] = field(default_factory=set)
+    rows: int = 0
+
+    def add(self, sample: Sample) -> list[dict[str, Any]]:
+        """Count a sample; the JSON of its rows. Broken ones will be their rows' errors."""
+        self.rows += 1
+        self.images = self.images or bool(sample.images)
+        found = []
+        for _, stem in sample.rows(images=True):
+            values: dict[str, Any] = {}
+            with contextlib.suppress(BadInput):
+                values = sample.values(stem)
+                self.captions = sample.caption(stem, values) is not None or self.captions
+            found.append(values)
+        if len(self.seen) < MAX_NAMES:
+            self.seen |= sample.suffixes
+            self.seen |= {f"json.{key}".encode(errors="replace") for values in found for key in values}
+        return found
+
+    def join(self, other: _There) -> None:
+        self.images, self.captions = self.images or other.images, self.captions or other.captions
+        self.seen |= other.seen
+
+    def like_texts(self) -> list[str]:
+        """What may be captions, by its name."""
+        names = {name: name.removeprefix("json.").lower() for name in map(display, sorted(self.seen))}
+        return [name for name, end in names.items() if end.partition(".")[0] in TEXT_NAMES or end.endswith(".txt")]
+
+    def unread(self, wanted: Wanted) -> list[str]:
+        """The suffixes of members that are not read."""
+        return [display(name) for name in sorted(self.seen) if not name.startswith(b"json.") and not wanted.kind(name)]
 
 
-def _look_through(protocol: str, path: bytes, wanted: Wanted) -> tuple[bool, bool]:
-    """Whether a tar has images and captions, up to where it breaks."""
-    images = captions = False
+def _whole(protocol: str, wanted: Wanted, most: int | None, path: bytes) -> _There:
+    """What a tar has, up to where it breaks, or ``most`` rows, or until it has both images and captions."""
+    there = _There()
     with contextlib.suppress(BrokenTar, OSError), opened(protocol, path) as (file, size):
-        for sample in samples(archive_of(file, size), images=False, max_image_bytes=0, wanted=wanted):
-            images, captions = images or bool(sample.images), captions or _parsed(sample)[1]
-            if images and captions:
+        for sample in islice(samples(archive_of(file, size), images=False, max_image_bytes=0, wanted=wanted), most):
+            there.add(sample)
+            if there.images and there.captions:
                 break
-    return images, captions
+    return there
 
 
-def _firsts(
-    protocol: str, paths: list[bytes], max_image_bytes: int, wanted: Wanted
-) -> Iterator[tuple[bytes, tuple[list[Sample], str]]]:
-    """The first rows of each tar, some tars ahead."""
+def _each(paths: list[bytes], look: Callable[[bytes], T]) -> Iterator[tuple[bytes, T]]:
+    """What a look at each tar finds, in order, some tars ahead."""
     with ThreadPoolExecutor(THREADS, thread_name_prefix="tars") as pool:
-        waiting: deque[tuple[bytes, Future[tuple[list[Sample], str]]]] = deque()
-        for path in paths:
-            waiting.append((path, pool.submit(_first, protocol, path, max_image_bytes, wanted)))
-            if len(waiting) > THREADS:
-                path, first = waiting.popleft()
-                yield path, first.result()
-        while waiting:
-            path, first = waiting.popleft()
-            yield path, first.result()
+        waiting: deque[tuple[bytes, Future[T]]] = deque()
+        try:
+            for path in paths:
+                waiting.append((path, pool.submit(look, path)))
+                if len(waiting) > THREADS:
+                    path, found = waiting.popleft()
+                    yield path, found.result()
+            while waiting:
+                path, found = waiting.popleft()
+                yield path, found.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _first(protocol: str, path: bytes, max_image_bytes: int, wanted: Wanted) -> tuple[list[Sample], str]:
+def _first(protocol: str, max_image_bytes: int, wanted: Wanted, path: bytes) -> tuple[list[Sample], str]:
     """A tar's first rows, without their images' bytes, and why there are no more."""
     found: list[Sample] = []
     try:

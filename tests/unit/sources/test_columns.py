@@ -113,5 +113,5 @@ def test_the_likeliest_columns_are_chosen() -> None:
         chosen("a", "b")
     with pytest.raises(SourceError, match="no column looks like images"):
         chosen("a", "text", images=True)
-    with pytest.raises(SourceError, match="cannot hold"):
+    with pytest.raises(SourceError, match="holds none to be read"):
         chosen("a", image_column="a", text_column="a")

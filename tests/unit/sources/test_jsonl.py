@@ -65,7 +65,7 @@ def test_jsonl_columns_are_chosen_or_refused(tmp_path: Path) -> None:
     source, _ = planned(tmp_path, "jsonl", text_column="a", images=False)
     assert source.columns == {"source_image_path": "string", "n": "int64", "extra": "string"}
     assert "no text column 'b'; the columns are: a, image_path, n" in refusal(tmp_path, "jsonl", text_column="b")
-    assert "'n' cannot hold any" in refusal(tmp_path, "jsonl", image_column="n")
+    assert "'n' holds none to be read" in refusal(tmp_path, "jsonl", image_column="n")
     assert "looks like texts" in refusal(tmp_path, "jsonl", texts=True)
     assert "nothing to embed" in refusal(tmp_path, "jsonl", images=False)
     (tmp_path / "b.jsonl").write_bytes(b"no json\n")

@@ -45,8 +45,8 @@ def test_blank_and_broken_lines_keep_their_numbers(tmp_path: Path) -> None:
     assert all(isinstance(row.error, BadInput) for row in found if row.error)
 
 
-def parse(table: Table, number: int, line: bytes) -> Row:
-    return table.row(number, {}, None, text.decoded(line, number))
+def parse(table: Table, number: int, line: bytes) -> list[Row]:
+    return [table.row(number, {}, None, text.decoded(Source("", "text"), line, number))]
 
 
 def test_a_line_that_is_too_long(tmp_path: Path) -> None:

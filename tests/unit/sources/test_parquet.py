@@ -79,7 +79,7 @@ def test_columns_are_asked_for_or_refused(tmp_path: Path) -> None:
     source, _ = planned(path, images=False, text_column="b")
     assert (source.images, source.texts, source.columns) == (False, True, {"a": "string", "n": "int64"})
     assert "'c'; the columns are: image, a, b, n" in refusal(path, image_column="c")
-    assert "'n' cannot hold any" in refusal(path, image_column="n")
+    assert "'n' holds none to be read" in refusal(path, image_column="n")
     assert "looks like texts" in refusal(path, texts=True)
     assert "nothing to embed" in refusal(path, images=False)
     assert "nothing to embed" in refusal(put(tmp_path / "n.parquet", {"n": [1]}))

@@ -151,8 +151,8 @@ def test_a_column_that_is_null_in_every_file_holds_nothing(tmp_path: Path) -> No
     put(tmp_path / "none.parquet", {"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())})
     source, _ = rows(tmp_path)
     assert scope_text(source) == "images only: images from `image`; no texts can be read in `caption`"
-    assert "no column looks like texts" in refusal(tmp_path, texts=True)
-    assert "the text column 'caption' cannot hold any" in refusal(tmp_path, text_column="caption")
+    assert "column 'caption' holds no text" in refusal(tmp_path, texts=True)
+    assert "the text column 'caption' holds none to be read" in refusal(tmp_path, text_column="caption")
     put(tmp_path / "1.parquet", {"image": pa.array([None, None], pa.binary()), "caption": [None, "t"]})
     source, _ = rows(tmp_path)
     assert (source.images, source.texts) == (True, True), "one file is not all of them"

@@ -107,7 +107,7 @@ def test_of_the_first_tar_all_rows_are_looked_at_and_of_the_others_the_first(tmp
     assert planned(tmp_path)[0].texts is True
     (tmp_path / "b.tar").write_bytes(tar([*members, ("z.txt", b"x")]))
     (tmp_path / "a.tar").write_bytes(tar(members))
-    assert planned(tmp_path)[0].texts is False
+    assert planned(tmp_path)[0].texts is True
     assert planned(tmp_path, texts=True)[0].texts is True, "asked for, they are looked for in all of them"
     assert [row.left_out for row in rows(tmp_path, texts=False)][-1] == ("texts",)
     (tmp_path / "b.tar").write_bytes(tar([*members[1:], ("z.txt", b"x")]))
