@@ -159,6 +159,12 @@ def embed(
             show_default=False,
         ),
     ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Append all that this command and the processes it starts log to this file.", show_default=False
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     **options: Any,
 ) -> None:
@@ -171,10 +177,11 @@ def embed(
     from clip_queue.stack.embedded import never
 
     with needs_extra():
+        from clip_queue.bulk.run.display import progress_display
         from clip_queue.bulk.run.embed import embed as run_embed
         from clip_queue.bulk.run.part import WHOLE, Part
         from clip_queue.bulk.run.planner import dry_run as run_dry
-        from clip_queue.cli.embed import print_dry_run, print_report, progress_display
+        from clip_queue.cli.embed import print_dry_run, print_report
     settings = load_settings(redis_url=redis, models=[options["model"]] if options["model"] else None)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
     what = source[0] if len(source) == 1 else source
@@ -191,6 +198,7 @@ def embed(
                 workers=workers,
                 redis_url=given,
                 part=part,
+                log_file=log_file,
                 settings=settings,
                 show=show,
                 say=lambda line: print_line(console, f"[yellow]{escape(line)}[/]"),

@@ -17,10 +17,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from clip_queue.bulk.run.display import LINE_INTERVAL
 from clip_queue.bulk.search import contact_sheet as sheets
 from clip_queue.bulk.search.index import HITS_AT_ONCE, Hit, Index
 from clip_queue.bulk.search.query import embed_query
-from clip_queue.cli.embed import LINE_INTERVAL
 from clip_queue.cli.terminal import print_line, printable
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import NOTICES

@@ -15,6 +15,7 @@ from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import Marker, complete_markers
+from clip_queue.bulk.run.display import Say, Show, display, ignore
 from clip_queue.bulk.run.options import EmbedOptions
 from clip_queue.bulk.run.part import WHOLE, Part, at_work, turn_to_plan
 from clip_queue.bulk.run.planner import Planner
@@ -24,6 +25,7 @@ from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.bulk.run.resume import check_empty, check_model, check_same, check_unchanged
 from clip_queue.bulk.run.retry import RetryPolicy
+from clip_queue.bulk.run.run_log import run_log
 from clip_queue.bulk.run.runner import Runner
 from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
@@ -35,10 +37,6 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 
 
-def ignore(*_: object) -> None:
-    """Where nobody wants to know."""
-
-
 def embed(
     source: Given,
     output: str | Path,
@@ -48,8 +46,9 @@ def embed(
     part: str | tuple[int, int] | None = None,
     settings: Settings | None = None,
     retry: RetryPolicy = RetryPolicy(),
-    show: Callable[[Progress], None] = ignore,
-    say: Callable[[str], None] = ignore,
+    log_file: str | Path | None = None,
+    show: Show | bool | None = None,
+    say: Say | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     **options: Unpack[EmbedOptions],
 ) -> Report:
@@ -65,8 +64,10 @@ def embed(
             the last of them finishes the output. Not with ``redis_url``.
         settings: everything else; None: from the environment.
         retry: when to try again, and when to give up.
-        show: gets the :class:`~clip_queue.bulk.run.progress.Progress` several times a second.
-        say: gets lines about what happens.
+        log_file: a file to which everything is appended that this call and the workers started here log.
+        show: gets the :class:`~clip_queue.bulk.run.progress.Progress` several times a second; True: a bar, or lines;
+            False: nothing is shown; None: a bar in a notebook.
+        say: gets lines about what happens; None: printed where the progress is shown.
         should_stop: asked several times a second; True gives back what runs and ends the call.
         options: see :class:`~clip_queue.bulk.run.options.EmbedOptions`.
 
@@ -88,8 +89,11 @@ def embed(
     if request.source.url == folder.url:
         raise OutputError("source and output are the same: choose another output")
     with ExitStack() as held:
+        show, say = held.enter_context(display(show, say))
+        log = held.enter_context(run_log(log_file, folder, settings.log_level))
+        say = log.saying(say)
         held.enter_context(locked(folder, shared=part is not None))
-        check_part = held.enter_context(at_work(folder, own, say, should_stop)) if part is not None else nothing
+        check_part = held.enter_context(at_work(folder, own, say, should_stop)) if part is not None else ignore
         begun = manifest.load(folder)
         planning = held.enter_context(ExitStack())
         if part is not None and begun is None:
@@ -108,7 +112,7 @@ def embed(
                     finish(folder, begun.plan, markers, report.seconds)
                 if part is None:
                     folder.clean()
-                return report
+                return log.ended(report)
         else:
             check_empty(folder)
         planned = None if begun else planner.write_shards()
@@ -117,7 +121,7 @@ def embed(
             for line in (f"embedding {scope_text(known)}", *passed_lines(known, rows)):
                 say(line)
         settings = settings.model_copy(update={"models": [model]})
-        with started_workers(settings, workers, redis_url, say, should_stop) as (settings, check_alive):
+        with started_workers(settings, workers, redis_url, say, should_stop, log.file) as (settings, check_alive):
             with closing(Store.connect(settings)) as store:
                 alive = find_workers(store, name, should_stop, retry.find_workers)
             info = common_model(alive, name)
@@ -136,8 +140,10 @@ def embed(
                 return should_stop()
 
             store, sender = Store.connect(settings), celery_app(settings, publisher=True)
-            return run_plan(
-                settings, folder, plan, store, sender, retry=retry, show=show, should_stop=should_end, part=own
+            return log.ended(
+                run_plan(
+                    settings, folder, plan, store, sender, retry=retry, show=show, should_stop=should_end, part=own
+                )
             )
 
 
@@ -208,7 +214,3 @@ def report_of(output: Output, plan: RunPlan, markers: list[Marker], part: Part =
         missing = {*range(plan.shards)} - {marker["shard"] for marker in markers}
         report.part, report.missing, report.missing_shards = str(part), part.missing(missing), len(missing)
     return report
-
-
-def nothing() -> None:
-    """What a command for the whole has to check about its part."""

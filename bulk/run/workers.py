@@ -18,6 +18,7 @@ from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.stack.log_file import LogFile
 from clip_queue.stack.machine import visible_gpus
 
 POLL_INTERVAL = 0.25  # seconds
@@ -59,12 +60,14 @@ def started_workers(
     redis_url: str | None,
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
+    log_file: LogFile | None = None,
 ) -> Iterator[tuple[Settings, Callable[[], None]]]:
-    """Settings whose Redis has workers, and a check that raises if the workers are gone for good."""
+    """Settings whose Redis has workers, and a check that raises if the workers are gone for good. ``log_file`` gets
+    what the processes log that are started here."""
     if redis_url is not None:
         yield settings.model_copy(update={"redis_url": SecretStr(redis_url)}), _nothing
         return
-    stack = EmbeddedStack(settings, workers=number or default_workers(settings), api=False, say=say)
+    stack = EmbeddedStack(settings, workers=number or default_workers(settings), api=False, say=say, log_file=log_file)
     try:
         stack.start(timeout=3600, should_stop=should_stop)
 
@@ -73,6 +76,9 @@ def started_workers(
                 raise NoWorker("the supervisor of the workers has failed")
 
         yield stack.settings, check
+    except KeyboardInterrupt:  # Ctrl-C where nobody catches the signal: in a notebook, in a script
+        stack.hurry()
+        raise
     finally:
         if should_stop():
             stack.hurry()  # the shards under way are given up anyway: there is nothing to wait for
