@@ -9,6 +9,7 @@
     errors/errors_N.parquet          the rows that failed, with the same columns and ``error`` filled
     shards/shard_N.json              written last: shard N is complete, with counts and checksums
     plan.parquet                     row group N is what shard N reads
+    .leases/                         which commands are at work, where several do parts of a run
     manifest.json                    source, model, options; once finished, every shard's counts and checksums
 
 N is padded with zeros as clip-retrieval pads it, so that sorting by name sorts by number. A shard none of whose rows
@@ -30,7 +31,7 @@ from pathlib import Path
 
 from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, join, reason, split
 
-STAGING, LOCK, CLAIMS = ".aside", ".lock", ".claims"
+STAGING, LOCK, LEASES = ".aside", ".lock", ".leases"
 MANIFEST, PLAN = "manifest.json", "plan.parquet"
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a file system without locks answers
@@ -227,9 +228,9 @@ class Output:
             yield
 
     def clean(self) -> None:
-        """Remove the files that killed writers left behind, and the claims of killed commands."""
-        for name in self.listed(CLAIMS):
-            self.remove(f"{CLAIMS}/{name}")
+        """Remove the files that killed writers left behind, and the leases of killed commands."""
+        for name in self.listed(LEASES):
+            self.remove(f"{LEASES}/{name}")
         if self.local:
             shutil.rmtree(self.local / STAGING, ignore_errors=True)
             (self.local / LOCK).unlink(missing_ok=True)

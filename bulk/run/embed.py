@@ -83,7 +83,7 @@ def embed(
     if part is not None and redis_url is not None:
         raise BadInput(
             f"part {own} is for a command with workers of its own, and those of a Redis share the whole among "
-            "themselves: give one of the two"
+            "themselves: give either the part or the Redis (redis_url, CLIP_QUEUE_REDIS_URL)"
         )
     request = EmbedRequest.of(source, options)
     if request.source.url == folder.url:

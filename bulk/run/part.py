@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from clip_queue.bulk.output import manifest
-from clip_queue.bulk.output.claims import STALE, Claim
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import Manifest
+from clip_queue.bulk.output.output_lease import STALE, OutputLease
 from clip_queue.bulk.run.workers import NotStarted
 from clip_queue.shared.errors import BadInput
 
@@ -68,16 +68,16 @@ def at_work(
         OutputError: another command is at work at it; also from the check.
         NotStarted: the run was told to stop.
     """
-    with Claim(output, f"part-{part.number}-of-{part.of}") as claim:
+    with OutputLease(output, f"part-{part.number}-of-{part.of}") as lease:
 
         def check() -> None:
-            if claim.is_lost:
+            if lease.is_lost:
                 raise OutputError(f"this command was silent for {STALE:g} s, and another one does part {part} now")
 
-        for _ in waiting(claim, f"part {part} is another command's", say, should_stop):
-            if claim.is_alive:
+        for _ in waiting(lease, f"part {part} is another command's", say, should_stop):
+            if lease.is_alive:
                 raise OutputError(
-                    f"another command, on {claim.holder}, is at work at part {part} of {output.url}: wait for it, or "
+                    f"another command, on {lease.holder}, is at work at part {part} of {output.url}: wait for it, or "
                     "stop it"
                 )
         yield check
@@ -93,21 +93,23 @@ def turn_to_plan(
     Raises:
         NotStarted: the run was told to stop.
     """
-    with Claim(output, "plan") as claim:
-        for _ in waiting(claim, "another command is planning", say, should_stop):
+    with OutputLease(output, "plan") as lease:
+        for _ in waiting(lease, "another command is planning", say, should_stop):
             if found := manifest.load(output):
                 yield found
                 return
         yield manifest.load(output)  # it may have been written a moment ago
 
 
-def waiting(claim: Claim, why: str, say: Callable[[str], None], should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Comes round while somebody else has a claim, and ends once it is this command's."""
+def waiting(
+    lease: OutputLease, why: str, say: Callable[[str], None], should_stop: Callable[[], bool]
+) -> Iterator[None]:
+    """Comes round while somebody else has a lease, and ends once it is this command's."""
     said = False
     try:
-        while not claim.take():
+        while not lease.take():
             if not said:
-                say(f"{why}, on {claim.holder}: waiting for it, or until it was silent for {STALE:g} s")
+                say(f"{why}, on {lease.holder}: waiting for it, or until it was silent for {STALE:g} s")
                 said = True
             yield
             if should_stop():

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from clip_queue.bulk.output.claims import Claim
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import save
+from clip_queue.bulk.output.output_lease import OutputLease
 from clip_queue.bulk.run.embed import ignore, run_plan
 from clip_queue.bulk.run.part import Part, turn_to_plan
 from clip_queue.bulk.run.planner import Planner
@@ -91,14 +91,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 def test_on_s3_one_of_many_is_the_first(store: S3) -> None:
     output = Output("s3://data/out")
-    claims = [Claim(output, "plan") for _ in range(8)]
+    leases = [OutputLease(output, "plan") for _ in range(8)]
     try:
         with ThreadPoolExecutor(8) as pool:
-            assert sorted(pool.map(Claim.take, claims)) == [False] * 7 + [True]
+            assert sorted(pool.map(OutputLease.take, leases)) == [False] * 7 + [True]
     finally:
-        for claim in claims:
-            claim.release()
-    assert store.keys("data", "out/.claims") == []
+        for lease in leases:
+            lease.release()
+    assert store.keys("data", "out/.leases") == []
 
 
 def test_parts_share_an_output_on_s3(store: S3, tmp_path: Path) -> None:
@@ -127,4 +127,4 @@ def test_parts_share_an_output_on_s3(store: S3, tmp_path: Path) -> None:
     there = store.download("data", "parts", tmp_path / "there")
     assert manifest(there)["result"]["rows"] == ROWS
     assert [row["caption"] for row in table(there)] == [f"row {n}" for n in range(ROWS)]
-    assert store.keys("data", "parts/.claims") == []
+    assert store.keys("data", "parts/.leases") == []

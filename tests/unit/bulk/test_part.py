@@ -12,9 +12,9 @@ import pytest
 
 from clip_queue import embed
 from clip_queue.bulk.output import manifest
-from clip_queue.bulk.output.claims import Claim
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.output_lease import OutputLease
 from clip_queue.bulk.run.embed import ignore, run_plan
 from clip_queue.bulk.run.part import WHOLE, Part, at_work, turn_to_plan
 from clip_queue.bulk.run.planner import Planner
@@ -109,7 +109,7 @@ def test_every_shard_belongs_to_one_part(shards: int, of: int) -> None:
 
 
 def test_a_redis_shares_the_whole_among_its_workers(source: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"part 1/2 is for a command with workers of its own, .*: give one of the two"):
+    with pytest.raises(BadInput, match=r"part 1/2 is for a command with workers of its own, .*: give either the part or the Redis"):
         embed(source, tmp_path / "out", part="1/2", redis_url="redis://127.0.0.1:1/0")
 
 
@@ -181,14 +181,14 @@ def test_parts_without_shards_have_nothing_to_do(source: str, output: Output) ->
 
 
 def test_one_command_a_part_at_a_time(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clip_queue.bulk.output.claims.BEAT", 0.05)
+    monkeypatch.setattr("clip_queue.bulk.output.output_lease.BEAT", 0.05)
     part = Part(1, 2)
     with at_work(output, part, ignore, lambda: False) as check:
         check()
         with at_work(output, Part(2, 2), ignore, lambda: False):
             pass
     said: list[str] = []
-    monkeypatch.setattr("clip_queue.bulk.run.part.Claim", lambda *given: Claim(*given, beat=0.05))
+    monkeypatch.setattr("clip_queue.bulk.run.part.OutputLease", lambda *given: OutputLease(*given, beat=0.05))
     with at_work(output, part, ignore, lambda: False) as check:
         with (
             pytest.raises(
@@ -198,7 +198,7 @@ def test_one_command_a_part_at_a_time(output: Output, monkeypatch: pytest.Monkey
         ):
             pass
         assert len(said) == 1
-        output.write(".claims/part-1-of-2.2", b"{}")
+        output.write(".leases/part-1-of-2.2", b"{}")
         wait_for(lambda: is_refused(check), 20, "what the other has taken over is left to it")
 
 
@@ -256,8 +256,8 @@ def test_parts_that_begin_together_have_one_plan(source: str, tmp_path: Path) ->
 
 def test_who_waits_for_the_plan_may_be_stopped_and_a_planner_that_fails_lets_the_next_try(output: Output) -> None:
     new = Output(output.url + " new")
-    with Claim(new, "plan") as claim:
-        assert claim.take()
+    with OutputLease(new, "plan") as lease:
+        assert lease.take()
         said: list[str] = []
         with (
             pytest.raises(NotStarted, match="stopped while it was waiting"),

@@ -1,8 +1,8 @@
-"""Claims: what one command at a time may do in an output, on whatever machines the commands run.
+"""Leases: what one command at a time may do in an output, on whatever machines the commands run.
 
-A claim is a file ``.claims/NAME.1``, made in the one way that shared file systems and object stores have in common:
+A lease is a file ``.leases/NAME.1``, made in the one way that shared file systems and object stores have in common:
 only if it is not there. Its holder writes it anew every few seconds, for no clock of another machine is trusted: who
-sees a claim that does not change takes it to be that of a killed command, and makes ``NAME.2``. The highest number
+sees a lease that does not change takes it to be that of a killed command, and makes ``NAME.2``. The highest number
 holds.
 """
 
@@ -23,15 +23,15 @@ from typing import Any
 import orjson
 
 from clip_queue.bulk.output.errors import OutputError
-from clip_queue.bulk.output.layout import CLAIMS, Output
+from clip_queue.bulk.output.layout import LEASES, Output
 
-BEAT = 5.0  # seconds after which a holder writes its claim anew
+BEAT = 5.0  # seconds after which a holder writes its lease anew
 STALE = 60.0  # seconds without a change after which its holder counts as dead
 STOP_TIMEOUT = 30.0  # seconds that the thread may take to end: a store may be slow
 
 
-class Claim:
-    """A claim on ``name`` that this command makes, or finds somebody else's; for one thread. Leaving its block lets go.
+class OutputLease:
+    """A lease on ``name`` that this command makes, or finds somebody else's; for one thread. Leaving its block lets go.
 
     Every method raises :class:`OSError` if the output cannot be read or written.
     """
@@ -50,22 +50,22 @@ class Claim:
         self._about = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid()}
         self._token = secrets.token_hex(8)
         self._beats = 0
-        self._number = 0  # of the claim that is held; 0: none is
+        self._number = 0  # of the lease that is held; 0: none is
         self._seen: tuple[bytes, float] | None = None  # somebody else's, and since when it has been the same
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"claim {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lease {name}", daemon=True)
         self.holder = ""  # the machine of the command that has it
         self.is_alive = False  # whether that command was seen at work
         self.is_lost = False  # whether somebody took this one over, because this process was paused or cut off
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> OutputLease:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.release()
 
     def take(self) -> bool:
-        """Whether the claim is this command's now. Else it is somebody else's, who may be dead: ask again.
+        """Whether the lease is this command's now. Else it is somebody else's, who may be dead: ask again.
 
         Raises:
             OutputError: the output is in a store where two can be the first.
@@ -86,7 +86,7 @@ class Claim:
         return True
 
     def release(self) -> None:
-        """Let go of the claim, if it is held. The file of a store that is away is left: it goes stale."""
+        """Let go of the lease, if it is held. The file of a store that is away is left: it goes stale."""
         if not self._number:
             return
         self._ending.set()
@@ -113,7 +113,7 @@ class Claim:
         )
 
     def _look(self, data: bytes) -> float:
-        """See who has the claim; since when it has been the same."""
+        """See who has the lease; since when it has been the same."""
         self.holder = str(_read(data).get("host", "?"))
         if self._seen is None or self._seen[0] != data:
             self.is_alive = self._seen is not None
@@ -147,11 +147,11 @@ class Claim:
         return data is not None and _read(data).get("token") == self._token
 
     def _numbers(self) -> list[int]:
-        found = [file.rpartition(".") for file in self._output.listed(CLAIMS)]
+        found = [file.rpartition(".") for file in self._output.listed(LEASES)]
         return [int(number) for name, _, number in found if name == self._name and number.isdecimal()]
 
     def _path(self, number: int) -> str:
-        return f"{CLAIMS}/{self._name}.{number}"
+        return f"{LEASES}/{self._name}.{number}"
 
     def _content(self) -> bytes:
         self._beats += 1
@@ -159,7 +159,7 @@ class Claim:
 
 
 def _read(data: bytes) -> dict[str, Any]:
-    """What a claim says; nothing while it is being written."""
+    """What a lease says; nothing while it is being written."""
     with contextlib.suppress(ValueError):
         if isinstance(found := orjson.loads(data), dict):
             return found
@@ -172,4 +172,4 @@ def _machine() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
-        return secrets.token_hex(8)  # like no other: such a claim must go stale
+        return secrets.token_hex(8)  # like no other: such a lease must go stale

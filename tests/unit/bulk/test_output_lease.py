@@ -1,4 +1,4 @@
-"""Claims on what one command at a time may do in an output. The test moves the clock."""
+"""Leases on what one command at a time may do in an output. The test moves the clock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import fsspec
 import orjson
 import pytest
 
-from clip_queue.bulk.output import claims
-from clip_queue.bulk.output.claims import STALE, Claim
+from clip_queue.bulk.output import output_lease
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
+from clip_queue.bulk.output.output_lease import STALE, OutputLease
 from tests.harness import wait_for
 
-QUICK = 0.02  # seconds between the beats of a claim
+QUICK = 0.02  # seconds between the beats of a lease
 
 
 @pytest.fixture(params=["here", "store"])
@@ -26,39 +26,39 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Output]:
     if request.param == "here":
         yield Output(str(tmp_path / "out"))
         return
-    yield Output(f"memory://claims/{tmp_path.name}")
+    yield Output(f"memory://leases/{tmp_path.name}")
     fsspec.filesystem("memory").store.clear()
 
 
 def on_another_machine(output: Output, name: str, **about: object) -> None:
     """What a command on another machine has left."""
-    output.write(f".claims/{name}", orjson.dumps({"host": "node7", "machine": "another", "pid": 1, **about}))
+    output.write(f".leases/{name}", orjson.dumps({"host": "node7", "machine": "another", "pid": 1, **about}))
 
 
 def test_of_many_at_once_one_has_it_and_the_next_when_it_lets_go(tmp_path: Path) -> None:
     output = Output(str(tmp_path / "out"))
     with ExitStack() as held:
-        some = [held.enter_context(Claim(output, "plan")) for _ in range(12)]
+        some = [held.enter_context(OutputLease(output, "plan")) for _ in range(12)]
         took: list[bool] = []
         begin = threading.Barrier(len(some))
 
-        def take(claim: Claim) -> None:
+        def take(lease: OutputLease) -> None:
             begin.wait(10)
-            took.append(claim.take())
+            took.append(lease.take())
 
-        threads = [threading.Thread(target=take, args=(claim,)) for claim in some]
+        threads = [threading.Thread(target=take, args=(lease,)) for lease in some]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
         assert sorted(took) == [False] * 11 + [True]
-    with Claim(output, "plan") as claim:
-        assert claim.take()
-    assert output.listed(".claims") == set()
+    with OutputLease(output, "plan") as lease:
+        assert lease.take()
+    assert output.listed(".leases") == set()
 
 
 def test_claims_of_two_names_are_two(output: Output) -> None:
-    with Claim(output, "part-1-of-2") as one, Claim(output, "part-2-of-2") as other:
+    with OutputLease(output, "part-1-of-2") as one, OutputLease(output, "part-2-of-2") as other:
         assert one.take()
         assert other.take()
 
@@ -66,46 +66,46 @@ def test_claims_of_two_names_are_two(output: Output) -> None:
 def test_one_that_changes_is_alive_and_one_that_does_not_is_taken_over(output: Output) -> None:
     clock = 0.0
     on_another_machine(output, "plan.1", beats=1)
-    with Claim(output, "plan", now=lambda: clock) as claim:
-        assert not claim.take()
-        assert (claim.holder, claim.is_alive) == ("node7", False)
+    with OutputLease(output, "plan", now=lambda: clock) as lease:
+        assert not lease.take()
+        assert (lease.holder, lease.is_alive) == ("node7", False)
         on_another_machine(output, "plan.1", beats=2)
-        assert not claim.take()
-        assert claim.is_alive
+        assert not lease.take()
+        assert lease.is_alive
         clock += STALE - 1
-        assert not claim.take()
+        assert not lease.take()
         clock += 2
-        assert claim.take()
-        assert output.listed(".claims") == {"plan.1", "plan.2"}
-    assert output.listed(".claims") == set()
+        assert lease.take()
+        assert output.listed(".leases") == {"plan.1", "plan.2"}
+    assert output.listed(".leases") == set()
 
 
 def test_one_of_a_process_of_this_machine_that_has_ended_is_taken_over_at_once(output: Output) -> None:
-    machine = claims._machine()
+    machine = output_lease._machine()
     on_another_machine(output, "plan.3", machine=machine, pid=2**22 + 1)  # beyond the largest there is
-    with Claim(output, "plan") as claim:
-        assert claim.take()
-        assert output.listed(".claims") == {"plan.3", "plan.4"}
+    with OutputLease(output, "plan") as lease:
+        assert lease.take()
+        assert output.listed(".leases") == {"plan.3", "plan.4"}
 
 
 def test_its_holder_writes_it_anew_and_learns_that_it_was_taken_over(output: Output) -> None:
-    with Claim(output, "plan", beat=QUICK) as claim:
-        assert claim.take()
-        first = output.read(".claims/plan.1")
-        wait_for(lambda: output.read(".claims/plan.1") != first, 20, "a beat")
-        assert not claim.is_lost
+    with OutputLease(output, "plan", beat=QUICK) as lease:
+        assert lease.take()
+        first = output.read(".leases/plan.1")
+        wait_for(lambda: output.read(".leases/plan.1") != first, 20, "a beat")
+        assert not lease.is_lost
         on_another_machine(output, "plan.2")
-        wait_for(lambda: claim.is_lost, 20, "its loss")
-    assert "plan.2" in output.listed(".claims"), "what is another's is left"
+        wait_for(lambda: lease.is_lost, 20, "its loss")
+    assert "plan.2" in output.listed(".leases"), "what is another's is left"
 
 
 def test_a_claim_that_is_cut_short_is_nobody_s_yet(output: Output) -> None:
-    output.write(".claims/plan.1", b'{"host')
+    output.write(".leases/plan.1", b'{"host')
     clock = 0.0
-    with Claim(output, "plan", now=lambda: clock) as claim:
-        assert not claim.take()
+    with OutputLease(output, "plan", now=lambda: clock) as lease:
+        assert not lease.take()
         clock = STALE + 1
-        assert claim.take()
+        assert lease.take()
 
 
 class Careless:
@@ -131,8 +131,8 @@ def test_a_store_that_lets_two_be_the_first_is_refused(
     monkeypatch.setattr("clip_queue.bulk.output.layout.filesystem", lambda protocol: store)
     output = Output(f"memory://careless/{tmp_path.name}")
     with (
-        Claim(output, "plan") as claim,
+        OutputLease(output, "plan") as lease,
         pytest.raises(OutputError, match="does not tell which of several commands was"),
     ):
-        claim.take()
-    assert output.listed(".claims") == set()
+        lease.take()
+    assert output.listed(".leases") == set()
