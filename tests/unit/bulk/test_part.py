@@ -109,7 +109,9 @@ def test_every_shard_belongs_to_one_part(shards: int, of: int) -> None:
 
 
 def test_a_redis_shares_the_whole_among_its_workers(source: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"part 1/2 is for a command with workers of its own, .*: give either the part or the Redis"):
+    with pytest.raises(
+        BadInput, match=r"part 1/2 is for a command with workers of its own, .*: give either the part or the Redis"
+    ):
         embed(source, tmp_path / "out", part="1/2", redis_url="redis://127.0.0.1:1/0")
 
 
