@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -42,10 +43,10 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_they_may_finish_their_shards_unless_somebody_waits_at_a_keyboard(
     done: list[str], error: type[BaseException] | None, hurried: list[str]
 ) -> None:
-    try:
-        with started_workers(SETTINGS, 1, None, lambda line: None, lambda: False):
-            if error:
-                raise error
-    except BaseException as raised:
-        assert type(raised) is error
+    with (
+        pytest.raises(error) if error else nullcontext(),
+        started_workers(SETTINGS, 1, None, lambda line: None, lambda: False),
+    ):
+        if error:
+            raise error
     assert done == ["log file None", *hurried, "stop"]
