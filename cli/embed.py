@@ -1,97 +1,31 @@
-"""``clip-queue embed``: the display of the progress, the report, and the result of a dry run."""
+"""``clip-queue embed``: the report, and the result of a dry run."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
+from clip_queue.bulk.run.display import duration
 from clip_queue.bulk.run.dry_run import DryRun
-from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.part import WHOLE, Part
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.cli.terminal import print_line, printable
 
+MAX_PARTS = 16  # most parts that are missing and are named in the report
 MAX_LOST = 10  # most shards that could not be done and are named in the report
-LINE_INTERVAL = 5.0  # seconds between two lines where there is no terminal
-
-Show = Callable[[Progress], None]
-"""Shows the progress; called several times a second."""
-
-
-@contextmanager
-def progress_display(console: Console) -> Iterator[Show]:
-    """A progress bar on a terminal, else a line every few seconds."""
-    if not console.is_terminal:
-        yield progress_lines(console)
-        return
-    columns = (SpinnerColumn(), BarColumn(bar_width=None), TaskProgressColumn(), MofNCompleteColumn(separator=" / "))
-    with Bar(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True, expand=True) as bar:
-        task = bar.add_task("", total=None, text="starting")
-
-        def show(progress: Progress) -> None:
-            done = progress.done + progress.failed
-            bar.update(task, completed=done, total=progress.total, text=progress_text(progress))
-
-        yield show
-
-
-def progress_lines(console: Console, now: Callable[[], float] = time.monotonic) -> Show:
-    """Prints a line every :data:`LINE_INTERVAL` by the clock ``now``, in seconds."""
-    last = float("-inf")
-
-    def show(progress: Progress) -> None:
-        nonlocal last
-        if now() - last >= LINE_INTERVAL:
-            last = now()
-            total = progress.total
-            done = progress.done + progress.failed
-            share = f" ({done / total:.0%})" if total else ""
-            of = "?" if total is None else f"{total:,}"
-            print_line(console, f"{done:,} of {of} rows{share}, {progress_text(progress)}")
-
-    return show
-
-
-def progress_text(progress: Progress) -> str:
-    """Speed, time left, failed rows and workers, in a line."""
-    numbers = progress.to_json()
-    parts = [f"{numbers['rows_per_s']:,.0f} rows/s"]
-    if numbers["eta_s"] is not None:
-        parts.append(f"{duration(numbers['eta_s'])} left")
-    if progress.away:
-        parts.append("the source does not answer, waiting for it")
-    if progress.failed:
-        parts.append(f"{progress.failed:,} failed")
-    if numbers["busy"] is not None:
-        parts.append(f"{progress.device or 'model'} {numbers['busy']:.0%} busy")
-    parts.append(
-        f"{progress.workers} worker{'' if progress.workers == 1 else 's'}" if progress.workers else "no worker alive"
-    )
-    return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """A number of seconds in hours, minutes and seconds."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {seconds:02.0f} s" if minutes else f"{seconds:.0f} s"
 
 
 def print_report(console: Console, report: Report, again: str) -> None:
     """Print the report of a run. ``again`` is the command that resumes it."""
     mark = {0: "[green]✓[/]", 3: "[yellow]✓[/]"}.get(report.status, "[red]✗[/]")
+    of = f" of part {report.part}" if report.part else ""
     print_line(
-        console, f"{mark} [bold]{report.rows:,}[/] rows embedded, {report.failed:,} failed, in {escape(report.output)}"
+        console,
+        f"{mark} [bold]{report.rows:,}[/] rows{of} embedded, {report.failed:,} failed, in {escape(report.output)}",
     )
     if report.halves:
         print_line(
@@ -125,11 +59,23 @@ def print_report(console: Console, report: Report, again: str) -> None:
         print_line(console, f"[red]shard {shard} could not be done:[/] {escape(why)}")
     if len(report.lost) > MAX_LOST:
         print_line(console, f"[red]and {len(report.lost) - MAX_LOST:,} more shards[/]")
+    if report.part and not report.stopped:
+        print_line(console, escape(parts_text(report)))
     if not report.finished:
         print_line(
             console,
             f"{report.complete:,} of {report.shards:,} shards are complete and stay. To go on:\n  {escape(again)}",
         )
+
+
+def parts_text(report: Report) -> str:
+    """Which parts of the output are missing still."""
+    if not report.missing:
+        return "all parts are there: the output is complete"
+    one = len(report.missing) == 1
+    named = ", ".join(report.missing[:MAX_PARTS]) + (", …" if len(report.missing) > MAX_PARTS else "")
+    shards = f"{report.missing_shards:,} shard{'' if report.missing_shards == 1 else 's'}"
+    return f"part{'' if one else 's'} {named} {'is' if one else 'are'} missing still, with {shards} together"
 
 
 def limit_text(report: Report) -> str:
@@ -141,8 +87,8 @@ def limit_text(report: Report) -> str:
     return f", limited by {stage} ({share:.0%} of the waiting)"
 
 
-def print_dry_run(console: Console, dry: DryRun) -> None:
-    """Print what a run would do."""
+def print_dry_run(console: Console, dry: DryRun, part: Part = WHOLE) -> None:
+    """Print what a run would do, or a part of it."""
     source = dry.source
     if dry.revised:
         print_line(console, escape(printable(dry.revised)))
@@ -155,6 +101,8 @@ def print_dry_run(console: Console, dry: DryRun) -> None:
     )
     rows = unknown if dry.rows is None else f"{dry.rows:,} rows"
     print_line(console, f"{source.format}: {rows} in {dry.shards:,} shards")
+    if part != WHOLE:
+        print_line(console, f"  part {part} has {len(part.shards(dry.shards)):,} of the shards")
     for line in (f"to embed: {scope_text(source)}", *passed_lines(source, dry.rows)):
         print_line(console, f"  {escape(printable(line))}")
     if source.columns:

@@ -150,6 +150,21 @@ def embed(
             show_default=False,
         ),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Do the Kth of N parts alone, such as 3/16: commands on other machines do the others, and the last "
+            "one finishes the output. Not with --redis.",
+            show_default=False,
+        ),
+    ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Append all that this command and the processes it starts log to this file.", show_default=False
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     detach: Annotated[
         bool,
@@ -165,25 +180,30 @@ def embed(
     Exit status: 0; 3 where some rows, or halves of rows, failed; 1 where it could not go on; 130 after Ctrl-C.
     """
     from clip_queue.cli.up import stop_signals
-    from clip_queue.shared.errors import ClipError
+    from clip_queue.shared.errors import BadInput, ClipError
     from clip_queue.stack.embedded import never
 
     with needs_extra():
+        from clip_queue.bulk.run.display import progress_display
         from clip_queue.bulk.run.dry_run import dry_run as run_dry
         from clip_queue.bulk.run.embed import embed as run_embed
-        from clip_queue.cli.embed import print_dry_run, print_report, progress_display
+        from clip_queue.bulk.run.part import WHOLE, Part
+        from clip_queue.cli.embed import print_dry_run, print_report
     settings = load_settings(redis_url=redis, models=[options["model"]] if options["model"] else None)
     given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
     what = source[0] if len(source) == 1 else source
     again, should_stop = resume_command(sys.argv[1:]), never
     try:
         if detach and not dry_run:
+            if part is not None or log_file is not None:
+                raise BadInput("--part and --log-file are for a command that does the work itself: not with --detach")
             from clip_queue.cli.detach import detach as run_detached
 
             run_detached(console, settings, what, output, redis_url=given, workers=workers, options=options)
             return
         if dry_run:
-            print_dry_run(console, run_dry(what, output, settings=settings, **options))
+            asked = Part.parse(part) if part is not None else WHOLE
+            print_dry_run(console, run_dry(what, output, settings=settings, **options), asked)
             return
         with stop_signals(kill_now) as should_stop, progress_display(console) as show:
             report = run_embed(
@@ -191,6 +211,8 @@ def embed(
                 output,
                 workers=workers,
                 redis_url=given,
+                part=part,
+                log_file=log_file,
                 settings=settings,
                 show=show,
                 say=lambda line: print_line(console, f"[yellow]{escape(line)}[/]"),

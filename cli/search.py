@@ -17,10 +17,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from clip_queue.bulk.run.display import LINE_INTERVAL
 from clip_queue.bulk.search import contact_sheet as sheets
 from clip_queue.bulk.search.index import HITS_AT_ONCE, TOP, Hit, Index
 from clip_queue.bulk.search.query import embed_query
-from clip_queue.cli.embed import LINE_INTERVAL
 from clip_queue.cli.terminal import print_line, printable
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.models import NOTICES
@@ -81,8 +81,9 @@ def search(
     if sheet:
         sheets.check(sheet, index.plan.source, top)
     if index.shards < index.plan.shards:
+        missing = "the run, or parts of it, are missing still"
         finished = f"{index.shards:,} of {index.plan.shards:,} shards are finished"
-        print_line(errors, f"[yellow]{finished}: only they are searched[/]")
+        print_line(errors, f"[yellow]{finished}: only they are searched; {missing}[/]")
     if index.notice and not exact and near_duplicates is None:
         print_line(errors, f"[yellow]{escape(index.notice)}[/]")
     print_hits = partial(show, console, as_json=as_json, word="rank" if near_duplicates is None else "group")

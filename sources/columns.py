@@ -38,6 +38,8 @@ TEXTS = (
 # Also the columns of clip_queue.sources.place, which begin with ``source_`` themselves.
 _RESERVED = re.compile(r"(source_)*(image_path|caption|error|extra)|(source_)+(file|row|image)")
 
+WANTED = "columns"  # in Source.storage: the names of the own columns that the metadata keep; without it, all
+
 # In Source.storage, by "images" and "texts": the column of those that are not wanted, and the column that is named like
 # them and holds none that can be read.
 LEFT_OUT, ODD = "left_out", "odd"
@@ -77,7 +79,30 @@ def is_own(source: Source, name: str) -> bool:
     The column of texts does not: it becomes ``caption``. The column of images' paths and URLs becomes ``image_path``
     and also keeps its own name, because tools look for that.
     """
-    return name != source.text_column and not name == source.image_column == "image_path"
+    return is_wanted(source, name) and name != source.text_column and not name == source.image_column == "image_path"
+
+
+def is_wanted(source: Source, name: str) -> bool:
+    """Whether the metadata are to keep a column. One of images or texts that are left out they keep in any case: it
+    tells in how many rows they are."""
+    wanted = source.storage.get(WANTED)
+    return wanted is None or name in wanted or name in source.storage.get(LEFT_OUT, {}).values()
+
+
+def check_wanted(source: Source, columns: Collection[str]) -> None:
+    """Raise :class:`SourceError` if a column that the metadata are to keep is none of ``columns``."""
+    unknown = next((name for name in source.storage.get(WANTED) or () if name not in columns), None)
+    if unknown is not None:
+        raise SourceError(f"there is no column {unknown!r} to keep; the columns are: {listed(columns)}")
+
+
+def with_wanted(source: Source, inferred: dict[str, str], known: Collection[str] | None = None) -> dict[str, str]:
+    """Columns that were inferred from the first rows, with those that are wanted and only come later: any value fits
+    them. ``extra`` stays the last. ``known``: all columns; None: those that are wanted are known to be there."""
+    wanted = source.storage.get(WANTED) or ()
+    late = [own_name(name) for name in wanted if is_own(source, name) and (known is None or name in known)]
+    first = {name: kind for name, kind in inferred.items() if name != EXTRA}
+    return {**first, **{name: "string" for name in late if name not in first}, EXTRA: "string"}
 
 
 def infer(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -192,6 +217,7 @@ def choose(
     Raises:
         SourceError: a column asked for does not exist or holds something else, or there is nothing to embed.
     """
+    check_wanted(source, columns)
     likely = (*IMAGES, *([typed.strip().lower()] if typed else []), *PATHS)
     images = [name for name in images if name != source.text_column]
     image = _pick("image", source.image_column, source.images, columns, images, likely, lists)

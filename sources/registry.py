@@ -22,7 +22,7 @@ IMAGE_FOLDER = "folder"  # the format of a folder that holds nothing known
 
 
 # Options of reading that only some formats have. What is asked for comes in ``Source.storage``, under these names.
-READING = ("delimiter", "encoding", "quoting", "image_root")
+READING = ("columns", "delimiter", "encoding", "quoting", "image_root")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ FORMATS: dict[str, FormatSpec] = {
             compressed=(
                 *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4"),
             ),
+            options=("columns",),
             rank=1,  # img2dataset writes a parquet beside each tar
         ),
         FormatSpec(
@@ -88,6 +89,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.webdataset",
             words=".zip",
             suffixes=(".zip",),
+            options=("columns",),
             rank=7,  # often what its folder was unpacked from
             decisive=False,
         ),
@@ -97,7 +99,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.parquet",
             words="parquet",
             suffixes=(".parquet", ".pq", ".parq"),
-            options=("image_root",),
+            options=("columns", "image_root"),
             rank=2,
             sidecar=".parquet",  # img2dataset, told to write files, reports on each folder of images in such a file
         ),
@@ -107,7 +109,7 @@ FORMATS: dict[str, FormatSpec] = {
             module="clip_queue.sources.formats.parquet",
             words=".arrow",
             suffixes=(".arrow", ".feather"),
-            options=("image_root",),
+            options=("columns", "image_root"),
             rank=3,
         ),
         FormatSpec(
@@ -128,7 +130,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".csv",
             suffixes=(".csv", ".tsv"),
             compressed=_packed(".csv", ".tsv"),
-            options=("delimiter", "encoding", "quoting", "image_root"),
+            options=("columns", "delimiter", "encoding", "quoting", "image_root"),
             rank=6,
             decisive=False,
         ),
@@ -139,7 +141,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".jsonl",
             suffixes=(".jsonl", ".ndjson"),
             compressed=_packed(".jsonl", ".ndjson"),
-            options=("encoding", "image_root"),
+            options=("columns", "encoding", "image_root"),
             rank=5,
             decisive=False,
         ),
@@ -150,7 +152,7 @@ FORMATS: dict[str, FormatSpec] = {
             words=".json",
             suffixes=(".json",),
             compressed=_packed(".json"),
-            options=("encoding", "image_root"),
+            options=("columns", "encoding", "image_root"),
             rank=9,
             decisive=False,
         ),

@@ -25,6 +25,7 @@ from clip_queue.shared.startup import CANNOT_WORK
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import workers
 from clip_queue.stack import children
+from clip_queue.stack.log_file import LogFile
 from clip_queue.stack.machine import (
     OTHER_FOLDER,
     FolderLock,
@@ -60,6 +61,7 @@ class EmbeddedStack:
         redis_url: a Redis to use; None: start a Valkey.
         data_dir: the folder of Valkey's file and the logs; None: a temporary folder that is removed at the end.
         say: gets a line about each process that ends and is started again.
+        log_file: gets what all processes log, beside the files in the data folder.
         max_delay: longest delay before a restart, seconds.
     """
 
@@ -74,6 +76,7 @@ class EmbeddedStack:
         redis_url: str | None = None,
         data_dir: Path | None = None,
         say: Callable[[str], None] = lambda line: None,
+        log_file: LogFile | None = None,
         max_delay: float = 15.0,
     ) -> None:
         self.host, self.port, self.api = host, port, api
@@ -88,7 +91,7 @@ class EmbeddedStack:
         if settings.cache_dir:
             update["cache_dir"] = settings.cache_dir.absolute()
         self.settings = settings.model_copy(update=update)
-        self._supervisor = Supervisor(self.data_dir, say=say, max_delay=max_delay)
+        self._supervisor = Supervisor(self.data_dir, say=say, log_file=log_file, max_delay=max_delay)
         self._lock: FolderLock | None = None
         self._deadline, self._should_stop = 0.0, never
         self._workers: list[Child] = []

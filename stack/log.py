@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from clip_queue.stack.log_file import RETRY, LogFile
+
 LOG_LIMIT = 20 * 2**20  # bytes after which a log is moved to ``.log.1``, which replaces an older one
 TAIL = 8192  # bytes at the end of a log that are kept in memory too
 CHUNK = 65536  # bytes that are read at once
 PIPE = 2**20  # bytes that a pipe holds, where the kernel allows it
-RETRY = 1.0  # seconds between attempts to write a log that could not be written
 QUIET = 60.0  # seconds without an error after which the next one is said again
 POLL_INTERVAL = 0.1  # seconds after which the thread looks for new pipes
 LAST_READS = 1000  # most chunks that are read from pipes that somebody still holds when the thread is to stop
@@ -29,9 +30,13 @@ LAST_READS = 1000  # most chunks that are read from pipes that somebody still ho
 class Log:
     """The log of one child: a file, and its last bytes in memory. Nothing here raises an error of the file."""
 
-    def __init__(self, path: Path, say: Callable[[str], None], limit: int = LOG_LIMIT) -> None:
-        """An older file is moved to ``.log.1``. ``say`` gets a line when the file cannot be written."""
+    def __init__(
+        self, path: Path, say: Callable[[str], None], limit: int = LOG_LIMIT, also: LogFile | None = None
+    ) -> None:
+        """An older file is moved to ``.log.1``. ``say`` gets a line when the file cannot be written, ``also`` all that
+        is."""
         self.path = path
+        self._also = also
         self._old = path.with_suffix(".log.1")
         self._say, self._limit = say, limit
         self._fd = -1
@@ -44,6 +49,8 @@ class Log:
     def write(self, data: bytes) -> None:
         """Append to the file, which is made anew if it or its folder is gone. Lost if that is not possible."""
         self._last = (self._last + data)[-TAIL:]
+        if self._also:
+            self._also.write(self.path.stem, data)
         if time.monotonic() < self._due:
             return
         try:

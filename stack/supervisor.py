@@ -16,6 +16,7 @@ from pathlib import Path
 from clip_queue.shared.startup import CANNOT_WORK
 from clip_queue.stack.guardian import Guardian
 from clip_queue.stack.log import LOG_LIMIT, Log, LogWriter
+from clip_queue.stack.log_file import LogFile
 
 POLL_INTERVAL = 0.1  # seconds between checks of the children
 END_POLL_INTERVAL = 0.02  # seconds between checks whether a child that was told to stop has ended
@@ -81,6 +82,7 @@ class Supervisor:
         folder: Path,
         *,
         say: Callable[[str], None] = lambda line: None,
+        log_file: LogFile | None = None,
         max_delay: float = 15.0,
         log_limit: int = LOG_LIMIT,
     ) -> None:
@@ -88,12 +90,14 @@ class Supervisor:
         Args:
             folder: the working directory of the children; their logs are in ``folder/logs``.
             say: gets a line about each child that ends or cannot be stopped. What it raises is lost.
+            log_file: gets what all children log as well.
             max_delay: longest delay before a restart, seconds.
             log_limit: bytes after which a log is moved to ``.log.1``.
         """
         self.children: list[Child] = []
         self._folder, self._logs = folder, folder / "logs"
         self._tell, self._max_delay, self._log_limit = say, max_delay, log_limit
+        self._log_file = log_file
         self._hurry = False
         self._stopping = threading.Event()
         self._guardian, self._writer = Guardian(), LogWriter()
@@ -106,7 +110,7 @@ class Supervisor:
 
     def add(self, spec: Spec) -> Child:
         """Start a child. Its log is new; an older one is moved to ``.log.1``."""
-        child = Child(spec, Log(self._logs / f"{spec.name}.log", self._say, self._log_limit))
+        child = Child(spec, Log(self._logs / f"{spec.name}.log", self._say, self._log_limit, self._log_file))
         self.children.append(child)
         return child
 

@@ -77,3 +77,25 @@ def jobs(team: Team, kind: Kind) -> list[Job]:
         store.close()
     there = [ops.record(fields) for fields in found if fields]  # one may expire between the two looks
     return [job for job in there if job.kind is kind]
+
+
+@contextmanager
+def crowd(team: Team, folder: Path) -> Iterator[None]:
+    """A worker has 100,000 rows of bulk before it, in passes of half a second; 1,250 of them make a shard."""
+    path = folder / "many.txt"
+    path.write_text("\n".join(f"row {i}" for i in range(100_000)))
+    over = threading.Event()
+    team.faults.delay(0.5)
+    before = len(team.faults.passes())
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            run, team, str(path), folder / "out", batch_size=8, should_stop=over.is_set, shard_size=10_000
+        )
+        try:
+            wait_for(lambda: len(team.faults.passes()) >= before + 4 or running.done(), 120, "bulk passes")
+            assert not running.done()
+            yield
+        finally:
+            over.set()
+            team.faults.clear()
+            running.result()

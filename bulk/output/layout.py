@@ -11,6 +11,7 @@
     plan.parquet                     row group N is what shard N reads, of the first 128
     plan/plan_P.parquet              the same of the 128 shards from number 128 * P on
     plan/complete_P.json             the markers of those 128 shards once all are complete (also P = 0)
+    .leases/                         which commands are at work, where several do parts of a run
     manifest.json                    source, model, options; once finished, every shard's counts and checksums
 
 N is padded with zeros as clip-retrieval pads it, so that sorting by name sorts by number. A shard none of whose rows
@@ -20,6 +21,7 @@ could be embedded has no matrices and no metadata: readers that pair files in or
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -42,8 +44,10 @@ from clip_queue.sources.storage import (
     split,
 )
 
-STAGING, LOCK = ".aside", ".lock"
+STAGING, LOCK, LEASES = ".aside", ".lock", ".leases"
 MANIFEST, PLAN, PLAN_PARTS = "manifest.json", "plan.parquet", "plan"
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a file system without locks answers
 
 
 class Output:
@@ -132,19 +136,51 @@ class Output:
         except FileNotFoundError:
             return
 
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
-            if self.local:
-                (self.local / name).unlink()
-                return
-            with as_os_error():
-                filesystem(self.protocol).rm_file(self.path(name))
-
     def write(self, name: str, data: bytes) -> None:
         """Write a file, replacing an older one of that name."""
         with self.staged(name) as path:
             path.write_bytes(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file if there is none of that name; whether this call made it. Of several at once one does.
+
+        Raises:
+            OSError: it cannot be written; ``ENOTSUP``: the store's client has no such writing.
+        """
+        if self.local:
+            for turn in count():
+                try:
+                    (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+                    with (self.local / name).open("xb") as file:
+                        file.write(data)
+                    return True
+                except FileExistsError:
+                    return False
+                except FileNotFoundError:  # another command has removed the empty folder
+                    if turn == 100:
+                        raise
+        try:
+            with as_os_error():
+                filesystem(self.protocol).pipe_file(self.path(name), data, mode="create")
+        except OSError as error:  # each store says in its own way that the file is there
+            if (found := self.read(name)) is not None:
+                return found == data  # a client that got no answer has asked twice
+            if isinstance(error.__cause__, NotImplementedError | TypeError | ValueError):
+                raise OSError(errno.ENOTSUP, "no file is written only where there is none") from error
+            raise
+        return True
+
+    def remove(self, name: str, *, last: bool = False) -> None:
+        """Remove a file, if it is there; ``last``: its folder as well, if it is empty then."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.local:
+                (self.local / name).unlink()
+                if last:
+                    with contextlib.suppress(OSError):
+                        (self.local / name).parent.rmdir()
+                return
+            with as_os_error():
+                filesystem(self.protocol).rm_file(self.path(name))
 
     @contextlib.contextmanager
     def staged(self, name: str) -> Iterator[Path]:
@@ -202,8 +238,9 @@ class Output:
             raise OSError(f"{self.url}: {reason(error)}: make it first, or choose another output") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process, where it is on this machine.
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold the folder for this process, where it is on this machine; ``shared``: with others that hold it so, and
+        where the file system has no locks, without one.
 
         Raises:
             BlockingIOError: another process holds it.
@@ -212,8 +249,12 @@ class Output:
             yield
             return
         self.local.mkdir(parents=True, exist_ok=True)
-        with (self.local / LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets it go with the process
+        with (self.local / LOCK).open("a+b") as file:  # to read as well: NFS shares no lock without
+            try:  # the kernel lets it go with the process
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except OSError as error:
+                if not shared or error.errno not in _NO_LOCKS:
+                    raise
             yield
 
     def move(self, name: str, to: Output) -> None:
@@ -238,7 +279,9 @@ class Output:
             filesystem(self.protocol).rm(self.root, recursive=True)
 
     def clean(self) -> None:
-        """Remove the files that killed writers left behind."""
+        """Remove the files that killed writers left behind, and the leases of killed commands."""
+        for name in self.listed(LEASES):
+            self.remove(f"{LEASES}/{name}", last=True)
         if self.local:
             shutil.rmtree(self.local / STAGING, ignore_errors=True)
             (self.local / LOCK).unlink(missing_ok=True)

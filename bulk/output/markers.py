@@ -8,7 +8,7 @@ which markers there are, sizes whether a shard's files are whole. What the marke
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,13 @@ def complete_markers(output: Output, plan: RunPlan, should_stop: Callable[[], bo
             yield marker
 
 
-def scan(output: Output, plan: RunPlan) -> Iterator[tuple[int, Marker | None]]:
-    """Every shard's number with its marker; None where the shard is not complete. Each folder is listed once."""
+def scan(output: Output, plan: RunPlan, shards: Sequence[int] | None = None) -> Iterator[tuple[int, Marker | None]]:
+    """The number of every shard that is to be done, or of each of ``shards``, with its marker; None where the shard is
+    not complete. Each folder is listed once."""
     files = _Files(output, plan)
     summed = summaries.listed(output)
     at, found = -1, dict[int, Marker]()
-    for shard in plan.numbers:
+    for shard in plan.numbers if shards is None else shards:
         if shard // PART != at:
             at = shard // PART
             found = summaries.read(output, plan, at) if at in summed else {}

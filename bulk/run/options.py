@@ -33,6 +33,13 @@ class EmbedOptions(TypedDict, total=False):
         Option("Column of a table with images, paths or URLs; NAME[0]: of lists, the first; unset: by name."),
     ]
     text_column: Annotated[str | None, Option("Column of a table with texts; unset: by name.")]
+    columns: Annotated[
+        str | None,
+        Option(
+            "Of the source's own columns, those that the metadata keep: NAME,NAME (in Python a list too); of tars, "
+            "keys of their .json. Unset: all."
+        ),
+    ]
     delimiter: Annotated[str | None, Option("Of csv, a character or `tab`; unset: of , ; tab | the likeliest.")]
     quoting: Annotated[
         bool | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import os
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -76,6 +77,8 @@ def reading(format: str, given: EmbedOptions) -> dict[str, Any]:
             )
     if "delimiter" in asked:
         asked["delimiter"] = _delimiter(asked["delimiter"])
+    if "columns" in asked:
+        asked["columns"] = _columns(asked["columns"])
     if "encoding" in asked:
         asked["encoding"] = _encoding(asked["encoding"])
     if "image_root" in asked:
@@ -90,6 +93,15 @@ def _delimiter(asked: str) -> str:
     if len(found) != 1 or not found.isascii() or found in '"\r\n\0':
         raise BadInput(f"delimiter {asked!r} is not one character of ASCII, or one of: {', '.join(DELIMITERS)}")
     return found
+
+
+def _columns(asked: str | Sequence[str]) -> list[str]:
+    """Names of columns; in a text they have commas between, and one that has a comma itself has quotes around it."""
+    if isinstance(asked, str):
+        asked = next(csv.reader([asked], skipinitialspace=True), [])
+    if not all(isinstance(name, str) for name in asked):
+        raise BadInput("columns are names, as 'a,b' or ['a', 'b']")
+    return list(dict.fromkeys(asked))
 
 
 def _encoding(asked: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import EXAMPLES, Marker
+from clip_queue.bulk.run.part import WHOLE, Part
 from clip_queue.bulk.run.scope import counted, passed_lines, scope_text
 from clip_queue.sources.source import Source
 
@@ -23,8 +24,9 @@ class Reason:
 
 @dataclass
 class Report:
-    """``rows`` were embedded and ``failed`` failed, in the whole output; ``resumed`` of them were done by earlier
-    commands.
+    """``rows`` were embedded and ``failed`` failed, in the whole output, or in a ``part`` of it (as ``3/16``, with
+    ``shards`` of its own); ``resumed`` of them were done by earlier commands. ``missing`` are the parts of which shards
+    are not complete yet, ``missing_shards`` of them together.
 
     ``halves`` of the embedded rows are so in part, for one of ``reasons``: zeros stand for an image or a text; ``cut``
     texts were longer than the model takes.
@@ -56,13 +58,23 @@ class Report:
     left_out: dict[str, int] = field(default_factory=dict)
     without_text: int = 0
     revised: str = ""
+    part: str = ""
+    missing: list[str] = field(default_factory=list)
+    missing_shards: int = 0
 
     @classmethod
-    def of(cls, output: Output, plan: RunPlan, markers: Iterable[Marker]) -> Report:
-        """A report of the shards that are complete, by their markers."""
-        report = cls(output.url, plan.model.name, plan.model.fingerprint, len(plan.numbers), source=plan.source)
+    def of(cls, output: Output, plan: RunPlan, markers: Iterable[Marker], part: Part = WHOLE) -> Report:
+        """A report of the shards of a part that are complete, by the markers of all that are."""
+        is_part = part != WHOLE
+        own = part.shards(plan.shards) if is_part else plan.numbers
+        report = cls(output.url, plan.model.name, plan.model.fingerprint, len(own), source=plan.source)
+        missing = set(range(plan.shards)) if is_part else set[int]()
         for marker in markers:
-            report.count(marker)
+            missing.discard(marker["shard"])
+            if not is_part or marker["shard"] in own:
+                report.count(marker)
+        if is_part:
+            report.part, report.missing, report.missing_shards = str(part), part.missing(missing), len(missing)
         return report
 
     @property

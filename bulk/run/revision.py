@@ -33,10 +33,16 @@ def is_asked(given: EmbedOptions) -> bool:
     return bool(given.get("update") or given.get("retry_failed"))
 
 
-def settle(output: Output, begun: Manifest) -> Manifest:
-    """Finish the swap of a revision that was cut short in it; returns the manifest of the output as it is then."""
+def settle(output: Output, begun: Manifest, *, alone: bool = True) -> Manifest:
+    """Finish the swap of a revision that was cut short in it; returns the manifest of the output as it is then.
+
+    Args:
+        alone: no other command is at work in the output. If one may be, such a revision is refused.
+    """
     for home, found in revisions(output):
         if found.result is not None:
+            if not alone:
+                raise BadInput("an update of this output was cut short: the same command without a part finishes it")
             _swapped(output, home, found.plan)
             begun = manifest.load(output) or begun
     return begun

@@ -21,6 +21,7 @@ from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.markers import marker_if_complete, scan
 from clip_queue.bulk.output.plan_file import PlanFile
 from clip_queue.bulk.run.lead import Lease, WorkerLead
+from clip_queue.bulk.run.part import WHOLE, Part
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.run_lease import RunLease, Stopped
@@ -64,7 +65,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs a plan to its end. It owns ``store`` and ``sender`` and closes them.
+    """Runs a plan, or a ``part`` of it, to its end. It owns ``store`` and ``sender`` and closes them.
 
     ``should_stop`` is asked, and ``show`` gets the progress, every :data:`POLL_INTERVAL`. ``now`` is the clock.
     ``lead``: a worker leads the run; None: a command does, which is this process.
@@ -82,6 +83,7 @@ class Runner:
         should_stop: Callable[[], bool],
         show: Callable[[Progress], None],
         retry: RetryPolicy,
+        part: Part = WHOLE,
         now: Callable[[], float] = time.monotonic,
         lead: WorkerLead | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class Runner:
         self._store, self._retry, self._now = store, retry, now
         self._should_stop, self._show = should_stop, show
         self._file = PlanFile(output)
+        self._shards = plan.numbers if part == WHOLE else part.shards(plan.shards)
         self._queue = ShardQueue(
             settings, output, plan, store, sender, owner=owner, wait=self._wait_for_store, lead=lead
         )
@@ -98,7 +101,7 @@ class Runner:
         self._exhausted = False
         self._beaten, self._last_alive, self._away_since = float("-inf"), now(), 0.0
         self._earlier: set[str] = set()  # workers that cannot read the plan
-        self._tally = Tally(output, plan)
+        self._tally = Tally(output, plan, self._shards)
         self.progress, self.report, self.waited = self._tally.progress, self._tally.report, self._tally.waited
         self.outcome = Outcome()
 
@@ -152,7 +155,7 @@ class Runner:
     def _shards_left(self) -> Iterator[int]:
         """The shards to do; those that are complete are counted on the way."""
         self._tally.weigh(self._file)
-        for shard, marker in scan(self._output, self._plan):
+        for shard, marker in scan(self._output, self._plan, self._shards):
             go_on()  # a hundred thousand markers on a slow file system take longer than the lease
             if marker is None:
                 yield shard

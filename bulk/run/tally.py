@@ -5,6 +5,8 @@ Of a shard it holds eight bytes, and only where the plan does not say how many r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,19 +23,24 @@ from clip_queue.sources.looking import go_on
 class Tally:
     """``waited``: the seconds that the shards of this command waited for each stage."""
 
-    def __init__(self, output: Output, plan: RunPlan) -> None:
-        self.report = Report.of(output, plan, ())
-        self.progress = Progress(shards=len(plan.numbers), rows=plan.rows)
+    def __init__(self, output: Output, plan: RunPlan, shards: Sequence[int]) -> None:
+        """``shards``: those that are to be done."""
+        self.report = Report(output.url, plan.model.name, plan.model.fingerprint, len(shards), source=plan.source)
+        whole = len(shards) == len(plan.numbers)
+        self.progress = Progress(shards=len(shards), rows=plan.rows if whole else None)
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}
-        self._plan = plan
+        self._plan, self._shards = plan, shards
         self._summaries = Summaries(output, plan)
         self._weights: NDArray[np.int64] | None = None
 
     def weigh(self, file: PlanFile) -> None:
-        """Look at the sizes of the shards, if only reading tells how many rows they have."""
+        """Look at the sizes of the shards, if only reading tells how many rows they have; and at their rows, if they
+        are a part of a plan."""
         if self._plan.rows is None:
             self._weights = file.weights(self._plan.shards, go_on)
-            self.progress.weight = int(self._weights[list(self._plan.numbers)].sum())
+            self.progress.weight = int(self._weights[list(self._shards)].sum())
+        elif self.progress.rows is None:
+            self.progress.rows = sum(map(file.rows, self._shards))
 
     def found(self, marker: Marker) -> None:
         """A shard that was complete before this command began."""

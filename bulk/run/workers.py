@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from pydantic import SecretStr
 
+from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
 from clip_queue.shared.errors import ClipError, Unavailable
@@ -17,6 +18,7 @@ from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.stack.log_file import LogFile
 from clip_queue.stack.machine import visible_gpus
 
 POLL_INTERVAL = 0.25  # seconds
@@ -36,34 +38,38 @@ class NotStarted(ClipError):
 
 
 @contextmanager
-def locked(output: Output, wait: float = 0.0, should_stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Hold an output for this run, so that no other run on this machine writes to it.
+def locked(
+    output: Output, wait: float = 0.0, should_stop: Callable[[], bool] = lambda: False, *, shared: bool = False
+) -> Iterator[None]:
+    """Hold an output for this command, so that no other command on this machine writes to it.
 
     Args:
         wait: seconds that another may take to let go of it.
+        shared: none but those that share it too, for parts of it.
 
     Raises:
         OutputError: another run has it, or it cannot be written.
         NotStarted: the run was told to stop while it waited.
     """
     until = time.monotonic() + wait
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(output.lock())
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise OutputError(f"another run is at work in {output.url}: wait for it, or stop it") from None
-            except OSError as error:
-                raise OutputError.because(error) from error
-            if should_stop():
-                raise NotStarted("stopped while another run was at work in the output")
-            time.sleep(POLL_INTERVAL)
-        try:
+    try:
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(output.lock(shared=shared))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise OutputError(f"another run is at work in {output.url}: wait for it, or stop it") from None
+                if should_stop():
+                    raise NotStarted("stopped while another run was at work in the output")
+                time.sleep(POLL_INTERVAL)
             yield
-        except OSError as error:
-            raise OutputError.because(error) from error
+        if shared and (found := manifest.load(output)) and found.result:
+            with suppress(OSError), output.lock():  # not while another part is at its end: that one tidies up
+                output.clean()
+    except OSError as error:
+        raise OutputError.because(error) from error
 
 
 @contextmanager
@@ -73,12 +79,14 @@ def started_workers(
     redis_url: str | None,
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
+    log_file: LogFile | None = None,
 ) -> Iterator[tuple[Settings, Callable[[], None]]]:
-    """Settings whose Redis has workers, and a check that raises if the workers are gone for good."""
+    """Settings whose Redis has workers, and a check that raises if the workers are gone for good. ``log_file`` gets
+    what the processes log that are started here."""
     if redis_url is not None:
         yield settings.model_copy(update={"redis_url": SecretStr(redis_url)}), _nothing
         return
-    stack = EmbeddedStack(settings, workers=number or default_workers(settings), api=False, say=say)
+    stack = EmbeddedStack(settings, workers=number or default_workers(settings), api=False, say=say, log_file=log_file)
     try:
         stack.start(timeout=3600, should_stop=should_stop)
 
@@ -87,6 +95,9 @@ def started_workers(
                 raise NoWorker("the supervisor of the workers has failed")
 
         yield stack.settings, check
+    except KeyboardInterrupt:  # Ctrl-C where nobody catches the signal: in a notebook, in a script
+        stack.hurry()
+        raise
     finally:
         if should_stop():
             stack.hurry()  # the shards under way are given up anyway: there is nothing to wait for

@@ -24,8 +24,10 @@ from clip_queue.sources.columns import (
     conform,
     infer,
     is_own,
+    is_wanted,
     item_of,
     name_in,
+    with_wanted,
 )
 from clip_queue.sources.discovery import root
 from clip_queue.sources.formats import lines
@@ -67,7 +69,7 @@ def plan_shards(
         raise SourceError(f"{source.shown}: no line at its beginning is a JSON object{hint}")
     source, many = _choose(source, chain(sample, objects), len(sample))
     check_image_root(source)
-    columns = infer(_own(source, row) for row in sample)
+    columns = with_wanted(source, infer(_own(source, row) for row in sample))
     shards = lines.shards(source, found, shard_size, lines.line_marks)
     if not many:
         return replace(source, columns=columns), shards
@@ -179,7 +181,11 @@ def parsed(source: Source, line: bytes, number: int) -> dict[str, Any]:
 
 def _own(source: Source, values: dict[str, Any]) -> dict[str, Any]:
     """The values of a row that go into the source's own columns; of several captions, all: one of them is embedded."""
-    return {key: value for key, value in values.items() if is_own(source, key) or isinstance(value, list)}
+    return {
+        key: value
+        for key, value in values.items()
+        if is_own(source, key) or (isinstance(value, list) and is_wanted(source, key))
+    }
 
 
 def _objects(source: Source, found: list[tuple[bytes, int]]) -> Iterator[dict[str, Any]]:

@@ -30,6 +30,7 @@ from clip_queue.sources.columns import (
     check_image_root,
     choose,
     is_own,
+    is_wanted,
     item_of,
     own_name,
 )
@@ -46,6 +47,7 @@ from clip_queue.sources.registry import FORMATS
 from clip_queue.sources.source import IMAGES, BrokenContainer, Piece, Place, Planned, Row, Shard, Source, SourceError
 from clip_queue.sources.storage import StoreAway, display, is_barred, opened, split
 
+NAMED = 8  # columns that are suggested to be kept
 THREADS = 8  # footers that are read at once
 
 # How a column can hold images and texts: as BYTES, as a struct with bytes, as a struct that names a file, as TEXT, or
@@ -81,18 +83,20 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         )
     counts: list[tuple[int, str]] = []
     known: _Kinds = {}
+    clashes: dict[str, str] = {}
     empty: frozenset[str] | None = None
     for (path, _), footer in zip(found, _footers(split(source.url)[0], found, source.format), strict=True):
         go_on()
         counts.append((1 if footer.fault else footer.rows, footer.fault))
         if not footer.fault:
-            known = _merged(known, footer.kinds, name(folder, path)) if known else footer.kinds
+            known = _merged(known, footer.kinds, name(folder, path), clashes) if known else footer.kinds
         if footer.rows:
             empty = footer.empty if empty is None else empty & footer.empty
     if not known:
         raise SourceError(
             f"{source.shown}: nothing there can be read as {source.format}: {counts[0][1] or 'no columns'}"
         )
+    _check_clashes(source, known, clashes)
     able = [column for column, (holds, _) in known.items() if holds != OTHER and column not in (empty or ())]
     source = replace(source, storage={**source.storage, PASSED: passed, "root": folder})
     source = _chosen(source, known, able, found)
@@ -100,11 +104,14 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         own_name(column): "string" if kind == NOTHING else kind
         for column, (holds, kind) in known.items()
         if kind is not None
+        and is_wanted(source, column)
         and (
             is_own(source, column) or (column == source.text_column and holds == LIST + TEXT)
         )  # one of its texts is the caption
     }
     column, item = item_of(source.image_column or "", known)
+    if clash := clashes.get(column) or clashes.get(source.text_column or ""):
+        raise SourceError(f"{clash}, and it is to be embedded: embed these files apart, or choose another column")
     holds = known[column][0] if column in known else ""
     many = holds.startswith(LIST) and item is None
     others = {name: kind for name, (kind, _) in known.items() if name not in (column, source.text_column)}
@@ -307,11 +314,11 @@ def _holds(kind: Any) -> str:
     return BYTES if types.is_binary(kind) else TEXT if types.is_string(kind) else OTHER
 
 
-def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
+def _merged(known: _Kinds, more: _Kinds, title: str, clashes: dict[str, str]) -> _Kinds:
     """The columns of the files before, and of one more file, by the widest type: a file may lack columns of others.
 
-    Raises:
-        SourceError: a column is of two types that have no wider one, or holds something else.
+    ``clashes`` gets those that are of two types without a wider one, or hold something else, and what they are; the
+    metadata cannot have them.
     """
     out = dict(known)
     for column, here in more.items():
@@ -322,11 +329,20 @@ def _merged(known: _Kinds, more: _Kinds, title: str) -> _Kinds:
             holds = here[0]
         if holds is None or (kind is None and (here[1], there[1]) != (None, None)):
             is_here, was = (held if here[1] == there[1] else kind or held for held, kind in (here, there))
-            raise SourceError(
-                f"column {column!r} of {title} is {is_here}, in the files before it {was}: embed these files apart"
-            )
+            clashes.setdefault(column, f"column {column!r} of {title} is {is_here}, in the files before it {was}")
+            holds, kind = here[0] if there[0] == OTHER else there[0], None
         out[column] = holds, kind
     return out
+
+
+def _check_clashes(source: Source, known: _Kinds, clashes: dict[str, str]) -> None:
+    """Raise :class:`SourceError` if the metadata are to have a column whose types cannot be united."""
+    if clash := next((clash for column, clash in clashes.items() if is_wanted(source, column)), None):
+        rest = [column for column, (_, kind) in known.items() if kind is not None and is_wanted(source, column)]
+        named = ",".join(rest[:NAMED]) + (",…" if len(rest) > NAMED else "")
+        raise SourceError(
+            f"{clash}, which no type unites: embed these files apart, or leave it out by --columns {named}"
+        )
 
 
 def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size: int) -> Iterator[Shard]:

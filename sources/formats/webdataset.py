@@ -29,7 +29,18 @@ import orjson
 
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import MAYBE, UNREAD, conform, infer, listed, name_in
+from clip_queue.sources.columns import (
+    MAYBE,
+    UNREAD,
+    WANTED,
+    check_wanted,
+    conform,
+    infer,
+    is_wanted,
+    listed,
+    name_in,
+    with_wanted,
+)
 from clip_queue.sources.columns import TEXTS as TEXT_NAMES
 from clip_queue.sources.discovery import containers, root
 from clip_queue.sources.discovery import name as relative_name
@@ -196,7 +207,7 @@ def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
             left_out.append(TEXTS)
         path = f"{tar}/{display(image) if image else sample.named(stem)}"
         columns = {
-            **conform(sample.own(values), source.columns, partial(name_in, source)),
+            **conform(_wanted(source, sample.own(values)), source.columns, partial(name_in, source)),
             "image_path": path,
             "caption": caption,
         }
@@ -220,6 +231,8 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
     wanted = Wanted.of(source.image_column, source.text_column)
     reasons: list[str] = []
     own: list[dict[str, Any]] = []
+    names: dict[str, None] = {}  # of all own columns, in order
+    full = 0  # tars with a row
     there = _There()
 
     def enough() -> bool:
@@ -235,7 +248,9 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
             here = there.add(sample)
             values += [sample.own(each) for each in here]
         own = own or values
-        if enough():
+        names.update(dict.fromkeys(name for row in values for name in row))
+        full += bool(first)
+        if enough() and (full >= SAMPLE_TARS or names.keys() >= {*source.storage.get(WANTED, ())}):
             break
     if not there.seen:
         raise SourceError(f"no row can be read of {source.shown}: {'; '.join(reasons)}")
@@ -247,6 +262,7 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
             rows += more.rows
             if enough() or (not asked and rows >= LOOK_ROWS):
                 break
+    check_wanted(source, [*names, wanted.key])
     has = f"which have: {listed(sorted(map(display, there.seen)))}"
     for column, kind, found in (
         (source.image_column, "image", there.images),
@@ -272,9 +288,18 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
         source,
         images=images,
         texts=texts,
-        columns=source.columns or infer(own),
-        storage={MAYBE: maybe, UNREAD: [end for end in there.unread(wanted) if end not in maybe.get(TEXTS, ())]},
+        columns=source.columns or with_wanted(source, infer(_wanted(source, row) for row in own), names),
+        storage={
+            **source.storage,
+            MAYBE: maybe,
+            UNREAD: [end for end in there.unread(wanted) if end not in maybe.get(TEXTS, ())],
+        },
     )
+
+
+def _wanted(source: Source, own: dict[str, Any]) -> dict[str, Any]:
+    """The own columns of a row that the metadata keep; its key names it, and stays."""
+    return {name: value for name, value in own.items() if name == "key" or is_wanted(source, name)}
 
 
 @dataclass

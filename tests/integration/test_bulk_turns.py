@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from clip_queue.bulk.run.embed import embed
-from clip_queue.shared.settings import Settings
-from tests.harness import wait_for
+from tests.bulk_team import crowd
 from tests.jobs_api import ended, look, post, submit_texts
 from tests.team import Team
 from tests.wire import embed_texts, vectors
@@ -23,29 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture
 def crowded(solo: Team, tmp_path: Path) -> Iterator[None]:
     """The only worker has 100,000 rows before it, in passes of half a second."""
-    path = tmp_path / "many.txt"
-    path.write_text("\n".join(f"row {i}" for i in range(100_000)))
-    over = threading.Event()
-    solo.faults.delay(0.5)
-    before = len(solo.faults.passes())
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(
-            embed,
-            str(path),
-            str(tmp_path / "out"),
-            redis_url=solo.stack.valkey.url,
-            settings=Settings(precision="fp32", max_attempts=2),
-            batch_size=8,
-            should_stop=over.is_set,
-        )
-        try:
-            wait_for(lambda: len(solo.faults.passes()) >= before + 4 or running.done(), 120, "bulk passes")
-            assert not running.done()
-            yield
-        finally:
-            over.set()
-            solo.faults.clear()
-            running.result()
+    with crowd(solo, tmp_path):
+        yield
 
 
 def passes_before(team: Team, began: int, text: str) -> int:

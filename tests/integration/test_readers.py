@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -17,6 +16,7 @@ from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.writer import ShardWriter
 from clip_queue.shared.models import ModelInfo
 from clip_queue.sources.source import Row, Source
+from tests.environments import clean_environment, program
 from tests.harness import ROOT
 
 pytestmark = [pytest.mark.readers, pytest.mark.timeout(240)]
@@ -24,15 +24,6 @@ pytestmark = [pytest.mark.readers, pytest.mark.timeout(240)]
 DIMENSION = 8
 SHARDS, ROWS = 3, 10
 READERS = {"LanceDB": "lancedb", "DuckDB": "duckdb"}
-
-
-def readers_python() -> str:
-    """The interpreter that has the readers: they are no dependency of the service."""
-    python = os.environ.get("CLIP_QUEUE_READERS_PYTHON") or str(ROOT / ".venv-readers" / "bin" / "python")
-    if not Path(python).exists():
-        hint = "run `make .venv-readers/.done`, or set CLIP_QUEUE_READERS_PYTHON"
-        pytest.fail(f"{python} is not there: {hint}", pytrace=False)
-    return python
 
 
 def example(reader: str) -> str:
@@ -79,8 +70,8 @@ def test_the_example_of_the_page_finds_the_row(output: Path, reader: str) -> Non
         example(READERS[reader]),
         "print(json.dumps([[hit['id'], hit['caption']] for hit in hits]))",
     ]
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [readers_python(), "-c", "\n".join(ask)]
+    command = [program("readers", "READERS_PYTHON"), "-c", "\n".join(ask)]
+    env = clean_environment()
     done = subprocess.run(command, cwd=output, env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     hits = json.loads(done.stdout.splitlines()[-1])

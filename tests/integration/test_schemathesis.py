@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.environments import clean_environment, program
 from tests.harness import ROOT, Api, Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 KEY = "schemathesis-key"
-
-
-def command() -> str:
-    """schemathesis has an environment of its own."""
-    found = os.environ.get("CLIP_QUEUE_SCHEMATHESIS") or str(ROOT / ".venv-schemathesis" / "bin" / "schemathesis")
-    if not Path(found).exists():
-        hint = "run `make .venv-schemathesis/.done`, or set CLIP_QUEUE_SCHEMATHESIS"
-        pytest.fail(f"{found} is not there: {hint}", pytrace=False)
-    return found
 
 
 @pytest.mark.parametrize("keys", ["", KEY], ids=["open", "with keys"])
@@ -30,10 +21,9 @@ def test_no_check_of_schemathesis_fails(served: tuple[Stack, Api], keys: str, tm
     served[0].ready(api)
     options = ["--checks", "all", "--max-examples", "20", "--seed", "7", "--no-shrink", "--continue-on-failure"]
     key = ["--header", f"Authorization: Bearer {KEY}"] if keys else []
-    env = {k: v for k, v in os.environ.items() if "PROXY" not in k.upper() and k != "PYTHONPATH"}
     done = subprocess.run(
         [
-            command(),
+            program("schemathesis", "SCHEMATHESIS", "schemathesis"),
             "--config-file",
             str(ROOT / "schemathesis.toml"),
             "run",
@@ -43,7 +33,7 @@ def test_no_check_of_schemathesis_fails(served: tuple[Stack, Api], keys: str, tm
             "--request-timeout",
             "60",
         ],
-        env=env,
+        env=clean_environment(),
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.harness import ROOT, Api, Stack
+from tests.environments import clean_environment, program
+from tests.harness import Api, Stack
 from tests.images import noise_image
 from tests.wire import Vectors, cosines, embed_images, embed_texts, same, vectors
 
@@ -23,26 +23,19 @@ WORDS = ["a cat", "red heart"]
 FORMS = ["", ", async"]
 
 
-def sdk_python() -> str:
-    """The interpreter that has the SDK: it pins older pillow and numpy than the service has."""
-    python = os.environ.get("CLIP_QUEUE_SDK_PYTHON") or str(ROOT / ".venv-sdk" / "bin" / "python")
-    if not Path(python).exists():
-        pytest.fail(f"{python} is not there: run `make .venv-sdk/.done`, or set CLIP_QUEUE_SDK_PYTHON", pytrace=False)
-    return python
-
-
 @pytest.fixture(scope="module")
 def seen(served: tuple[Stack, Api], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the SDK returned or raised, call by call, against an API that asks for a key."""
-    python = sdk_python()
+    python = program("sdk", "SDK_PYTHON")
     folder = tmp_path_factory.mktemp("sdk")
     (folder / "a.png").write_bytes(A)
     (folder / "b.png").write_bytes(B)
     api = served[0].api(api_keys=KEY)
     served[0].ready(api)
-    env = {k: v for k, v in os.environ.items() if "PROXY" not in k.upper() and k != "PYTHONPATH"}
     command = [python, str(Path(__file__).with_name("sdk_client.py")), api.url, str(folder), KEY, WRONG]
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        command, env=clean_environment(), cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     logs = api.log.read_text()
     assert KEY not in logs

@@ -316,7 +316,7 @@ class Resume:
         marker = {"rows": 1, "failed": 0, "errors": {}, "files": {}, "seconds": {}}
         self.looks, self.renewed = 0, list[float]()
 
-        def slow(output: Output, plan: RunPlan) -> Iterator[tuple[int, dict[str, Any]]]:
+        def slow(output: Output, plan: RunPlan, some: range) -> Iterator[tuple[int, dict[str, Any]]]:
             for shard in range(shards):
                 self.it.now += 0.1
                 self.looks += 1

@@ -1,21 +1,15 @@
-"""What ``clip-queue embed`` prints while it runs, at its end, and for a dry run."""
+"""What ``clip-queue embed`` prints at its end, and for a dry run."""
 
 from __future__ import annotations
 
-import pytest
-
 from clip_queue.bulk.run.dry_run import DryRun
-from clip_queue.bulk.run.progress import Progress
+from clip_queue.bulk.run.part import Part
 from clip_queue.bulk.run.report import Reason, Report
 from clip_queue.cli.embed import (
-    LINE_INTERVAL,
     MAX_LOST,
-    duration,
+    MAX_PARTS,
     print_dry_run,
     print_report,
-    progress_display,
-    progress_lines,
-    progress_text,
 )
 from clip_queue.sources.source import Source
 from tests.unit.cli.printing import console, printed
@@ -25,64 +19,6 @@ def report_text(report: Report) -> str:
     out = console()
     print_report(out, report, "clip-queue embed in out")
     return printed(out)
-
-
-# Progress
-
-
-def test_the_text_has_speed_workers_and_whatever_is_wrong() -> None:
-    clock = 0.0
-    progress = Progress(shards=2, rows=20, now=lambda: clock)
-    assert progress_text(progress) == "0 rows/s, no worker alive"
-    progress.workers, progress.device, progress.busy = 2, "cpu", 0.5
-    clock = 2.0
-    progress.underway = [(8, 2)]
-    progress.away = True
-    text = progress_text(progress)
-    assert text.startswith("5 rows/s, 2 s left, the source does not answer, waiting for it, 2 failed, cpu 50% busy")
-    assert text.endswith(", 2 workers")
-    progress.workers, progress.away = 1, False
-    assert progress_text(progress).endswith(", 1 worker")
-    assert progress.to_json()["source_away"] is False
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7260, "2 h 01 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_without_a_terminal_there_is_a_line_every_few_seconds() -> None:
-    out, clock = console(), 100.0
-    show = progress_lines(out, now=lambda: clock)
-    progress = Progress(shards=2, rows=20, now=lambda: clock)
-    show(progress)
-    clock += LINE_INTERVAL - 0.1
-    show(progress)
-    progress.underway = [(8, 2)]
-    clock += 0.2
-    show(progress)
-    lines = printed(out).splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("0 of 20 rows (0%), ")
-    assert lines[1].startswith("10 of 20 rows (50%), ")
-
-
-def test_of_tars_the_number_of_rows_is_not_known_at_first() -> None:
-    out = console()
-    progress_lines(out)(Progress(shards=2, rows=None))
-    assert printed(out).startswith("0 of ? rows, ")
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_has_a_bar_and_a_log_has_lines(terminal: bool) -> None:
-    out = console(terminal=terminal)
-    progress = Progress(shards=2, rows=20)
-    progress.underway = [(8, 2)]
-    with progress_display(out) as show:
-        show(progress)
-    assert ("10 / 20" if terminal else "10 of 20 rows (50%)") in printed(out)
 
 
 # The report
@@ -143,6 +79,20 @@ def test_only_a_few_of_many_shards_that_could_not_be_done_are_named() -> None:
     assert "more shards" not in few
 
 
+def test_the_report_of_a_part_counts_its_own_rows_and_names_the_parts_that_are_missing() -> None:
+    report = Report("/out", "m", "f", shards=2, complete=2, rows=1000, part="3/16")
+    report.missing, report.missing_shards = ["4/16", "7/16"], 3
+    lines = report_text(report).splitlines()
+    assert lines[0] == "✓ 1,000 rows of part 3/16 embedded, 0 failed, in /out"
+    assert lines[-1] == "parts 4/16, 7/16 are missing still, with 3 shards together"
+    report.missing, report.missing_shards = ["4/16"], 1
+    assert report_text(report).splitlines()[-1] == "part 4/16 is missing still, with 1 shard together"
+    report.missing = [f"{n}/99" for n in range(1, 99)]
+    assert f"{MAX_PARTS}/99, … are missing" in report_text(report)
+    report.missing, report.missing_shards = [], 0
+    assert report_text(report).splitlines()[-1] == "all parts are there: the output is complete"
+
+
 # A dry run
 
 
@@ -165,6 +115,12 @@ def test_a_dry_run_prints_columns_and_the_first_files() -> None:
         "  first: in.parquet, x\\n",
         "nothing was written (--dry-run)",
     ]
+
+
+def test_a_dry_run_of_a_part_says_how_much_it_has() -> None:
+    out = console()
+    print_dry_run(out, DryRun(Source("/in.txt", "text", texts=True), shards=10, rows=100, first=[]), Part(3, 4))
+    assert "  part 3/4 has 2 of the shards" in printed(out).splitlines()
 
 
 def test_a_dry_run_of_tars_does_not_know_the_number_of_rows() -> None:

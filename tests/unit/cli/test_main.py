@@ -92,7 +92,7 @@ def test_each_option_of_a_run_is_one_flag_of_embed() -> None:
         flag for name, (_, o) in options().items() for flag in (o.flags or f"--{name.replace('_', '-')}").split("/")
     ]
     assert len(flags) == len(set(flags)) >= 17
-    for flag in [*flags, "--workers", "--redis", "--dry-run"]:
+    for flag in [*flags, "--workers", "--redis", "--part", "--log-file", "--dry-run"]:
         assert len(re.findall(rf"^\W*(?:--[a-z-]+[ /,]+)?{flag}\b(?!-)", helped, re.MULTILINE)) == 1, (flag, helped)
     assert "Of the stored vectors, float16 or float32. [default: float16]" in re.sub(r"[\s│]+", " ", helped)
 
@@ -104,6 +104,34 @@ def dataset(tmp_path: Path) -> str:
     for n in range(3):
         (folder / f"{n}.png").write_bytes(noise_image(n))
     return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--part", "0/16"], "there is no part 0/16: parts are counted from 1, 1/16 to 16/16"),
+        (["--part", "17/16", "--dry-run"], "there is no part 17/16: parts are counted from 1, 1/16 to 16/16"),
+        (["--part", "a/b"], "part 'a/b' is not understood: use K/N for the Kth of N parts, as 3/16"),
+        (
+            ["--part", "1/2", "--redis", "redis://127.0.0.1:1/0"],
+            "give either the part or the Redis (redis_url, --redis)",
+        ),
+        (["--columns", "a"], "a source of the format folder has no columns"),
+        (["--log-file", "no folder/log"], "cannot be written (No such file or directory): name another one"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    dataset: str, arguments: list[str], message: str
+) -> None:
+    result = run(app, ["embed", dataset, "out", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 1
+    assert message in result.stderr.replace("\n", " ")
+    assert not Path("out").exists()
+
+
+def test_a_dry_run_of_a_part_says_how_much_it_has(dataset: str) -> None:
+    result = run(app, ["embed", dataset, "out", "--dry-run", "--part", "2/2", "--shard-size", "1"])
+    assert (result.exit_code, "part 2/2 has 1 of the shards" in result.output) == (0, True)
 
 
 def test_a_dry_run_prints_what_would_be_done(dataset: str, tmp_path: Path) -> None:

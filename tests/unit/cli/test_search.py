@@ -75,6 +75,16 @@ def test_that_there_are_no_near_duplicates_is_said(tmp_path: Path) -> None:
     assert "none of 2 rows has another one that near" in printed(err)
 
 
+def test_an_output_of_which_parts_are_missing_is_searched_and_said_to_be(tmp_path: Path) -> None:
+    shards = [np.ones((2, MODEL.dimension), np.float16)] * 4
+    url = make_output(str(tmp_path), shards, missing=(1, 3)).url
+    errors = console()
+    asked = {"text": None, "image": None, "top": 1, "among": None, "model": None, "sheet": None}
+    search(console(), errors, Settings(), url, **asked, near_duplicates=0.9)
+    said = "2 of 4 shards are finished: only they are searched; the run, or parts of it, are missing still\n"
+    assert printed(errors).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

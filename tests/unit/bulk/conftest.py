@@ -1,0 +1,28 @@
+"""Fixtures of the tests of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.settings import Settings
+from clip_queue.worker.inference.batcher import Batcher
+from clip_queue.worker.inference.thread_pool import PriorityThreadPool
+from tests.unit.bulk.shards import Model, decoded, unexpected
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    """What a pipeline needs of :class:`clip_queue.worker.inference.engine.InferenceEngine`."""
+    batcher = Batcher({Lane.INTERACTIVE: 4, Lane.BACKGROUND: 4, Lane.BULK: 1}, capacity=100, fatal=unexpected)
+    decoders = PriorityThreadPool(2, fatal=unexpected)
+    batcher.start()
+    decoders.start()
+    settings = Settings(read_threads=2, read_timeout=1.5)
+    yield SimpleNamespace(models={"m": Model()}, settings=settings, batcher=batcher, decoders=decoders, decode=decoded)
+    assert batcher.stop(5)
+    decoders.stop(5)
