@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 
 from fastapi import Request
@@ -12,13 +13,27 @@ from clip_queue.shared.settings import Settings
 
 
 def key_of(request: Request, body_key: object = None) -> str:
-    """The key of a request: from its query, else from its Authorization header, else from its body."""
+    """The key of a request: from its query, else from its Authorization header, else from its body.
+
+    The header has it as `Bearer KEY`. Of `Basic`, which clients send for an address like `http://any:KEY@host`, it is
+    the password.
+    """
     if query := request.query_params.get("api_key"):
         return query
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return _as_sent(token.strip())
+    if scheme.lower() == "basic" and (password := _password(token.strip())):
+        return password
     return body_key if isinstance(body_key, str) else ""
+
+
+def _password(token: str) -> str:
+    """The password of Basic credentials (RFC 7617); empty if there is none."""
+    try:
+        return base64.b64decode(token, validate=True).decode().partition(":")[2]
+    except ValueError:  # binascii.Error and UnicodeDecodeError among them
+        return ""
 
 
 def _as_sent(token: str) -> str:

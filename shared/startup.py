@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from clip_queue.shared.fetch_policy import Policy
-from clip_queue.shared.models import parse_models
+from clip_queue.shared.models import parse_aliases, parse_models
 from clip_queue.shared.redis_url import check_redis_url
 from clip_queue.shared.settings import LOG_LEVELS, Settings, get_settings
 
@@ -75,6 +75,10 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         parse_models(settings.models)
     except ValueError as error:
         yield "models", str(error)
+    try:
+        parse_aliases(settings.model_aliases)
+    except ValueError as error:
+        yield "model_aliases", str(error)
     if settings.log_level.upper() not in LOG_LEVELS:
         yield "log_level", f"use one of {', '.join(LOG_LEVELS)}"
     blank: dict[str, list[str]] = {name: [] for name in POLICY}
