@@ -22,7 +22,9 @@ PREFIX = "CLIP_QUEUE_"
 CANNOT_WORK = 78  # exit code of a process that no restart can help (EX_CONFIG of sysexits.h)
 CHECKED = f"{PREFIX}CHECKED"  # set for children, whose parent has warned already
 # Names with the prefix that are no settings: of the children above, of docker-compose.yml, of bench/ and tests/.
-OTHERS = frozenset(PREFIX + name for name in ("CHECKED", "PUBLISH", "SDK_PYTHON", "RETRIEVAL_PYTHON", "TEST_FAULTS"))
+OTHERS = frozenset(
+    PREFIX + name for name in ("CHECKED", "PUBLISH", "SDK_PYTHON", "CLIENTS_PYTHON", "RETRIEVAL_PYTHON", "TEST_FAULTS")
+)
 ALIKE = 0.85  # least likeness to a known name of a name whose prefix is misspelt
 POLICY = ("fetch_allow_networks", "fetch_allow_hosts", "fetch_deny_hosts")
 DOTENV = Path(".env")

@@ -1,4 +1,4 @@
-"""The unmodified inference-sdk 1.8.3 as a client: every CLIP method, plain and async, changes nothing but the URL."""
+"""The unmodified inference-sdk as a client: every CLIP method, plain and async, changes nothing but the URL."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ KEY, WRONG = "sdk-key-41", "sdk-wrong-key-17"
 A, B = noise_image(50, size=(96, 64)), noise_image(51, size=(64, 96))
 WORDS = ["a cat", "red heart"]
 FORMS = ["", ", async"]
+NEWEST = "1.8.3"
+VERSIONS = [NEWEST, "0.30.0", "0.9.23"]
 
 
 def sdk_python() -> str:
@@ -31,8 +33,15 @@ def sdk_python() -> str:
     return python
 
 
-@pytest.fixture(scope="module")
-def seen(served: tuple[Stack, Api], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def sdk_folder(version: str) -> str:
+    """Where the code of an older release is, which uses the packages of the newest one's environment."""
+    return str(Path(sdk_python()).parent.parent / version)
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def seen(
+    request: pytest.FixtureRequest, served: tuple[Stack, Api], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What the SDK returned or raised, call by call, against an API that asks for a key."""
     python = sdk_python()
     folder = tmp_path_factory.mktemp("sdk")
@@ -41,13 +50,15 @@ def seen(served: tuple[Stack, Api], tmp_path_factory: pytest.TempPathFactory) ->
     api = served[0].api(api_keys=KEY)
     served[0].ready(api)
     env = {k: v for k, v in os.environ.items() if "PROXY" not in k.upper() and k != "PYTHONPATH"}
+    if request.param != NEWEST:
+        env["PYTHONPATH"] = sdk_folder(request.param)
     command = [python, str(Path(__file__).with_name("sdk_client.py")), api.url, str(folder), KEY, WRONG]
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     logs = api.log.read_text()
     assert KEY not in logs
     assert WRONG not in logs
-    assert "GET " not in logs.replace("GET /readiness", "")
+    assert "GET " not in logs.replace("GET /readiness", "").replace("GET /model/registry", "")
     api.stop()
     out: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return out
@@ -68,8 +79,8 @@ def rows(result: Any) -> Vectors:
     return np.array([row for part in parts for row in part["embeddings"]], dtype=np.float32)
 
 
-def test_it_is_the_version_that_is_promised(seen: dict[str, Any]) -> None:
-    assert seen["version"] == "1.8.3"
+def test_it_is_one_of_the_versions_that_are_promised(seen: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    assert seen["version"] == request.node.callspec.params["seen"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,6 +116,17 @@ def test_texts_are_embedded(seen: dict[str, Any], expected: dict[str, Vectors], 
     for name in ("one text", "text of a named model"):
         same(rows(seen[name + form]), expected["texts"][:1])
     same(rows(seen["two texts" + form]), expected["texts"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_thousand_texts_fit_in_a_call(seen: dict[str, Any], form: str) -> None:
+    assert rows(seen["a thousand texts" + form]).shape == (1000, 128)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_models_are_listed_loaded_and_unloaded_without_effect(seen: dict[str, Any], form: str) -> None:
+    for name in ("list models", "load a model", "unload a model", "unload all models"):
+        assert [model["model_id"] for model in seen[name + form]["models"]] == ["clip/emoji-mini"], name
 
 
 @pytest.mark.parametrize("form", FORMS)
