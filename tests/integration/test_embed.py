@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 
 import httpx
 import numpy as np
@@ -103,7 +104,7 @@ def test_an_embed_answer_has_exactly_the_promised_keys(http: httpx.Client, route
     body = {"image": IMAGE_FORMS["object"]} if route == "embed_image" else {"text": "a cat"}
     answer = ok(http.post(f"/clip/{route}", json=body))
     assert list(answer) == EMBED_KEYS
-    assert answer["inference_id"] is None
+    assert str(uuid.UUID(answer["inference_id"])) == answer["inference_id"]
     assert answer["frame_id"] is None
     assert 0 < answer["time"] < 30
     assert all(isinstance(x, float) for x in answer["embeddings"][0])
