@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clip_queue.shared.vectors import normalise
 from tests.harness import ROOT, Api, Stack
 from tests.images import noise_image
 from tests.wire import Vectors, cosines, embed_images, embed_texts, same, vectors
 
-pytestmark = [pytest.mark.sdk, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.sdk, pytest.mark.timeout(300)]
 
 KEY, WRONG = "sdk-key-41", "sdk-wrong-key-17"
 A, B = noise_image(50, size=(96, 64)), noise_image(51, size=(64, 96))
@@ -79,6 +80,18 @@ def rows(result: Any) -> Vectors:
     return np.array([row for part in parts for row in part["embeddings"]], dtype=np.float32)
 
 
+def alike(got: Vectors, expected: Vectors, *, exactly: bool) -> None:
+    """Check that rows are those of the same files, which may have been sent as JPEG."""
+    if exactly:
+        same(got, expected)
+    assert np.diag(normalise(got) @ normalise(expected).T).min() > 0.95
+
+
+def reads(seen: dict[str, Any], form: str) -> bool:
+    """Whether the SDK sends a file as it is. Older releases open it in their async forms, and send it as JPEG."""
+    return not form or seen["version"] == NEWEST
+
+
 def test_it_is_one_of_the_versions_that_are_promised(seen: dict[str, Any], request: pytest.FixtureRequest) -> None:
     assert seen["version"] == request.node.callspec.params["seen"]
 
@@ -88,8 +101,8 @@ def test_images_are_embedded(seen: dict[str, Any], expected: dict[str, Vectors],
     images = expected["images"]
     for name in ("one file", "named model"):
         assert isinstance(seen[name + form], dict)
-        same(rows(seen[name + form]), images[:1])
-    same(rows(seen["two files" + form]), images)
+        alike(rows(seen[name + form]), images[:1], exactly=reads(seen, form))
+    alike(rows(seen["two files" + form]), images, exactly=reads(seen, form))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -101,7 +114,7 @@ def test_open_images_and_arrays_are_embedded(seen: dict[str, Any], expected: dic
     assert cosines(images[:1], got).min() > 0.95
     assert cosines(images[:1], got).min() > cosines(images[:1], images[1:])[0]
     mixed = rows(seen["mixed" + form])
-    same(mixed[1:2], images[1:])
+    alike(mixed[1:2], images[1:], exactly=reads(seen, form))
     assert cosines(images[:1], mixed[[0, 2]]).min() > 0.95
 
 
@@ -142,10 +155,11 @@ def test_everything_is_compared_with_everything(seen: dict[str, Any], expected: 
     for name, cosine in results.items():
         answer = seen[name + form]
         assert set(answer) == {"inference_id", "frame_id", "time", "similarity", "parent_id"}
-        np.testing.assert_allclose(answer["similarity"], cosine, atol=1e-5, err_msg=name)
+        within = 1e-5 if reads(seen, form) else 0.05
+        np.testing.assert_allclose(answer["similarity"], cosine, atol=within, err_msg=name)
     named = seen["image to named texts" + form]["similarity"]
     assert list(named) == ["cat", "love"]
-    np.testing.assert_allclose(list(named.values()), cosines(images, texts), atol=1e-5)
+    np.testing.assert_allclose(list(named.values()), cosines(images, texts), atol=within)
     near, far = seen["image to images" + form]["similarity"]  # of the same image, as JPEG
     assert near > 0.95
     assert near > far
