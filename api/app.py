@@ -22,7 +22,7 @@ from clip_queue.version import __version__
 
 DESCRIPTION = """
 CLIP embeddings as a service. The `/clip` routes are those of Roboflow Inference: point its SDK here.
-`/v1/embeddings` is OpenAI's, for texts and pictures; `/vectorize` that of Weaviate's `multi2vec-clip`.
+`/v1/embeddings` is OpenAI's, for texts and images; `/vectorize` that of Weaviate's `multi2vec-clip`.
 `/jobs` accepts the same work without making the caller wait: submit a job, then poll for its result.
 
 Every result names its model and the fingerprint of the weights in `X-Clip-Queue-Model` and

@@ -1,6 +1,6 @@
-"""The inputs of an embeddings request: texts, and pictures in the forms of those who extended OpenAI's wire.
+"""The inputs of an embeddings request: texts, and images in the forms of those who extended OpenAI's wire.
 
-A string that is a data URI is a picture (NVIDIA NIM, Haystack, infinity); ``modality`` says it of all strings
+A string that is a data URI is an image (NVIDIA NIM, Haystack, infinity); ``modality`` says it of all strings
 (infinity); an object has ``text``, ``image``, ``url``, ``bytes`` (Jina) or ``type`` and ``value`` (as `/clip`); a chat
 message (vLLM) or ``content`` (Cohere) has parts, of which there must be exactly one.
 """
@@ -24,14 +24,14 @@ TOKENS = (
     "Field 'input' holds numbers: arrays of tokens are not accepted, because they are those of another model's "
     "tokenizer. Send the text itself (LangChain: check_embedding_ctx_length=False)."
 )
-ONE_PART = "must hold exactly one part: CLIP makes one vector of one text or of one picture, not one of both together."
+ONE_PART = "must hold exactly one part: CLIP makes one vector of one text or of one image, not one of both together."
 FORMS = (
-    "must be a text, a data URI of a picture, or an object with one of text, image, url, bytes, content, or with type "
+    "must be a text, a data URI of an image, or an object with one of text, image, url, bytes, content, or with type "
     "and value"
 )
 _KEYS = ("text", "image", "url", "bytes", "image_url", "content")  # where two stand in an object, they are two parts
 
-_STRING = {"type": "string", "description": "a text; a picture, if it is a data URI or `modality` says so"}
+_STRING = {"type": "string", "description": "a text; an image, if it is a data URI or `modality` says so"}
 _PARTS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": 1}],
     "description": "a text, or a list of one part, with `text` or `image_url`",
@@ -57,7 +57,7 @@ _MESSAGES = {"type": "array", "minItems": 1, "maxItems": 1, "items": _object(con
 
 
 class EmbeddingsRequest(BaseModel):
-    """Texts and pictures, mixed as you like; the vectors come in the same order. Other fields, such as `user`, are
+    """Texts and images, mixed as you like; the vectors come in the same order. Other fields, such as `user`, are
     ignored.
     """
 

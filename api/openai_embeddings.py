@@ -85,7 +85,7 @@ class OpenAIErrorResponse(BaseModel):
 
 
 _REQUEST: TypeAdapter[EmbeddingsRequest] = TypeAdapter(EmbeddingsRequest)
-_PICTURE = f"data:image/png;base64,{HEART}"
+_IMAGE = f"data:image/png;base64,{HEART}"
 
 
 @router.post(
@@ -96,7 +96,7 @@ _PICTURE = f"data:image/png;base64,{HEART}"
         EmbeddingsRequest,
         {
             "texts": {"input": ["red heart", "cat"]},
-            "texts and a picture": {"input": ["red heart", _PICTURE]},
+            "texts and an image": {"input": ["red heart", _IMAGE]},
             "objects": {"input": [{"text": "red heart"}, {"image": HEART}]},
             "a chat message": {"messages": [{"role": "user", "content": [{"type": "text", "text": "red heart"}]}]},
         },
@@ -104,7 +104,7 @@ _PICTURE = f"data:image/png;base64,{HEART}"
 )
 @router.post("/embeddings", response_model=Embeddings, include_in_schema=False)
 async def create_embeddings(request: Request) -> Response:
-    """Embed texts and pictures. The vectors come in their order, with length 1."""
+    """Embed texts and images. The vectors come in their order, with length 1."""
     began = time.monotonic()
     client = JobClient.of(request)
     sent, owner = await body.read(request, client.settings, _REQUEST)

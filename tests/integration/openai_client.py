@@ -30,16 +30,16 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 def main(url: str, folder: Path, key: str, wrong_key: str) -> dict[str, Any]:
     base = f"{url}/v1"
-    picture = "data:image/png;base64," + base64.b64encode((folder / "dog.png").read_bytes()).decode()
+    image = "data:image/png;base64," + base64.b64encode((folder / "dog.png").read_bytes()).decode()
     words = ["dog face", "pizza"]
     many = [f"thing {i}" for i in range(2048)]
     embeds: dict[str, dict[str, Any]] = {
         "one text": {"input": words[0]},
-        "texts and a picture": {"input": [*words, picture], "user": "somebody"},
+        "texts and an image": {"input": [*words, image], "user": "somebody"},
         "numbers": {"input": words, "encoding_format": "float"},
         "the model's own dimensions": {"input": words, "dimensions": 128},
         "as many as fit": {"input": many},
-        "pictures by modality": {"input": [picture], "extra_body": {"modality": "image"}},
+        "images by modality": {"input": [image], "extra_body": {"modality": "image"}},
         "one bad input": {"input": ["a", "b", "data:image/png;base64,bm8gcGljdHVyZQ=="]},
         "too long": {"input": ["word " * 200]},
         "tokens": {"input": [1, 2, 3]},

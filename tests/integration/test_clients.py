@@ -123,12 +123,12 @@ def test_a_recipe_makes_the_vectors_of_its_inputs(
     held = {variable: np.array(value, np.float32) for variable, value in found.items()}
     if name == "OpenAI":
         same(np.stack([held["dog"], held["pizza"], held["photo"]]), np.concatenate([texts, dog]))
-    elif name == "Chroma 2":  # it sends pictures as JPEG
+    elif name == "Chroma 2":  # it sends images as JPEG
         same(normalise(held["raw"][1:]), texts)
         assert normalise(held["raw"])[0] @ dog[0] > 0.9
     elif name == OF_THE_SDK:
         same(held["raw"], raw["texts"])
-        same(held["picture"][None], raw["dog"])
+        same(held["image"][None], raw["dog"])
         np.testing.assert_allclose(held["similarity"], texts @ dog[0], atol=1e-5)
     else:
         same(held["vectors"], texts)
@@ -156,11 +156,11 @@ def rows(answer: dict[str, Any]) -> Vectors:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_openai_texts_and_pictures(seen: dict[str, Any], expected: dict[str, Vectors], form: str) -> None:
+def test_openai_texts_and_images(seen: dict[str, Any], expected: dict[str, Vectors], form: str) -> None:
     texts, dog = expected["texts"], expected["dog"]
     same(rows(seen["one text" + form]), texts[:1])
-    same(rows(seen["texts and a picture" + form]), np.concatenate([texts, dog]))
-    same(rows(seen["pictures by modality" + form]), dog)
+    same(rows(seen["texts and an image" + form]), np.concatenate([texts, dog]))
+    same(rows(seen["images by modality" + form]), dog)
     for name in ("numbers", "the model's own dimensions", "alias"):
         same(rows(seen[name + form]), texts)
         assert seen[name + form]["model"] == "emoji-mini"

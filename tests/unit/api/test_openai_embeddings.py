@@ -1,4 +1,4 @@
-"""`/v1/embeddings` and `/v1/models`: OpenAI's wire, and the forms of a picture that others have added to it."""
+"""`/v1/embeddings` and `/v1/models`: OpenAI's wire, and the forms of an image that others have added to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.images import noise_image
 from .service import BAD, FINGERPRINT, MODEL, Service, serve, until
 
 URL = "/v1/embeddings"
-PICTURE = base64.b64decode(HEART)
+IMAGE = base64.b64decode(HEART)
 DATA_URI = f"data:image/png;base64,{HEART}"
 
 
@@ -80,12 +80,12 @@ async def test_raw_features_if_they_are_asked_for(service: Service) -> None:
     np.testing.assert_array_equal(rows(await embed(service, input=["a", "abc"], normalized=False)), [[0, 1], [1, 3]])
 
 
-async def test_usage_counts_words_marks_and_pictures(service: Service) -> None:
+async def test_usage_counts_words_marks_and_images(service: Service) -> None:
     usage = (await embed(service, input=["It's 42 degrees.", DATA_URI]))["usage"]
     assert usage == {"prompt_tokens": 9, "total_tokens": 9, "num_images": 1}  # It ' s 4 2 degrees . and two
 
 
-PICTURES: dict[str, object] = {
+IMAGES: dict[str, object] = {
     "a data URI": DATA_URI,
     "a data URI of any type, in capitals": f"DATA:application/octet-stream;BASE64,{HEART}",
     "Jina's object with base64": {"image": HEART},
@@ -100,10 +100,10 @@ PICTURES: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("value", PICTURES.values(), ids=PICTURES.keys())
-async def test_a_picture_in_any_form_stands_among_texts(service: Service, value: object) -> None:
+@pytest.mark.parametrize("value", IMAGES.values(), ids=IMAGES.keys())
+async def test_an_image_in_any_form_stands_among_texts(service: Service, value: object) -> None:
     answer = await embed(service, input=["a", value, "abc"])
-    np.testing.assert_allclose(rows(answer), expected(1, len(PICTURE), 3), rtol=1e-6)
+    np.testing.assert_allclose(rows(answer), expected(1, len(IMAGE), 3), rtol=1e-6)
     assert answer["usage"]["num_images"] == 1
     assert await service.kinds() == ["embed_image"]
 
@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "null among texts": ({"input": ["a", None]}, "input[1]: Field 'input[1]' holds null"),
     "true": ({"input": True}, "holds true or false"),
     "an empty object": ({"input": {}}, "must be a text, a data URI"),
-    "text and picture in one": ({"input": {"text": "a", "image": HEART}}, "exactly one part"),
+    "text and image in one": ({"input": {"text": "a", "image": HEART}}, "exactly one part"),
     "two messages": ({"messages": [{"content": "a"}, {"content": "b"}]}, "exactly one part"),
     "no message": ({"messages": []}, "exactly one part"),
     "a message of two parts": (

@@ -13,7 +13,7 @@ from clip_queue.api.requests import HEART
 
 from .service import BAD, MODEL, Service, serve
 
-PICTURE = base64.b64decode(HEART)
+IMAGE = base64.b64decode(HEART)
 
 
 def unit(rows: list[list[float]]) -> np.ndarray[Any, Any]:
@@ -28,7 +28,7 @@ async def test_texts_and_images_come_back_apart_with_length_1(service: Service) 
     answer = response.json()
     assert answer.keys() == {"textVectors", "imageVectors"}
     np.testing.assert_allclose(answer["textVectors"], unit([[0, 1], [1, 3]]), rtol=1e-6)
-    np.testing.assert_allclose(answer["imageVectors"], unit([[2, len(PICTURE)]]), rtol=1e-6)
+    np.testing.assert_allclose(answer["imageVectors"], unit([[2, len(IMAGE)]]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ async def test_either_may_be_missing(service: Service, body: dict[str, Any], tex
     ("body", "status", "says"),
     [
         ({"texts": ["a", BAD]}, 400, "item 1: refused by the worker"),
-        ({"texts": ["a"], "images": [HEART, "no picture"]}, 400, "item 2: Could not load"),
+        ({"texts": ["a"], "images": [HEART, "no image"]}, 400, "item 2: Could not load"),
         ({"images": ["https://example.org/a.png"]}, 400, "Malformed base64"),
         ({"texts": "a"}, 422, "texts: Input should be a valid list"),
         ({"texts": [None]}, 422, "texts.0: Input should be a valid string"),
