@@ -51,7 +51,7 @@ async def test_either_may_be_missing(service: Service, body: dict[str, Any], tex
     ("body", "status", "says"),
     [
         ({"texts": ["a", BAD]}, 400, "item 1: refused by the worker"),
-        ({"texts": ["a"], "images": [HEART, "no image"]}, 400, "item 2: Could not load"),
+        ({"texts": ["a"], "images": [HEART, "§"]}, 400, "item 2: Could not load"),
         ({"images": ["https://example.org/a.png"]}, 400, "Malformed base64"),
         ({"texts": "a"}, 422, "texts: Input should be a valid list"),
         ({"texts": [None]}, 422, "texts.0: Input should be a valid string"),
