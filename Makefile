@@ -10,6 +10,9 @@ PARALLEL := --numprocesses 2 --dist loadfile
 # The longest first, so that none of them runs alone at the end.
 TESTS ?= tests/chaos tests/integration tests/unit
 SDK := inference-sdk==1.8.3
+OLD_SDKS := 0.9.23 0.30.0
+CLIENTS := openai==3.57.0 langchain-openai==1.7.4 langchain-community==0.4.2 llama-index-embeddings-openai-like==0.4.0 \
+    haystack-ai==3.4.1 chromadb-client==1.5.9
 # What Redis itself must do is tested on Debian's server as well; all else only on Valkey.
 ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py backpressure.py jobs_poll.py)
 READERS := lancedb==0.40.0 duckdb==2.0.1
@@ -29,7 +32,7 @@ demo: .venv/.done  ## embed and compare the sample pictures, end to end
 serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
-test: lint .venv-sdk/.done .venv-schemathesis/.done .venv-readers/.done debian  ## lint, then every test
+test: lint .venv-sdk/.done .venv-clients/.done .venv-schemathesis/.done .venv-readers/.done debian  ## lint, then every test
 	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 	@$(MAKE) --no-print-directory test-redis
 
@@ -65,7 +68,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-schemathesis .venv-readers .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-clients .venv-schemathesis .venv-readers .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -91,11 +94,21 @@ debian:
 	    echo "installing $(DEBIAN)"; \
 	    $$sudo $(APT) update -qq && $$sudo $(APT) install -qq --yes --no-install-recommends $(DEBIAN) >/dev/null; }
 
-# The public client pins older pillow and numpy than the service has: it lives apart.
+# The public client pins older pillow and numpy than the service has: it lives apart. Of its older releases only their
+# own code is installed beside it: what 0.30.0 pins has no wheels for Python 3.13.
 .venv-sdk/.done: .venv/.done
 	@echo "setting up .venv-sdk ($(SDK))"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-sdk
 	@$(PIP_INSTALL) .venv-sdk/bin/python "$(SDK)"
+	@for old in $(OLD_SDKS); do \
+	    $(PIP_INSTALL) .venv-sdk/bin/python --no-deps --target .venv-sdk/$$old inference-sdk==$$old || exit 1; done
+	@touch $@
+
+# The clients of other services resolve together, so they share an environment. Chroma's is that without its server.
+.venv-clients/.done: .venv/.done
+	@echo "setting up .venv-clients (300 MB)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-clients
+	@$(PIP_INSTALL) .venv-clients/bin/python $(CLIENTS)
 	@touch $@
 
 # So does what tries the API by its own OpenAPI document: it is no dependency of the service.

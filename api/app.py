@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from clip_queue.api import clip, compat, error_responses, health, jobs, metrics, openapi
+from clip_queue.api import clip, compat, error_responses, health, jobs, metrics, openai_embeddings, openapi, weaviate
 from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
@@ -22,6 +22,7 @@ from clip_queue.version import __version__
 
 DESCRIPTION = """
 CLIP embeddings as a service. The `/clip` routes are those of Roboflow Inference: point its SDK here.
+`/v1/embeddings` is OpenAI's, for texts and images; `/vectorize` that of Weaviate's `multi2vec-clip`.
 `/jobs` accepts the same work without making the caller wait: submit a job, then poll for its result.
 
 Every result names its model and the fingerprint of the weights in `X-Clip-Queue-Model` and
@@ -61,13 +62,14 @@ def create_app(
     app = FastAPI(title="clip-queue", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.body_budget = BodyBudget(settings.max_total_body_bytes)
     app.state.metrics = metrics.Metrics()
-    error_responses.install(app)
+    wires = (openai_embeddings, weaviate)
+    error_responses.install(app, {path: wire.error for wire in wires for path in wire.PATHS})
     app.add_middleware(Head)
     app.add_middleware(RequestLog)
     app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
-    for module in (clip, jobs, health, metrics, compat):
+    for module in (clip, *wires, jobs, health, metrics, compat):
         app.include_router(module.router)
     openapi.complete(app, settings)
     return app
@@ -75,12 +77,12 @@ def create_app(
 
 def cors(origins: list[str]) -> dict[str, Any]:
     """What a page of one of ``origins`` may send and read. It sends no cookies: keys are all that is checked."""
-    shown = ["X-Clip-Queue-Model", "X-Clip-Queue-Fingerprint", "X-Clip-Queue-Notice", "Server-Timing"]
+    shown = ["X-Clip-Queue-Model", "X-Clip-Queue-Fingerprint", "X-Clip-Queue-Notice"]
     return {
         "allow_origins": origins,
         "allow_methods": ["GET", "HEAD", "POST", "DELETE"],
         "allow_headers": ["*"],
-        "expose_headers": [*shown, "Location", "Retry-After", "X-Request-Id"],
+        "expose_headers": [*shown, "Server-Timing", "X-Processing-Time", "Location", "Retry-After", "X-Request-Id"],
         "max_age": 3600,
     }
 

@@ -71,7 +71,7 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
         BadInput: it is nested too deeply.
         RequestValidationError: the body is not what ``adapter`` describes.
     """
-    keyless = bool(settings.api_keys) and not key_of(request)
+    keyless = bool(settings.api_keys) and not key_of(request, settings)
     if not keyless:
         authenticate(request, settings)
     budget: BodyBudget = request.app.state.body_budget

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, TypeAdapter
 
-from clip_queue.api import body
+from clip_queue.api import body, chunks
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.openapi import ABOUT, WITH_BODY, documented, errors
 from clip_queue.api.requests import HEART, ClipRequest, Compare, EmbedImage, EmbedText, Limits
-from clip_queue.shared.job import JobResult
+from clip_queue.shared.job import JobResult, Kind
 from clip_queue.shared.models import NOTICES
 from clip_queue.shared.vectors import Matrix
 
@@ -62,6 +65,7 @@ _EMBED_TEXT: TypeAdapter[EmbedText] = TypeAdapter(EmbedText)
 _COMPARE: TypeAdapter[Compare] = TypeAdapter(Compare)
 
 FETCH_SHARE = 0.75  # of a request's time that fetching its images may take: the rest is for computing
+PIECE = 512  # rows that are written as JSON at once
 
 _HEART = {"type": "base64", "value": HEART}
 
@@ -112,23 +116,21 @@ async def compare(request: Request) -> Response:
     """Compare an image or a text with several images or texts: the cosines of their features."""
     began = time.monotonic()
     _, result, headers = await ask(request, _COMPARE)
-    return respond(
-        {
-            "inference_id": None,
-            "frame_id": None,
-            "time": time.monotonic() - began,
-            "similarity": similarity(result),
-            "parent_id": None,
-        },
-        headers,
-    )
+    return _respond({"similarity": similarity(result), "parent_id": None}, headers, began)
 
 
 async def embed(request: Request, adapter: TypeAdapter[Any], began: float) -> Response:
     """The response of both embedding routes."""
     sent, result, headers = await ask(request, adapter)
-    content = {"inference_id": None, "frame_id": None, "time": time.monotonic() - began}
-    return respond({**content, **embeddings(result, skip=sent.skip)}, headers)
+    content = embeddings(result, skip=sent.skip)
+    return _respond({**content, "embeddings": await written(content["embeddings"])}, headers, began)
+
+
+def _respond(content: dict[str, Any], headers: dict[str, str], began: float) -> Response:
+    """The response to a request that ``began`` at this time by ``time.monotonic``."""
+    seconds = time.monotonic() - began
+    about_it = {"inference_id": str(uuid.uuid4()), "frame_id": None, "time": seconds}
+    return respond({**about_it, **content}, {**headers, "X-Processing-Time": f"{seconds:.6f}"})
 
 
 async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[ClipRequest, JobResult, dict[str, str]]:
@@ -142,12 +144,22 @@ async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[ClipRequest,
     items = sent.items(Limits.of_request(client.settings))
     fetched = await client.fetch(items, FETCH_SHARE * client.settings.request_timeout)
 
-    async def disconnected() -> None:
+    left = disconnected(request)
+    if sent.kind is Kind.COMPARE:
+        result = await client.call(sent.kind, model, fetched, owner, left, began=began, on_error=sent.on_error)
+    else:
+        result = await chunks.embed(client, sent.kind, model, fetched, owner, left, began, sent.on_error)
+    return sent, result, about(model, result)
+
+
+def disconnected(request: Request) -> Callable[[], Awaitable[None]]:
+    """What returns when the caller has closed the connection. The body of the request has been read."""
+
+    async def wait() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    result = await client.call(sent.kind, model, fetched, owner, disconnected, began=began, on_error=sent.on_error)
-    return sent, result, about(model, result)
+    return wait
 
 
 def about(model: str, result: JobResult) -> dict[str, str]:
@@ -181,6 +193,15 @@ def embeddings(result: JobResult, *, skip: bool) -> dict[str, Any]:
     good = iter(rows)
     places = range(len(rows) + len(failed))
     return {"embeddings": [None if i in failed else next(good) for i in places], "errors": result.errors}
+
+
+async def written(rows: Matrix | Sequence[Any]) -> orjson.Fragment:
+    """Rows as JSON. Other requests are answered between one piece of them and the next."""
+    pieces = []
+    for start in range(0, len(rows), PIECE):
+        pieces.append(orjson.dumps(rows[start : start + PIECE], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+        await asyncio.sleep(0)
+    return orjson.Fragment(b"[%s]" % b",".join(pieces))
 
 
 def respond(content: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:

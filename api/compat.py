@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from clip_queue.api.clip import respond
 from clip_queue.api.job_client import JobClient
+from clip_queue.shared.models import PREFIX
 from clip_queue.version import __version__
 
 router = APIRouter(tags=["Server"])
@@ -25,7 +27,8 @@ class Server(BaseModel):
 
 
 class Model(BaseModel):
-    model_id: str
+    model_id: str = Field(description="`clip/` and the name, as Roboflow Inference has it.")
+    name: str
     task_type: str
     source: str
     fingerprint: str
@@ -52,11 +55,24 @@ async def info() -> Response:
 @router.get("/model/registry", response_model=Models)
 async def registry(request: Request) -> Response:
     """The models that live workers serve."""
+    return respond(await _served(request))
+
+
+@router.post("/model/add", response_model=Models)
+@router.post("/model/remove", response_model=Models)
+@router.post("/model/clear", response_model=Models)
+async def change_models(request: Request) -> Response:
+    """Accepted without effect: a worker loads its models when it starts, and keeps them. The answer lists them."""
+    return respond(await _served(request))
+
+
+async def _served(request: Request) -> dict[str, Any]:
     client = JobClient.of(request)
     await client.registry.look_again()
     models = [
         {
-            "model_id": model.name,
+            "model_id": PREFIX + model.name,
+            "name": model.name,
             "task_type": "embedding",
             "source": model.source,
             "fingerprint": model.fingerprint,
@@ -67,11 +83,4 @@ async def registry(request: Request) -> Response:
         }
         for model in client.registry.models.values()
     ]
-    return respond({"models": models})
-
-
-@router.post("/model/add", response_model=Models)
-@router.post("/model/clear", response_model=Models)
-async def change_models() -> Response:
-    """Accepted without effect: a worker loads its models when it starts, and keeps them."""
-    return respond({"models": []})
+    return {"models": models}

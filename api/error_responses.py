@@ -1,8 +1,13 @@
-"""Errors as HTTP responses: ``{"message": …}``, and for 422 ``{"detail": […]}``, which never quotes the input."""
+"""Errors as HTTP responses: ``{"message": …}``, and for 422 ``{"detail": […]}``, which never quotes the input.
+
+A route that speaks another service's wire has errors of a form of its own.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -19,7 +24,24 @@ MAX_DETAILS = 20  # errors of the schema that a response lists
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-def install(app: FastAPI) -> None:
+@dataclass(frozen=True)
+class Failure:
+    """What an error response tells. ``problems`` are those of the schema, if it is about them."""
+
+    status: int
+    code: str
+    message: str
+    index: int | None = None
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+
+Form = Callable[[Failure], tuple[int, dict[str, Any]]]
+"""From an error to the status and the body of its response."""
+
+
+def install(app: FastAPI, forms: Mapping[str, Form]) -> None:
+    """Answer errors. ``forms`` are those of the paths, and of what is below them, that have one of their own."""
+    app.state.error_forms = forms
     app.add_exception_handler(ClipError, _clip_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -27,32 +49,42 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
+def _respond(request: Request, failure: Failure, headers: dict[str, str] | None = None) -> Response:
+    """The response in the form of the request's path."""
+    path = request.scope["path"]
+    forms: Mapping[str, Form] = request.app.state.error_forms
+    form = next((form for start, form in forms.items() if path == start or path.startswith(f"{start}/")), _plain)
+    status, content = form(failure)
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+def _plain(failure: Failure) -> tuple[int, dict[str, Any]]:
+    if failure.problems:
+        more = {"errors": len(failure.problems)} if len(failure.problems) > MAX_DETAILS else {}
+        return failure.status, {"detail": failure.problems[:MAX_DETAILS], **more}
+    index = {} if failure.index is None else {"index": failure.index}
+    return failure.status, {"message": failure.message, **index}
 
 
 async def _clip_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ClipError)
     request.state.code = error.code
-    content: dict[str, Any] = {"message": error.message}
-    if error.index is not None:
-        content["index"] = error.index
     headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after else {}
     if isinstance(error, UnsupportedEncoding):
         headers["Accept-Encoding"] = error.accept
     if isinstance(error, TooSlow):
         headers["Connection"] = "close"  # what else comes would be taken for the next request
-    return _json(error.status, content, headers)
+    return _respond(request, Failure(error.status, error.code, error.message, error.index), headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     request.state.code = "invalid"
-    errors = error.errors()
     # Only these three fields: the others may quote the input, which can be an API key or a megabyte of base64.
-    detail = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in errors[:MAX_DETAILS]]
-    more = {"errors": len(errors)} if len(errors) > MAX_DETAILS else {}
-    return _json(422, {"detail": detail, **more})
+    problems = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    where = ".".join(map(str, problems[0]["loc"][1:]))
+    message = f"{where}: {problems[0]['msg']}" if where else str(problems[0]["msg"])
+    return _respond(request, Failure(422, "invalid", message, problems=problems))
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -60,7 +92,7 @@ async def _http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(allowed(request))
-    return _json(error.status_code, {"message": error.detail}, headers)
+    return _respond(request, Failure(error.status_code, "http", error.detail), headers)
 
 
 def allowed(request: Request) -> list[str]:
@@ -76,9 +108,9 @@ def allowed(request: Request) -> list[str]:
 async def _disconnected(request: Request, __: Exception) -> Response:
     # Nobody receives this response. Without it, the log would have a traceback for each caller that left too early.
     request.state.code = "disconnected"
-    return _json(400, {"message": "The connection was closed before the end of the body."})
+    return _respond(request, Failure(400, "disconnected", "The connection was closed before the end of the body."))
 
 
-async def _unexpected(_: Request, __: Exception) -> Response:
+async def _unexpected(request: Request, __: Exception) -> Response:
     # The framework logs the traceback. The response contains nothing of it.
-    return _json(500, {"message": "Internal error; the server's log has the details."})
+    return _respond(request, Failure(500, "internal", "Internal error; the server's log has the details."))

@@ -25,7 +25,7 @@ from clip_queue.api import request_log
 from clip_queue.api.connections import SPARE, Limits, busy, crowded, evict
 
 _OFFER = (b"upgrade", b"http2-settings", b"connection")
-_HEALTH = (b"/healthz", b"/readiness")
+_HEALTH = (b"/healthz", b"/readiness", b"/.well-known/live", b"/.well-known/ready")
 
 LINGER_BYTES = 2**20  # and as much as a body may have: what is read of a body after its answer and its limit
 

@@ -73,6 +73,15 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
     return data
 
 
+def is_data_uri(text: str) -> bool:
+    """Whether a text is a data URI: in base64, or of an image, which then is malformed."""
+    head = text[:_LONGEST_DATA_URI].lstrip()
+    if head[:5].lower() != "data:":
+        return False
+    prefix, comma, _ = head.partition(",")
+    return bool(comma and _DATA_URI.fullmatch(prefix)) or head[5:11].lower() == "image/"
+
+
 def _without_prefix(text: str) -> str:
     """The text after a data-URI prefix, or all of it."""
     head = text[:_LONGEST_DATA_URI]

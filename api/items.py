@@ -54,32 +54,38 @@ def parse_images(values: Sequence[object], max_bytes: int, field: str, *, skip: 
     several = len(values) > 1
 
     def parse(value: object, index: int) -> Item:
-        image = parse_image(value, max_bytes, f"{field}[{index}]" if several else field)
-        return replace(image, index=index) if (several or skip) and isinstance(image, ImageUrl) else image
+        return parse_image(value, max_bytes, f"{field}[{index}]" if several else field)
 
-    return _each(values, parse, skip)
+    return parse_each(values, parse, skip=skip)
 
 
 def parse_texts(values: Sequence[object], max_chars: int, field: str, *, skip: bool = False) -> list[Item | ClipError]:
     """The texts of a request, in order. Raises and skips as :func:`parse_images` does."""
 
-    def parse(value: object, _: int) -> str:
-        if not isinstance(value, str):
-            raise BadInput(f"Field '{field}' must hold text here; it holds {json_type(value)}.")
-        check_text_length(value, max_chars)
-        check_unicode(value, f"Field '{field}'")
-        return value
-
-    return _each(values, parse, skip)
+    return parse_each(values, lambda value, _: parse_text(value, max_chars, field), skip=skip)
 
 
-def _each(values: Sequence[object], parse: Callable[[object, int], Item], skip: bool) -> list[Item | ClipError]:
+def parse_text(value: object, max_chars: int, field: str) -> str:
+    """One text of a request. Raises :class:`BadInput`."""
+    if not isinstance(value, str):
+        raise BadInput(f"Field '{field}' must hold text here; it holds {json_type(value)}.")
+    check_text_length(value, max_chars)
+    check_unicode(value, f"Field '{field}'")
+    return value
+
+
+def parse_each(
+    values: Sequence[object], parse: Callable[[object, int], Item], *, skip: bool = False
+) -> list[Item | ClipError]:
+    """What ``parse`` makes of each value and its place. Raises and skips as :func:`parse_images` does."""
+    indexed = skip or len(values) > 1
     parsed: list[Item | ClipError] = []
     for index, value in enumerate(values):
         try:
-            parsed.append(parse(value, index))
+            item = parse(value, index)
+            parsed.append(replace(item, index=index) if indexed and isinstance(item, ImageUrl) else item)
         except ClipError as error:
-            error.index = index if skip or len(values) > 1 else None
+            error.index = index if indexed else None
             if not skip:
                 raise
             parsed.append(error)

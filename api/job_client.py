@@ -164,6 +164,23 @@ class JobClient:
             ClipError: the error that the job was refused with, or ended with; :class:`Late` after the deadline;
                 :class:`Unavailable` if its model has had no live worker for ``restart_grace`` seconds.
         """
+        result = await self.run(kind, model, items, owner, disconnected, timeout, began, on_error)
+        if result.error:
+            raise ClipError.from_wire(result.error)
+        return result
+
+    async def run(
+        self,
+        kind: Kind,
+        model: str,
+        items: FetchedItems,
+        owner: str,
+        disconnected: Callable[[], Awaitable[None]] | None = None,
+        timeout: float | None = None,
+        began: float | None = None,
+        on_error: OnError = OnError.FAIL,
+    ) -> JobResult:
+        """As :meth:`call`, but the result of a job that has ended with an error is returned too."""
         items.raise_if_none()
         timeout = timeout or self.settings.request_timeout
         now = time.monotonic()
@@ -190,7 +207,8 @@ class JobClient:
             finally:
                 if watcher:
                     watcher.cancel()
-        self.proofs.add(model, items.inputs, result)
+        if not result.error:
+            self.proofs.add(model, items.inputs, result)
         return result
 
     @asynccontextmanager
@@ -228,10 +246,7 @@ class JobClient:
             if reply.message:
                 result = unpack_result(reply.message)
             if result is not None:
-                result = complete_result(job, result)
-                if result.error:
-                    raise ClipError.from_wire(result.error)
-                return result
+                return complete_result(job, result)
 
     async def _look(self, job: Job, late: bool, gone: bool, timeout: float) -> JobResult | None:
         """The result of a job as the store has it; None: the job has not ended yet, and is waited for.

@@ -104,7 +104,7 @@ def document(view: View, result: JobResult | None = None) -> dict[str, Any]:
 
 def result_document(job: Job, result: JobResult) -> dict[str, Any]:
     """The response of the synchronous route."""
-    out: dict[str, Any] = {"inference_id": None, "frame_id": None, "time": (job.finished - job.created) / 1000}
+    out: dict[str, Any] = {"inference_id": job.id, "frame_id": None, "time": (job.finished - job.created) / 1000}
     if not is_known(job.kind):
         return out  # of a later release: its own API shows more
     if job.kind in BULK:

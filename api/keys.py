@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 
 from fastapi import Request
@@ -11,14 +12,28 @@ from clip_queue.shared.owners import owner_of
 from clip_queue.shared.settings import Settings
 
 
-def key_of(request: Request, body_key: object = None) -> str:
-    """The key of a request: from its query, else from its Authorization header, else from its body."""
+def key_of(request: Request, settings: Settings, body_key: object = None) -> str:
+    """The key of a request: from its query, else from its Authorization header, else from its body.
+
+    The header has it as `Bearer KEY`, or as the password of `Basic`, which clients send for an address like
+    `http://any:KEY@host`. A password that is no key is for somebody else, such as a proxy.
+    """
     if query := request.query_params.get("api_key"):
         return query
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return _as_sent(token.strip())
+    if scheme.lower() == "basic" and accepts(settings, password := _password(token.strip())):
+        return password
     return body_key if isinstance(body_key, str) else ""
+
+
+def _password(token: str) -> str:
+    """The password of Basic credentials (RFC 7617); empty if there is none."""
+    try:
+        return base64.b64decode(token, validate=True).decode().partition(":")[2]
+    except ValueError:  # binascii.Error and UnicodeDecodeError among them
+        return ""
 
 
 def _as_sent(token: str) -> str:
@@ -37,7 +52,7 @@ def authenticate(request: Request, settings: Settings, body_key: object = None) 
     """
     if not settings.api_keys:
         return owner_of(None)
-    given = key_of(request, body_key)
+    given = key_of(request, settings, body_key)
     if not accepts(settings, given):
         raise Unauthorized("Unauthorized api_key")
     return owner_of(given)

@@ -11,7 +11,7 @@ from clip_queue.shared.settings import Settings
 
 _SCHEMAS: dict[str, Any] = {}  # the schemas that the documented bodies refer to, by name
 
-KEYED = ("CLIP", "Jobs")  # tags of the routes that ask for a key
+KEYED = ("CLIP", "Embeddings", "Jobs", "Weaviate")  # tags of the routes that ask for a key
 KEYS = {
     "key in the query": {"type": "apiKey", "in": "query", "name": "api_key"},
     "key in the header": {"type": "http", "scheme": "bearer"},
@@ -56,19 +56,27 @@ _ERRORS: dict[int, dict[str, Any]] = {
 }
 
 
-def errors(*statuses: int, **descriptions: str) -> dict[int | str, dict[str, Any]]:
-    """A route's ``responses`` for errors. ``descriptions`` replace the usual ones: ``_404="…"``."""
+def errors(
+    *statuses: int, model: type[BaseModel] | None = None, **descriptions: str
+) -> dict[int | str, dict[str, Any]]:
+    """A route's ``responses`` for errors. ``descriptions`` replace the usual ones: ``_404="…"``.
+
+    ``model``: the form of its errors; None: that of most routes.
+    """
+    own = {"model": model} if model else {}
     return {
         status: {
             "model": ErrorResponse,
             **_ERRORS[status],
+            **own,
             "description": descriptions.get(f"_{status}", _ERRORS[status]["description"]),
         }
         for status in statuses
     }
 
 
-WITH_BODY = errors(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+BODY_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
+WITH_BODY = errors(*BODY_ERRORS, 422)
 OF_A_JOB = errors(401, 404, 422, 503, _404="You have no such job, or its result has expired.")
 ABOUT = {
     name: {"description": description, "schema": {"type": "string"}}
@@ -109,7 +117,7 @@ def complete(app: FastAPI, settings: Settings) -> None:
         if settings.api_keys:
             components["securitySchemes"] = KEYS
             for operation in operations:
-                if set(operation["tags"]) & set(KEYED):
+                if set(operation["tags"]) & set(KEYED) and "401" in operation["responses"]:
                     operation["security"] = [{name: []} for name in KEYS]
         return document
 

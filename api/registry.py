@@ -11,7 +11,7 @@ import time
 from clip_queue.api.critical_task import CriticalTask
 from clip_queue.shared.errors import Unavailable, UnknownModel
 from clip_queue.shared.loading import workers_and_loading
-from clip_queue.shared.models import ModelInfo, check_known, parse_models
+from clip_queue.shared.models import ALIASES, PREFIX, ModelInfo, check_known, parse_aliases, parse_models
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
 from clip_queue.shared.workers import WorkerInfo
@@ -35,6 +35,7 @@ class Registry:
         self._task = CriticalTask("registry")
         self.configured = parse_models(settings.models)
         self.default = next(iter(self.configured))
+        self._aliases = parse_aliases(settings.model_aliases)
         self.workers: list[WorkerInfo] = []
         self._read_at = -math.inf
         self._reading: asyncio.Task[None] | None = None
@@ -89,7 +90,7 @@ class Registry:
         return max(0.0, self._read_at - max(self._unbroken, self._seen.get(model, -math.inf)))
 
     async def resolve(self, asked: str | None, *, later: bool = False) -> str:
-        """The name of the model that a request asks for; None: the default.
+        """The name of the model that a request asks for, perhaps by an alias; None: the default.
 
         Before a request is refused, the workers are read again: the list may be a second old. And the last worker may
         just be restarted: then the request is queued, and refused if none has come back after ``restart_grace``.
@@ -108,7 +109,7 @@ class Registry:
             return self._resolve(asked, later)
 
     def _resolve(self, asked: str | None, later: bool) -> str:
-        model = asked or self.default
+        model = self._name(asked) if asked else self.default
         if model in self.models or (later and model in self.configured) or self._comes_back(model):
             return model
         check_known(model, self.configured)
@@ -117,6 +118,15 @@ class Registry:
     def _comes_back(self, model: str) -> bool:
         """Whether a worker has served a model, or has been loading it, a moment ago."""
         return model in self._seen and self.absent_for(model) < self._restart_grace
+
+    def _name(self, asked: str) -> str:
+        """The model that ``asked`` names: itself if it is served, else by the setting's aliases and the usual ones."""
+        name = asked
+        for aliases in (self._aliases, ALIASES):
+            if name in self.models or name in self.configured:
+                break
+            name = aliases.get(name, name)
+        return name if name in self.models or name in self.configured else name.removeprefix(PREFIX)
 
     def no_worker(self, model: str) -> Unavailable:
         """The error of a request whose model has no live worker."""

@@ -65,10 +65,13 @@ class Policy:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
             raise BadImage.because(INVALID) from None
+        # The tests of Roboflow Inference look for `non https:// URL` and `URL without FQDN`.
         if parsed.scheme == "http" and not self._http:
-            raise BadImage.because("Plain http:// URLs are not accepted, use https:// (setting fetch_allow_http).")
+            raise BadImage.because(
+                "Plain http:// URLs are not accepted: a non https:// URL needs the setting fetch_allow_http."
+            )
         if parsed.scheme not in ("http", "https"):
-            raise BadImage.because("Only https:// URLs are accepted.")
+            raise BadImage.because("Only https:// URLs are accepted, and this is a non https:// URL.")
         try:
             host, is_ip = _canonical(parsed.raw_host.decode("ascii"))
             _ = parsed.host  # decodes IDNA, and refuses what is none: xn--a
@@ -79,9 +82,15 @@ class Policy:
         if parsed.port is not None and not 0 < parsed.port < 65536:
             raise BadImage.because(INVALID)
         if is_ip and not self._ip_hosts:
-            raise BadImage.because("URLs whose host is an IP address are not accepted (setting fetch_allow_ip_hosts).")
+            raise BadImage.because(
+                "URLs whose host is an IP address are not accepted: a URL without FQDN needs the setting "
+                "fetch_allow_ip_hosts."
+            )
         if not is_ip and "." not in host and not self._bare_hosts:
-            raise BadImage.because("URLs whose host has no domain are not accepted (setting fetch_allow_bare_hosts).")
+            raise BadImage.because(
+                "URLs whose host has no domain are not accepted: a URL without FQDN needs the setting "
+                "fetch_allow_bare_hosts."
+            )
         if _matches(host, self._deny):
             raise BadImage.because("The URL's host is one that is refused (setting fetch_deny_hosts).")
         if self._allow and not _matches(host, self._allow):

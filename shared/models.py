@@ -10,6 +10,7 @@ from clip_queue.shared.errors import UnknownModel, Unreadable
 from clip_queue.shared.fields import read
 
 SHIPPED = "shipped:"  # a checkpoint inside this distribution
+MAX_NAME = 200  # characters of a model's name
 RANDOM = "random"  # a pretrained tag: seeded random weights, for measuring speed
 
 
@@ -67,6 +68,32 @@ CATALOGUE: dict[str, ModelSpec] = {
     )
 }
 
+# Other names of the nine: OpenAI's own, and those of their repositories at Hugging Face. `clip/NAME` is known as well.
+ALIASES: dict[str, str] = {
+    "ViT-B/16": "ViT-B-16",
+    "ViT-B/32": "ViT-B-32",
+    "ViT-L/14": "ViT-L-14",
+    "ViT-L/14@336px": "ViT-L-14-336px",
+    "openai/clip-vit-base-patch16": "ViT-B-16",
+    "openai/clip-vit-base-patch32": "ViT-B-32",
+    "openai/clip-vit-large-patch14": "ViT-L-14",
+    "openai/clip-vit-large-patch14-336": "ViT-L-14-336px",
+    "sentence-transformers/clip-ViT-B-16": "ViT-B-16",
+    "sentence-transformers/clip-ViT-B-32": "ViT-B-32",
+    "sentence-transformers/clip-ViT-L-14": "ViT-L-14",
+    "timm/resnet50_clip.openai": "RN50",
+    "timm/resnet101_clip.openai": "RN101",
+    "timm/resnet50x4_clip.openai": "RN50x4",
+    "timm/resnet50x16_clip.openai": "RN50x16",
+    "timm/resnet50x64_clip.openai": "RN50x64",
+    "timm/vit_base_patch16_clip_224.openai": "ViT-B-16",
+    "timm/vit_base_patch32_clip_224.openai": "ViT-B-32",
+    "timm/vit_large_patch14_clip_224.openai": "ViT-L-14",
+    "timm/vit_large_patch14_clip_336.openai": "ViT-L-14-336px",
+}
+LED = ":led"  # after a model's name: what the shards of runs that workers lead wait under
+PREFIX = "clip/"  # before the name of a model in the ids of Roboflow Inference
+
 # A warning that goes with each result of a model.
 NOTICES: dict[str, str] = {
     "emoji-mini": "emoji-mini knows emoji pictures by their names and nothing of photographs; "
@@ -75,23 +102,47 @@ NOTICES: dict[str, str] = {
 
 
 def parse_model(text: str) -> ModelSpec:
-    """A model from a setting: a known name, or ``name=source``.
+    """A model from a setting: a known name or a usual alias of it, or ``name=source``.
 
     Raises:
         ValueError: the text is neither. The message says what to write.
     """
     name, separator, source = text.partition("=")
     if not separator:
-        if name in CATALOGUE:
-            return CATALOGUE[name]
+        if (known_as := ALIASES.get(name, name)) in CATALOGUE:
+            return CATALOGUE[known_as]
         known = ", ".join(CATALOGUE)
         example = "my-b32=ViT-B-32/laion2b_s34b_b79k"
         raise ValueError(f"unknown model {name!r}: use one of {known}, or NAME=SOURCE, as in {example}")
-    if not name or any(c.isspace() or c in ",/:" for c in name):
-        raise ValueError(f"model name {name!r} in {text!r} must be a word without '/', ':' or ','")
+    check_name(name, text)
     if not source.startswith(("hf-hub:", "local-dir:")) and "/" not in source:
         raise ValueError(f"source {source!r} of {name!r} must be ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:/PATH")
     return ModelSpec(name, source)
+
+
+def parse_aliases(texts: Iterable[str]) -> dict[str, str]:
+    """Other names of models from a setting, each ``alias=name``: the name by alias.
+
+    Raises:
+        ValueError: one is something else.
+    """
+    aliases: dict[str, str] = {}
+    for text in texts:
+        alias, _, name = text.partition("=")
+        check_name(alias, text)
+        if not name:
+            raise ValueError(f"{text!r} must be ALIAS=MODEL, as in openai/clip-vit-base-patch32=ViT-B-32")
+        if aliases.setdefault(alias, name) != name:
+            raise ValueError(f"the alias {alias!r} stands there twice")
+    return aliases
+
+
+def check_name(name: str, text: str) -> None:
+    """Raise :class:`ValueError` unless ``name``, in the setting ``text``, can be part of a queue's name and a key's."""
+    if name.endswith(LED):
+        raise ValueError(f"model name {name[:80]!r} in {text[:160]!r} must not end with {LED!r}")
+    if not name or len(name) > MAX_NAME or any(c.isspace() or not c.isprintable() or c == "," for c in name):
+        raise ValueError(f"model name {name[:80]!r} in {text[:160]!r} must be a word of visible characters without ','")
 
 
 def parse_models(texts: Iterable[str]) -> dict[str, ModelSpec]:

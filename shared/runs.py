@@ -21,11 +21,10 @@ from clip_queue.shared.errors import BadInput, ClipError, QueueFull, Unreadable
 from clip_queue.shared.fields import member, read
 from clip_queue.shared.held import UNLIMITED, ByteLimits, refusal, weight
 from clip_queue.shared.job import Inputs, Job, State
+from clip_queue.shared.models import LED
 from clip_queue.shared.store import Op, call
 from clip_queue.shared.submissions import Accepted, reused
 from clip_queue.shared.wire import pack_inputs
-
-_LED = ":led"  # no model's name has a colon
 
 RETRY_AFTER = 60.0  # seconds after which a run may be submitted that was refused for the number of runs
 
@@ -64,16 +63,16 @@ class RunRequest:
 
 def led(model: str) -> str:
     """The name that the shards of runs which workers lead wait under, in place of their model's."""
-    return model + _LED
+    return model + LED
 
 
 def is_led(name: str) -> bool:
-    return name.endswith(_LED)
+    return name.endswith(LED)
 
 
 def model_of(name: str) -> str:
     """The model of a name that :func:`led` has made, or a model's name as it is."""
-    return name.removesuffix(_LED)
+    return name.removesuffix(LED)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
         description="Models to serve, comma-separated: a known name (`ViT-B-16`), or `name=source` where source is "
         "`architecture/pretrained-tag`, `hf-hub:org/repo` or `local-dir:/path`. The first is the default model.",
     )
+    model_aliases: CommaList = Field(
+        [],
+        description="Other names by which requests may ask for a model, comma-separated: "
+        "`text-embedding-3-small=ViT-B-16`. The names of OpenAI's models at Hugging Face are known without it.",
+    )
     device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="Weights' precision. `auto`: fp16 on CUDA, bf16 on a CPU with AVX512-BF16, else fp32."
@@ -89,6 +94,10 @@ class Settings(BaseSettings):
     api_keys: Annotated[list[SecretStr], NoDecode] = Field(
         [], description="Accepted API keys, comma-separated. None: open to anyone who can connect."
     )
+    vectorize_without_key: bool = Field(
+        False,
+        description="Whether `/vectorize` needs no key, also where `api_keys` are set: Weaviate's client sends none.",
+    )
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
     max_total_body_bytes: int = Field(
         2**30, ge=1024, description="Most bytes of bodies that an API process is receiving and reading; then 503."
@@ -113,7 +122,10 @@ class Settings(BaseSettings):
         description="Origins whose pages may call the API from a browser (`https://app.example.org`; `*`: all).",
     )
     max_items: int = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
-    max_texts: int = Field(256, ge=1, description="Most texts in an embed_text request.")
+    max_texts: int = Field(10_000, ge=1, description="Most texts in an embed_text request.")
+    max_inputs: int = Field(
+        2048, ge=1, description="Most texts and images in a request of `/v1/embeddings` or `/vectorize`."
+    )
     max_job_items: int = Field(1024, ge=1, description="Most images, texts or prompts in a job (`POST /jobs`).")
     max_text_chars: int = Field(2_000, ge=1, description="Longest text, characters, before it is tokenised.")
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest encoded image, bytes.")
@@ -238,6 +250,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "models",
+        "model_aliases",
         "fetch_allow_hosts",
         "fetch_deny_hosts",
         "fetch_allow_networks",

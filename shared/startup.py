@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from clip_queue.shared.fetch_policy import Policy
-from clip_queue.shared.models import parse_models
+from clip_queue.shared.models import parse_aliases, parse_models
 from clip_queue.shared.redis_url import check_redis_url
 from clip_queue.shared.settings import LOG_LEVELS, Settings, get_settings
 
@@ -22,7 +22,9 @@ PREFIX = "CLIP_QUEUE_"
 CANNOT_WORK = 78  # exit code of a process that no restart can help (EX_CONFIG of sysexits.h)
 CHECKED = f"{PREFIX}CHECKED"  # set for children, whose parent has warned already
 # Names with the prefix that are no settings: of the children above, of docker-compose.yml, of bench/ and tests/.
-OTHERS = frozenset(PREFIX + name for name in ("CHECKED", "PUBLISH", "SDK_PYTHON", "RETRIEVAL_PYTHON", "TEST_FAULTS"))
+OTHERS = frozenset(
+    PREFIX + name for name in ("CHECKED", "PUBLISH", "SDK_PYTHON", "CLIENTS_PYTHON", "RETRIEVAL_PYTHON", "TEST_FAULTS")
+)
 ALIKE = 0.85  # least likeness to a known name of a name whose prefix is misspelt
 POLICY = ("fetch_allow_networks", "fetch_allow_hosts", "fetch_deny_hosts")
 DOTENV = Path(".env")
@@ -75,6 +77,10 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         parse_models(settings.models)
     except ValueError as error:
         yield "models", str(error)
+    try:
+        parse_aliases(settings.model_aliases)
+    except ValueError as error:
+        yield "model_aliases", str(error)
     if settings.log_level.upper() not in LOG_LEVELS:
         yield "log_level", f"use one of {', '.join(LOG_LEVELS)}"
     blank: dict[str, list[str]] = {name: [] for name in POLICY}

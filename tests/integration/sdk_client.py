@@ -23,7 +23,8 @@ def outcome(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What a call returns, or what it raises, with its status and the server's message."""
     try:
         result = method(*args, **kwargs)
-        return asyncio.run(result) if asyncio.iscoroutine(result) else result
+        result = asyncio.run(result) if asyncio.iscoroutine(result) else result
+        return result.to_dict() if hasattr(result, "to_dict") else result
     except Exception as error:
         status, message = getattr(error, "status_code", None), getattr(error, "api_message", None)
         return {"raised": type(error).__name__, "status": status, "message": message}
@@ -47,6 +48,11 @@ def main(url: str, folder: Path, key: str, wrong_key: str) -> dict[str, Any]:
         "one text": ("get_clip_text_embeddings", (words[0],), {}),
         "two texts": ("get_clip_text_embeddings", (words,), {}),
         "text of a named model": ("get_clip_text_embeddings", (words[0],), {"clip_version": "emoji-mini"}),
+        "a thousand texts": ("get_clip_text_embeddings", ([f"thing {i}" for i in range(1000)],), {}),
+        "list models": ("list_loaded_models", (), {}),
+        "load a model": ("load_model", ("clip/emoji-mini",), {}),
+        "unload a model": ("unload_model", ("clip/emoji-mini",), {}),
+        "unload all models": ("unload_all_models", (), {}),
         "image to texts": ("clip_compare", (a, words), {}),
         "image to one text": ("clip_compare", (a, words[0]), {}),
         "image to named texts": ("clip_compare", (a, names), {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import httpx
@@ -85,7 +86,8 @@ def test_a_compare_answer_has_exactly_the_promised_keys(http: httpx.Client, prom
     response = http.post("/clip/compare", json={"subject": SENT["image"][0], "prompt": prompt})
     answer = ok(response)
     assert list(answer) == COMPARE_KEYS
-    assert [answer[key] for key in ("inference_id", "frame_id", "parent_id")] == [None] * 3
+    assert [answer[key] for key in ("frame_id", "parent_id")] == [None] * 2
+    assert str(uuid.UUID(answer["inference_id"])) == answer["inference_id"]
     assert answer["time"] > 0
     assert response.headers["x-clip-queue-model"] == "emoji-mini"
     assert response.headers["x-clip-queue-fingerprint"]

@@ -29,7 +29,8 @@ def test_the_registry_lists_what_live_workers_serve(http: httpx.Client, clip: Cl
     assert ok(http.get("/model/registry")) == {
         "models": [
             {
-                "model_id": "emoji-mini",
+                "model_id": "clip/emoji-mini",
+                "name": "emoji-mini",
                 "task_type": "embedding",
                 "source": "shipped:emoji-mini",
                 "fingerprint": clip.fingerprint,
@@ -42,7 +43,7 @@ def test_the_registry_lists_what_live_workers_serve(http: httpx.Client, clip: Cl
     }
 
 
-@pytest.mark.parametrize("route", ["/model/add", "/model/clear"])
+@pytest.mark.parametrize("route", ["/model/add", "/model/remove", "/model/clear"])
 def test_models_may_be_added_and_cleared_without_effect(http: httpx.Client, route: str) -> None:
     before = ok(http.get("/model/registry"))
     assert http.post(route).is_success

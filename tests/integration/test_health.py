@@ -82,7 +82,7 @@ def test_a_checkpoint_in_a_local_folder_is_served_under_its_own_name(breakable: 
     assert "x-clip-queue-notice" not in answer.headers
     same(vectors(embed_texts(http, ["a cat"], clip_version_id="tiny")), reference.texts(["a cat"]))
     assert vectors(embed_texts(http, ["a cat"])).shape == (1, 128), "the first model is the default one"
-    models = {m["model_id"]: m for m in ok(http.get("/model/registry"))["models"]}
+    models = {m["name"]: m for m in ok(http.get("/model/registry"))["models"]}
     assert models.keys() == {"emoji-mini", "tiny"}
     assert models["tiny"]["source"] == "local-dir:tiny-clip", "the path itself is nobody's business"
     assert models["tiny"]["fingerprint"] == answer.headers["x-clip-queue-fingerprint"]

@@ -172,6 +172,7 @@ def test_where_all_connections_are_at_work_others_get_503_and_health_is_answered
             assert "setting max_connections" in answer.json()["message"]
             assert answer.headers["Retry-After"] == "1"
             assert http.get("/healthz").status_code == 200
+            assert http.get("/.well-known/ready").status_code == 204
     wait_for(lambda: connections(api) == 0)
     served_promptly(api)
     assert "Traceback" not in api.log.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "header beside a null body key": {"header": f"Bearer {KEY}", "body": None},
     "body behind an empty query": {"query": "", "body": KEY},
     "body behind another scheme": {"header": "Basic dXNlcjpwYXNz", "body": KEY},
+    "password": {"header": "Basic " + base64.b64encode(f"any:{KEY}".encode()).decode()},
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "none": {},

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_queue.shared.settings import Settings
 from tests.harness import ROOT, Api, Stack
 from tests.images import base64_image, encoded
 from tests.wire import Vectors, embed_images, embed_texts, ok, vectors
 from training.evaluate import among_random_names, keyword_first_hit, top_k
 
 FOLDER = ROOT / "tests" / "data" / "emoji-eval"
-TEXTS = Settings.model_fields["max_texts"].default
+TEXTS = 256  # of a request
 SLACK = 1.0  # per cent
 EVERY = 4  # of the held-out templates, each so many-th is tried here: all of them are 20,000 texts
 

@@ -187,6 +187,6 @@ async def test_jobs_are_listed_newest_first_by_state_and_page(service: Service) 
 def test_a_bulk_job_counts_rows_and_has_no_array(kind: Kind) -> None:
     job = Job(kind, MODEL, 10, on_error=OnError.SKIP, state=State.SUCCEEDED, created=1, finished=1001, done=9, failed=1)
     out = document(ops.View(job, None, 0), JobResult(FINGERPRINT))
-    assert out["result"] == {"inference_id": None, "frame_id": None, "time": 1.0, "rows": 9, "failed": 1}
+    assert out["result"] == {"inference_id": job.id, "frame_id": None, "time": 1.0, "rows": 9, "failed": 1}
     with pytest.raises(BadInput, match=r"^The vectors of a bulk run are in its output folder\.$"):
         array(job, JobResult(FINGERPRINT))

@@ -201,9 +201,9 @@ async def test_other_routes_of_roboflow_inference(service: Service) -> None:
     assert (await http.get("/")).json()["name"] == "clip-queue"
     assert (await http.get("/info")).json().keys() == {"name", "version", "uuid"}
     (model,) = (await http.get("/model/registry")).json()["models"]
-    assert (model["model_id"], model["task_type"], model["image_size"]) == ("emoji-mini", "embedding", [32, 32])
-    for path in ("/model/add", "/model/clear"):
-        assert (await http.post(path, json={})).json() == {"models": []}
+    assert (model["model_id"], model["task_type"], model["image_size"]) == ("clip/emoji-mini", "embedding", [32, 32])
+    for path in ("/model/add", "/model/remove", "/model/clear"):
+        assert (await http.post(path, json={})).json() == {"models": [model]}
 
 
 async def test_a_key_of_any_script_is_accepted_in_each_place() -> None:

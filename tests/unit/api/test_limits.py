@@ -155,7 +155,8 @@ CASES: dict[str, tuple[dict[str, object], Ask]] = {
         trickle,
     ),
     "images or prompts of a request": ({}, post("/clip/embed_image", image=["x"] * 9)),
-    "texts of a request": ({}, post(text=["x"] * 257)),
+    "texts of a request": ({}, post(text=["x"] * 10_001)),
+    "texts and images of `/v1/embeddings` and `/vectorize`": ({}, post("/v1/embeddings", input=["x"] * 2049)),
     "items of a job": ({}, post("/jobs", task="embed_text", text=["x"] * 1025)),
     "characters of a text": ({}, post(text="x" * 2001)),
     "encoded bytes of an image": ({"max_image_bytes": 1024}, post("/clip/embed_image", image=IMAGE)),
@@ -240,7 +241,7 @@ async def test_the_service_answers_what_a_row_says(bound: str, caplog: pytest.Lo
         assert response.status_code == int(row.status), response.text
         if row.message != "-":
             body = response.json()
-            message = body.get("message") or body["detail"][0]["msg"]
+            message = body.get("message") or body.get("error", {}).get("message") or body["detail"][0]["msg"]
             assert re.fullmatch(row.pattern, message), message
         lines = [r.getMessage() for r in caplog.records if r.name == "clip_queue.api.request_log"]
         assert f" {row.status} {row.code.strip('`')} " in lines[-1]

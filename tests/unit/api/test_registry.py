@@ -277,7 +277,7 @@ async def test_the_doors_look_again_before_they_refuse_or_list() -> None:
         assert (await service.http.post("/clip/embed_text", json=body)).status_code == 404
         await worker.announce("new")
         models = (await service.http.get("/model/registry")).json()["models"]
-        assert [model["model_id"] for model in models] == ["new"]
+        assert [model["model_id"] for model in models] == ["clip/new"]
         await worker.announce("newer")
         for door, job in (("/clip/embed_text", {}), ("/jobs", {"task": "embed_text"})):
             response = await service.http.post(door, json={**job, "text": "a", "clip_version_id": "newer"})

@@ -59,15 +59,25 @@ def test_a_url_of_the_wrong_form_is_refused(url: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("url", "settings", "message"),
     [
-        ("http://a.test/", {}, "Plain http:// URLs are not accepted, use https:// (setting fetch_allow_http)."),
-        ("ftp://a.test/", {}, "Only https:// URLs are accepted."),
+        (
+            "http://a.test/",
+            {},
+            "Plain http:// URLs are not accepted: a non https:// URL needs the setting fetch_allow_http.",
+        ),
+        ("ftp://a.test/", {}, "Only https:// URLs are accepted, and this is a non https:// URL."),
         ("https://u@a.test/", {}, "URLs with a user name or password are not accepted."),
         (
             "https://8.8.8.8/",
             {},
-            "URLs whose host is an IP address are not accepted (setting fetch_allow_ip_hosts).",
+            "URLs whose host is an IP address are not accepted: a URL without FQDN needs the setting "
+            "fetch_allow_ip_hosts.",
         ),
-        ("https://minio/", {}, "URLs whose host has no domain are not accepted (setting fetch_allow_bare_hosts)."),
+        (
+            "https://minio/",
+            {},
+            "URLs whose host has no domain are not accepted: a URL without FQDN needs the setting "
+            "fetch_allow_bare_hosts.",
+        ),
         (
             "https://a.test/",
             {"fetch_deny_hosts": ["a.test"]},

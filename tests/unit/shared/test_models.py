@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from clip_queue.shared.errors import UnknownModel
-from clip_queue.shared.models import CATALOGUE, NOTICES, ModelSpec, check_known, parse_model, parse_models
+from clip_queue.shared.models import (
+    ALIASES,
+    CATALOGUE,
+    NOTICES,
+    ModelSpec,
+    check_known,
+    parse_aliases,
+    parse_model,
+    parse_models,
+)
 
 NINE = ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-16", "ViT-B-32", "ViT-L-14", "ViT-L-14-336px"]
 
@@ -49,8 +58,9 @@ def test_a_source_may_be_served_under_a_name_of_its_own(text: str, source: str) 
         ("", "unknown model ''"),
         ("=ViT-B-32/openai", "must be a word"),
         ("two words=ViT-B-32/openai", "must be a word"),
-        ("a/b=ViT-B-32/openai", "must be a word"),
-        ("a:b=ViT-B-32/openai", "must be a word"),
+        ("a,b=ViT-B-32/openai", "must be a word"),
+        ("a\x06\x16b=ViT-B-32/openai", "must be a word"),
+        ("a" * 201 + "=ViT-B-32/openai", "must be a word"),
         ("mine=ViT-B-32", "must be ARCHITECTURE/TAG"),
         ("mine=", "must be ARCHITECTURE/TAG"),
     ],
@@ -71,8 +81,33 @@ def test_each_message_about_a_setting_is_complete() -> None:
     assert message("ViT-Q") == (
         f"unknown model 'ViT-Q': use one of {known}, or NAME=SOURCE, as in my-b32=ViT-B-32/laion2b_s34b_b79k"
     )
-    assert message("a/b=c/d") == "model name 'a/b' in 'a/b=c/d' must be a word without '/', ':' or ','"
+    assert message("a,b=c/d") == "model name 'a,b' in 'a,b=c/d' must be a word of visible characters without ','"
     assert message("a=b") == "source 'b' of 'a' must be ARCHITECTURE/TAG, hf-hub:ORG/REPO or local-dir:/PATH"
+
+
+def test_each_of_the_nine_has_a_usual_name_elsewhere() -> None:
+    assert set(ALIASES.values()) == set(NINE)
+    assert not ALIASES.keys() & CATALOGUE.keys()
+    assert parse_model("openai/clip-vit-base-patch32") == CATALOGUE["ViT-B-32"]
+    assert list(parse_models(["ViT-B/16", "ViT-L/14@336px"])) == ["ViT-B-16", "ViT-L-14-336px"]
+
+
+@pytest.mark.parametrize("name", ["openai/clip-vit", "a:b", "org/model:tag", "ViT-B/32", "a.b:interactive"])
+def test_a_name_may_hold_what_names_elsewhere_hold(name: str) -> None:
+    assert parse_model(f"{name}=ViT-B-32/openai") == ModelSpec(name, "ViT-B-32/openai")
+
+
+def test_aliases_are_read_from_the_setting() -> None:
+    assert parse_aliases(["a/b:c=ViT-B-16", "text-embedding-3-small=mine"]) == {
+        "a/b:c": "ViT-B-16",
+        "text-embedding-3-small": "mine",
+    }
+    assert parse_aliases(["a=b", "a=b"]) == {"a": "b"}
+    for wrong, says in (("a", "must be ALIAS=MODEL"), ("=b", "must be a word"), ("a b=c", "must be a word")):
+        with pytest.raises(ValueError, match=says):
+            parse_aliases([wrong])
+    with pytest.raises(ValueError, match="stands there twice"):
+        parse_aliases(["a=b", "a=c"])
 
 
 def test_the_order_of_the_setting_stays_and_the_first_is_first() -> None:

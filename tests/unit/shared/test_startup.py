@@ -26,6 +26,8 @@ WRONG = [
     ("MODELS", "emoji-mini,ViT-B-32,emoji-mini", "the name 'emoji-mini' stands there twice"),
     ("MODELS", "a=ViT-B-32/openai,a=RN50/openai", "the name 'a' stands there twice"),
     ("MODELS", ",", "name at least one model"),
+    ("MODEL_ALIASES", "text-embedding-3-small", "must be ALIAS=MODEL"),
+    ("MODEL_ALIASES", "a=b,a=c", "the alias 'a' stands there twice"),
     ("LEASE", SECRET, "valid number"),
     ("MAX_ITEMS", "0", "greater than or equal to 1"),
     ("MAX_ITEMS", "1e400", "valid integer"),
