@@ -146,7 +146,10 @@ def embed(
         finished = report is not None and report.finished
         if is_asked(options):
             plan = check_revisable(begun, options, finished=finished)
-            go_on = lambda home, plan: work(home, lambda info, _: with_model(plan, info))  # noqa: E731
+
+            def go_on(home: Output, plan: RunPlan) -> Report:
+                return work(home, lambda info, _: with_model(plan, info))
+
             revised = revise(folder, plan, markers, options, settings, say=say, should_stop=should_stop, work=go_on)
             return log.ended(revised)
         if begun and report and finished:

@@ -68,6 +68,27 @@ def test_reasons_come_with_examples_the_most_frequent_first_and_control_characte
     assert "all of them, with their errors: /out/errors" in text
 
 
+def test_a_finished_run_with_failures_names_the_flag_that_tries_them_again() -> None:
+    report = Report("/out", "m", "f", shards=1, complete=1, rows=5, failed=3, reasons={"unreachable": Reason(3, [])})
+    said = "to try them again, as after a network was down: the same command with --retry-failed"
+    assert said in report_text(report)
+    report.complete = 0
+    assert said not in report_text(report), "the plain command goes on first"
+
+
+def test_a_report_says_what_was_revised() -> None:
+    report = Report(
+        "/out", "m", "f", shards=1, complete=1, rows=5, resumed=5, revised="1 file is new (a.png): 1 is new"
+    )
+    assert report_text(report).splitlines()[1] == "  1 file is new (a.png): 1 is new"
+
+
+def test_a_dry_run_of_an_update_says_what_it_would_do() -> None:
+    out = console()
+    print_dry_run(out, DryRun(Source("/in", "folder"), 1, 3, [], "1 file is new (a.png): 1 is new"))
+    assert printed(out) == "1 file is new (a.png): 1 is new\nnothing was written (--dry-run)\n"
+
+
 def test_only_a_few_of_many_shards_that_could_not_be_done_are_named() -> None:
     report = Report("/out", "m", "f", shards=1000, lost={n: f"why {n}" for n in range(1000)})
     lines = report_text(report).splitlines()
