@@ -13,7 +13,6 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources.confinement import WHY, roots_of
 
 OWNER = ".owner"  # the file of an output that says whose it is, as a digest of the key
-SUBFOLDERS = ("img_emb", "text_emb", "metadata", "table", "errors", "shards", ".aside")  # of an output
 
 
 def claim_output(output: Output, owner: str) -> None:
@@ -56,10 +55,19 @@ def check_request(request: RunRequest, settings: Settings) -> None:
         if each.startswith("/") and not inside.hold(folder_of(each)):
             raise OutsideRoots(f"{each} {WHY}.")
     if output.startswith("/"):
-        for path in (output, *(f"{output}/{name}" for name in SUBFOLDERS)):
+        for path in (output, *_links(output)):
             if not below.hold(path):
                 raise OutsideRoots(f"{path} leads out of the places that may be written (setting bulk_outputs).")
         real = os.path.realpath(output)
         for each in sources:
             if each.startswith("/") and is_under(real, os.path.realpath(folder_of(each))):
                 raise OutsideRoots(f"{output} lies in the source {each}: choose another output.")
+
+
+def _links(folder: str) -> list[str]:
+    """The links in a folder, if it exists."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_symlink()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.run.progress import Progress
@@ -16,7 +15,6 @@ from clip_queue.shared.job import Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
-from clip_queue.worker.inference.fatal import die
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +44,23 @@ class RunLease:
         settings: Settings,
         *,
         interval: float = INTERVAL,
-        fatal: Callable[[BaseException], None] = die,
     ) -> None:
         self._store, self._plan, self._owner = store, plan, owner
         self._ttl = int(settings.result_ttl * 1000)
-        self._interval, self._fatal = interval, fatal
+        self._interval = interval
         self._job = self._new_job()
         self._leader = f"run-{self._job.id}"
         self._lock = threading.Lock()  # of all below, and so that one thread renews at a time
         self._cancelled = False
+        self._died: BaseException | None = None  # what the thread ended by
         self._renewed = 0.0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="run-lease", daemon=True)
 
     def renew(self, progress: Progress) -> None:
         """Renew the lease and write the progress. Raises :class:`Stopped` if the job was cancelled."""
+        if self._died:
+            raise RuntimeError("the thread of the run's lease died") from self._died
         with self._lock:
             job = self._job
             job.total, job.done, job.failed = progress.total or 0, progress.done, progress.failed
@@ -106,7 +106,7 @@ class RunLease:
                         log.info("the run's lease could not be renewed: %s", error.message)
         except BaseException as error:
             log.critical("the thread of the run's lease died", exc_info=True)
-            self._fatal(error)
+            self._died = error
 
     def _new_job(self) -> Job:
         return Job(

@@ -132,7 +132,7 @@ def test_a_run_is_submitted_watched_and_its_report_is_its_result(
     with team.http.stream("GET", f"/jobs/{job_id}/events", timeout=ENDED) as stream:
         events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
     assert [events[0]["id"], events[-1]["state"]] == [job_id, "succeeded"]
-    assert any(event["progress"] and event["progress"]["shards"]["total"] == 9 for event in events)
+    assert any("shards" in event["progress"] for event in events if event["progress"])
     done = [event["items"]["done"] for event in events]
     assert done == sorted(done)
     document = look(team.http, job_id)

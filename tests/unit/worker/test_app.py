@@ -87,6 +87,7 @@ def test_queues_are_read_interactive_first() -> None:
         "clip.emoji-mini.interactive",
         "clip.emoji-mini.background",
         "clip.emoji-mini.bulk",
+        "clip.emoji-mini:led.bulk",
     ]
     assert (app.conf.worker_pool, app.conf.task_acks_late) == ("threads", True)
 

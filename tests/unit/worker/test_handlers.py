@@ -7,13 +7,14 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from clip_queue.bulk.run.led_handler import RunHandler
 from clip_queue.bulk.shard.handler import ShardHandler
 from clip_queue.shared.job import Job, Kind, State
 from clip_queue.worker.executor.handlers import GROUP, load_handlers, unsupported
 
 
-def test_the_handler_of_shards_is_installed() -> None:
-    assert load_handlers() == {"embed_shard": ShardHandler}
+def test_the_handlers_of_shards_and_runs_are_installed() -> None:
+    assert load_handlers() == {"embed_dataset": RunHandler, "embed_shard": ShardHandler}
 
 
 def test_a_handler_whose_package_is_missing_is_left_out_with_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
