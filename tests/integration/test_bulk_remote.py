@@ -29,7 +29,7 @@ from tests.harness import Service, Stack, stack, wait_for
 from tests.outputs import checksums, strays, table
 from tests.s3_store import S3, SECRET, Line, access, anew
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 BUCKET = "data"
 COUNT = 36  # rows that are good
@@ -40,7 +40,7 @@ KINDS = {
     "tars": "tars/{00000..00007}.tar",
     "parquet": "table.parquet",
 }
-ENDED = 240.0  # seconds that a command may take on a loaded machine
+ENDED = 900.0  # seconds that a command may take on a loaded machine
 
 
 @pytest.fixture(scope="module")
