@@ -40,30 +40,38 @@ TIMEOUT = 3600.0  # seconds that one case may take
 def main() -> None:
     from bench.common import console  # which loads torch: the processes that are measured do without
 
-    table = Table(title=f"plans in shards of {SHARD:,} rows", title_justify="left")
-    told = ("rows", "plan (CPU)", "peak", "bytes", "open a shard (CPU)", "read", "resume (CPU)", "read", "peak")
-    for name in ("source", *told):
-        table.add_column(name, justify="left" if name == "source" else "right")
     for kind, words in KINDS.items():
+        table = Table(title=f"{words}, shards of {SHARD:,} rows", title_justify="left")
+        table.add_column("figure")
+        cases = [measured(kind, rows) for rows in SIZES]
         for rows in SIZES:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "-m", "bench.plan", kind, str(rows), folder]
-                made = subprocess.run([*command, "plan"], capture_output=True, check=True, timeout=TIMEOUT)
-                again = subprocess.run([*command, "resume"], capture_output=True, check=True, timeout=TIMEOUT)
-            plan, resumed = json.loads(made.stdout), json.loads(again.stdout)
-            table.add_row(
-                words,
-                f"{rows:,}",
-                f"{plan['seconds']:.1f} ({plan['cpu']:.1f}) s",
-                f"{plan['peak']:.0f} MiB",
-                f"{plan['bytes'] / 1e6:,.1f} MB",
-                f"{plan['open'] * 1e3:.1f} ({plan['open_cpu'] * 1e3:.1f}) ms",
-                f"{plan['read'] / 1e3:.0f} kB",
-                f"{resumed['seconds']:.2f} ({resumed['cpu']:.2f}) s",
-                f"{resumed['read'] / 1e6:.1f} MB",
-                f"{resumed['peak']:.0f} MiB",
-            )
-    console.print(table)
+            table.add_column(f"{rows:,} rows", justify="right")
+        for name in cases[0]:
+            table.add_row(name, *(case[name] for case in cases))
+        console.print(table)
+
+
+def measured(kind: str, rows: int) -> dict[str, str]:
+    """The figures of a plan, by their names; each part in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "bench.plan", kind, str(rows), folder]
+        plan, again = (
+            json.loads(subprocess.run([*command, part], capture_output=True, check=True, timeout=TIMEOUT).stdout)
+            for part in ("plan", "resume")
+        )
+    return {
+        "to plan": f"{plan['seconds']:.1f} s",
+        "of the CPU": f"{plan['cpu']:.1f} s",
+        "peak memory": f"{plan['peak']:.0f} MiB",
+        "the plan's files": f"{plan['bytes'] / 1e6:,.1f} MB",
+        "to open a shard": f"{plan['open'] * 1e3:.1f} ms",
+        "of the CPU ": f"{plan['open_cpu'] * 1e3:.1f} ms",
+        "read for it": f"{plan['read'] / 1e3:.0f} kB",
+        "to resume": f"{again['seconds']:.2f} s",
+        "of the CPU  ": f"{again['cpu']:.3f} s",
+        "read for it ": f"{again['read'] / 1e6:.2f} MB",
+        "peak memory ": f"{again['peak']:.0f} MiB",
+    }
 
 
 def make(kind: str, rows: int, folder: Path) -> dict[str, float]:
