@@ -222,7 +222,9 @@ def search(
         str | None,
         typer.Option(metavar="FILE", help="Image to look for instead of a text; path or URL.", show_default=False),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=10_000, help="Rows to show.")] = 12,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Rows to show. [default: 12]", show_default=False)
+    ] = None,
     among: Annotated[
         str | None,
         typer.Option(

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from clip_queue.bulk.run.display import LINE_INTERVAL
 from clip_queue.bulk.search import contact_sheet as sheets
-from clip_queue.bulk.search.index import HITS_AT_ONCE, Hit, Index
+from clip_queue.bulk.search.index import HITS_AT_ONCE, TOP, Hit, Index
 from clip_queue.bulk.search.query import embed_query
 from clip_queue.cli.terminal import print_line, printable
 from clip_queue.shared.errors import BadInput
@@ -39,7 +39,7 @@ def search(
     *,
     text: str | None,
     image: str | None,
-    top: int,
+    top: int | None,
     among: str | None,
     model: str | None,
     sheet: Path | None,
@@ -57,7 +57,7 @@ def search(
         output: the folder that ``embed`` has written; a path or a URL.
         text: the text to search for.
         image: the path or URL of the image to search for; exactly one of ``text`` and ``image`` is given.
-        top: most hits.
+        top: most hits; None: :data:`TOP`.
         among: ``images`` or ``texts``; None: images if there are any.
         model: the model as ``NAME=SOURCE``; None: as the manifest says.
         sheet: the file to write a contact sheet to.
@@ -73,8 +73,9 @@ def search(
     """
     if vectors and not as_json:
         raise BadInput("--vectors goes with --json")
-    if near_duplicates is not None and (text is not None or image is not None or sheet):
-        raise BadInput("--near-duplicates goes without a text, --image and --sheet")
+    if near_duplicates is not None and any(each is not None for each in (text, image, sheet, top, model)):
+        raise BadInput("--near-duplicates goes without a text, --image, --sheet, --top and --model")
+    top = TOP if top is None else top
     encoded = read_image(image, settings.max_image_bytes) if image is not None else None
     index = Index(output, among, filter)
     if sheet:
@@ -90,6 +91,8 @@ def search(
         with share_display(errors, "comparing") as show_share:
             found = index.near_duplicates(near_duplicates, show_share, vectors=vectors)
             hits = list(islice(found, HITS_AT_ONCE))
+        if not hits:
+            print_line(errors, f"[dim]none of {index.rows:,} rows has another one that near[/]")
         while hits:  # there may be millions
             print_hits(hits)
             hits = list(islice(found, HITS_AT_ONCE))
@@ -108,8 +111,9 @@ def search(
         title = text if text is not None else f"like {Path(image or '').name}"
         note = f"{len(hits):,} of {index.rows:,} rows by the cosine of their {index.among}, {index.model.name}"
         with errors.status("making the sheet"):
-            load = sheets.loader(index.plan.source, settings)
-            sheets.save(sheets.contact_sheet(hits, load, title, note), sheet)
+            with sheets.loader(index.plan.source, settings) as load:
+                made = sheets.contact_sheet(hits, load, title, note)
+            sheets.save(made, sheet)
         print_line(errors, f"the sheet is {escape(str(sheet))}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -48,6 +48,7 @@ LEFT_OUT, ODD = "left_out", "odd"
 # before it where as lists; further columns of images; and those that may hold images or texts, by "images" and "texts".
 HELD_AS, TEXT, BYTES, LIST = "image", "text", "bytes", "list of "
 ALSO, MAYBE = "also", "maybe"
+PLACES = "places"  # whether the metadata have the columns of clip_queue.sources.place
 UNREAD = "unread"  # the suffixes of an archive's members that are not read, as far as its first rows tell
 
 
@@ -59,6 +60,17 @@ def own_name(name: str) -> str:
     """
     name = _encodable(name)
     return f"source_{name}" if _RESERVED.fullmatch(name) else name
+
+
+def name_in(source: Source, name: str) -> str:
+    """A column's name in the metadata of a source that was planned.
+
+    Release 0.1.0 had no columns of places: in an output that it began, a column of the source that is named like one of
+    them kept its name, and keeps it.
+    """
+    found = own_name(name)
+    kept = found not in source.columns and not source.storage.get(PLACES) and name in source.columns
+    return name if kept else found
 
 
 def is_own(source: Source, name: str) -> bool:
@@ -113,15 +125,18 @@ def infer(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
     return {**columns, EXTRA: "string"}
 
 
-def conform(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+def conform(
+    values: dict[str, Any], columns: dict[str, str], renamed: Callable[[str], str] = own_name
+) -> dict[str, Any]:
     """The values of exactly ``columns``, each None or of its type. A ``string`` takes any value, as JSON if need be.
 
     The values that do not fit their column, or have none, go into ``extra`` together, if there is such a column.
+    ``renamed`` gives a value's column.
     """
     out: dict[str, Any] = dict.fromkeys(columns)
     rest = {}
     for key, value in values.items():
-        name = own_name(key)
+        name = renamed(key)
         kind = columns.get(name)
         if value is None:
             continue

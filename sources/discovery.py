@@ -11,7 +11,7 @@ from braceexpand import braceexpand
 
 from clip_queue.sources import storage
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, outputs_among
-from clip_queue.sources.source import SourceError
+from clip_queue.sources.source import SourceError, shown
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, reason, split
 
 Found = Iterator[tuple[bytes, int]]
@@ -86,7 +86,7 @@ def _parts(lister: _Local | _Remote, path: str) -> Iterator[str]:
     try:
         yield from (plain + part for part in braceexpand(pattern, escape=False)) if "{" in pattern else [path]
     except ValueError as error:
-        raise SourceError(f"{path} does not exist, and its braces do not match") from error
+        raise SourceError(f"{shown(path)} does not exist, and its braces do not match") from error
 
 
 def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...], passed: Passed | None) -> Found:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from clip_queue.sources.columns import PLACES
 from clip_queue.sources.source import Place, Row, Source
 
 COLUMNS = FILE, ROW, IMAGE = "source_file", "source_row", "source_image"  # of the metadata
@@ -17,12 +18,13 @@ COLUMNS = FILE, ROW, IMAGE = "source_file", "source_row", "source_image"  # of t
 
 def with_places(source: Source) -> Source:
     """A source whose rows' places become columns of the metadata."""
-    return replace(source, columns={**source.columns, FILE: "string", ROW: "int64"})
+    columns, storage = {**source.columns, FILE: "string", ROW: "int64"}, {**source.storage, PLACES: True}
+    return replace(source, columns=columns, storage=storage)
 
 
 def has_places(source: Source) -> bool:
-    """Whether the metadata have the columns. One of these names alone is a source's own column in an older output."""
-    return (source.columns.get(FILE), source.columns.get(ROW)) == ("string", "int64")
+    """Whether the metadata have the columns. In an output that release 0.1.0 began, such names are the source's own."""
+    return bool(source.storage.get(PLACES))
 
 
 def placed(source: Source, rows: Iterator[Row]) -> Iterator[Row]:

@@ -25,6 +25,8 @@ from clip_queue.shared.fields import known_fields
 IMAGE_HALF, TEXT_HALF, COLUMNS = "image", "text", "columns"  # parts of a row that can be at fault
 IMAGES, TEXTS = "images", "texts"  # what can be embedded of a row
 
+MOST_SHOWN = 400  # characters of a source's URL in messages
+
 
 class SourceError(BadInput):
     """The source as a whole cannot be embedded; the message says what to do."""
@@ -44,6 +46,11 @@ class BrokenContainer(ClipError):
     code, status = "broken_container", 400
 
 
+def shown(url: str) -> str:
+    """A path or URL for messages: one that names many files is shortened."""
+    return url if len(url) <= MOST_SHOWN else f"{url[: MOST_SHOWN // 2]} … {url[-MOST_SHOWN // 4 :]}"
+
+
 @dataclass(frozen=True)
 class Source:
     """A source as the caller asked for it, then as a format's ``plan_shards`` completed it.
@@ -61,6 +68,11 @@ class Source:
     texts: bool | None = None
     columns: dict[str, str] = field(default_factory=dict)
     storage: dict[str, Any] = field(default_factory=dict)  # JSON values that plan_shards passes on to read
+
+    @property
+    def shown(self) -> str:
+        """``url`` for messages."""
+        return shown(self.url)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clip_queue.shared.errors import BadInput
 from clip_queue.sources.source import SourceAway
 from clip_queue.sources.store_client import (
     FILE,
@@ -37,6 +38,7 @@ __all__ = [
     "StoreAway",
     "absolute",
     "as_os_error",
+    "check_name",
     "display",
     "entries",
     "filesystem",
@@ -76,6 +78,20 @@ def split(url: str) -> tuple[str, str]:
     with as_os_error():
         path: str = store._strip_protocol(url)
     return protocol, path
+
+
+def check_name(what: str, url: str) -> None:
+    """Raise :class:`BadInput` unless a path or URL can be kept as text, and says something: an empty one would be the
+    folder where the command runs."""
+    if not url.strip():
+        raise BadInput(f"the name of the {what} is empty: name a file, a folder or a URL")
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        shown = display(os.fsencode(url))
+        raise BadInput(
+            f"the name of the {what} is not UTF-8: {shown}. Rename it, or give it a link of another name"
+        ) from None
 
 
 def join(protocol: str, path: str) -> str:

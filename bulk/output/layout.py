@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from clip_queue.sources.storage import LOCAL, as_os_error, entries, filesystem, join, reason, split
+from clip_queue.sources.storage import LOCAL, as_os_error, check_name, entries, filesystem, join, reason, split
 
 STAGING, LOCK, LEASES = ".aside", ".lock", ".leases"
 MANIFEST, PLAN = "manifest.json", "plan.parquet"
@@ -44,6 +44,8 @@ class Output:
     """
 
     def __init__(self, url: str) -> None:
+        """Raises :class:`BadInput` if the name is empty or no text."""
+        check_name("output", url)
         self.protocol, self.root = split(url)
 
     @property

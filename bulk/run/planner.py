@@ -60,6 +60,8 @@ class Planner:
         """
         asked = self._request.shard_size
         planned = self._cut(asked or PlanOptions().shard_size)
+        if asked and planned.source.format in ("webdataset", "zip"):
+            self._say("the shard size is not used: each archive is a shard of its own")
         smaller = asked or smaller_shard_size(planned.rows)
         return planned if smaller == planned.shard_size else self._cut(smaller)
 

@@ -53,12 +53,11 @@ def one_url(source: Given) -> str:
 
 
 def _named(source: str | bytes | os.PathLike[str]) -> str:
-    """A path or URL as text. An empty one would be the folder where the command runs."""
+    """A path or URL as text."""
     if not isinstance(source, str | bytes | os.PathLike):
         raise SourceError(f"a source is a path, a URL or several, and no {type(source).__name__}")
     name = os.fsdecode(source)
-    if not name.strip():
-        raise SourceError("a source's name is empty: name a file, a folder or a URL")
+    storage.check_name("source", name)
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 from clip_queue.bulk.output.manifest import PlanOptions
@@ -69,12 +70,17 @@ def _check(name: str, value: Any) -> None:
     known = options()
     if name not in known:
         raise TypeError(f"embed() has no option {name!r}")
-    if name == "sample" and value is not None and not 0 < value <= 1:
-        raise BadInput(f"sample is {value:g}: use a share of the rows above 0 and up to 1, such as 0.01")
+    if name == "sample" and value is not None and not (value and _is_within(value, Real, 0, 1)):
+        raise BadInput(f"sample is {value}: use a share of the rows above 0 and up to 1, such as 0.01")
     option = known[name][1]
     if value is None:
         return
     if option.choices and value not in option.choices:
         raise BadInput(f"{name} {value!r} is not known: use {' or '.join(option.choices)}")
-    if option.least is not None and option.most is not None and not option.least <= value <= option.most:
-        raise BadInput(f"{name} is {value}: use {option.least} to {option.most}")
+    least, most = option.least, option.most
+    if least is not None and most is not None and not _is_within(value, Integral, least, most):
+        raise BadInput(f"{name} is {value}: use {least} to {most}")
+
+
+def _is_within(value: Any, kind: Any, least: int, most: int) -> bool:
+    return isinstance(value, kind) and bool(least <= value <= most)

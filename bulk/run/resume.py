@@ -13,7 +13,7 @@ from clip_queue.bulk.output.layout import LOCK, MANIFEST, PLAN, STAGING, Output
 from clip_queue.bulk.output.manifest import PlanOptions, RunPlan
 from clip_queue.bulk.output.plan_file import PlanFile
 from clip_queue.sources.changes import changes
-from clip_queue.sources.source import Piece, Source
+from clip_queue.sources.source import Piece, Source, shown
 
 NAMED = 5  # entries of a foreign folder that are named
 
@@ -24,7 +24,7 @@ def check_same(plan: RunPlan, source: Source, options: PlanOptions, model: str) 
     What is None in ``source`` agrees with everything that the plan has.
     """
     differences = [
-        f"{name} is {there!r} there, {here!r} here"
+        f"{name} is {shown(repr(there))} there, {shown(repr(here))} here"
         for name, there, here in (
             ("the source", plan.source.url, source.url),
             ("the format", str(plan.source.format), str(source.format)),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
 from clip_queue.sources.place import place_of
 from clip_queue.sources.source import Place, Source
-from clip_queue.worker.inference.decode import decode
+from clip_queue.worker.inference.decode import preprocessed, to_rgb
+from clip_queue.worker.inference.decode_helpers import DecodeHelpers
+from clip_queue.worker.inference.image_limits import Limits, examine
 
 TILE = 220  # pixels, a side
 GAP, MARGIN = 20, 32
@@ -37,20 +40,25 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FindImage = Callable[[Source, str, Settings, Place | None], bytes]
 
 
-def loader(source: Source, settings: Settings, find_image: FindImage = registry.find_image) -> Load:
+@contextmanager
+def loader(source: Source, settings: Settings, find_image: FindImage = registry.find_image) -> Iterator[Load]:
     """What loads a hit's image, no larger than a tile, from the source that the output was made of.
 
-    What it returns raises :class:`ClipError` or :class:`OSError`.
+    The limits are a worker's: an image whose cost is not known to be small is decoded by a process that is ended after
+    ``decode_timeout``. What is yielded raises :class:`ClipError` or :class:`OSError`.
     """
+    limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_work)
+    with closing(DecodeHelpers(LOAD_THREADS, limits, settings.decode_timeout)) as helpers:
 
-    def load(hit: Hit) -> Image.Image:
-        if hit.image_path is None:
-            raise BadInput("The row has no image.")
-        limits = {"max_bytes": settings.max_image_bytes, "max_pixels": settings.max_image_pixels, "draft": 2 * TILE}
-        encoded = find_image(source, hit.image_path, settings, place_of(source, hit.columns))
-        return Image.fromarray(decode(encoded, _fitted, **limits))
+        def load(hit: Hit) -> Image.Image:
+            if hit.image_path is None:
+                raise BadInput("The row has no image.")
+            encoded = find_image(source, hit.image_path, settings, place_of(source, hit.columns))
+            file = examine(encoded, limits)
+            image = to_rgb(file, limits, 2 * TILE) if file.in_thread else helpers.to_rgb(encoded, 2 * TILE)
+            return Image.fromarray(preprocessed(image, _fitted))
 
-    return load
+        yield load
 
 
 def contact_sheet(hits: Sequence[Hit], load: Load, title: str, note: str = "") -> Image.Image:

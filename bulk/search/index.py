@@ -28,6 +28,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import Matrix, Vector
 
 KINDS = {"images": "image", "texts": "text"}  # what can be searched, and its name in Output.names
+TOP = 12  # rows that are shown by default
 CANDIDATES = 2  # rows that an index is asked for, a row that is wanted: their cosines are computed anew
 HITS_AT_ONCE = 4096  # near duplicates whose metadata are read together
 
@@ -55,7 +56,7 @@ def search(
     text: str | None = None,
     *,
     image: bytes | None = None,
-    top: int = 12,
+    top: int | None = None,
     among: str | None = None,
     filter: str | None = None,
     vectors: bool = False,
@@ -68,6 +69,7 @@ def search(
     """The ``top`` rows of an output that are nearest to a text or to an encoded image, best first.
 
     Args:
+        top: most rows; by default :data:`TOP`.
         among: ``images`` or ``texts``; by default images where the output has them.
         filter: only rows that meet this condition on their metadata, an SQL expression of DuckDB's.
         vectors: hits have their vectors, as they are stored.
@@ -85,11 +87,11 @@ def search(
     """
     index = Index(output, among, filter)
     if near_duplicates is not None:
-        if text is not None or image is not None:
-            raise BadInput("near duplicates are found without a text or an image: leave it out")
+        if any(each is not None for each in (text, image, top, model)):
+            raise BadInput("near duplicates are found without a text or an image, top and model: leave them out")
         return list(index.near_duplicates(near_duplicates, show, vectors=vectors))
     query = embed_query(index.model, text, image, model, settings or Settings())
-    return index.nearest(query, top, vectors=vectors, exact=exact)
+    return index.nearest(query, TOP if top is None else top, vectors=vectors, exact=exact)
 
 
 class Index:

@@ -7,6 +7,7 @@ given, and neither files nor the network.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from clip_queue.bulk.output.stored_shards import StoredShards
 from clip_queue.shared.errors import BadInput
 
 BATCH_ROWS = 16_384  # rows whose metadata are in memory at once
+
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")  # texts and names
+_WINDOW = re.compile(r"\bover\s*\(", re.IGNORECASE)
 
 _CLOSED: dict[str, Any] = {"enable_external_access": "false", "lock_configuration": "true", "threads": "1"}
 
@@ -32,6 +36,8 @@ class RowFilter:
         except ModuleNotFoundError:
             raise BadInput("a filter needs DuckDB: pip install 'clip-queue[search]'") from None
         self._condition, self._error = condition, duckdb.Error
+        if _WINDOW.search(_QUOTED.sub("", condition)):  # its rows would be those that are in memory together
+            raise BadInput(f"the filter {condition!r} is no condition on a single row")
         self._database = duckdb.connect(":memory:", config=_CLOSED)
         try:
             self._keep = duckdb.SQLExpression(condition).cast("BOOLEAN").alias("keep")

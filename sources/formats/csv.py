@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, check_image_root, choose, is_own, own_name
+from clip_queue.sources.columns import HELD_AS, LEFT_OUT, TEXT, check_image_root, choose, is_own, name_in, own_name
 from clip_queue.sources.discovery import name, root
 from clip_queue.sources.formats import lines
 from clip_queue.sources.formats.table import Table
@@ -89,7 +89,7 @@ def _reading(source: Source) -> tuple[lines.Splitter, lines.Parse]:
     """What splits a file into rows, and what makes a row of its bytes."""
     all_columns, delimiter = source.storage["header"], source.storage["delimiter"]
     quoting = source.storage.get("quoting") is not False
-    own = [(own_name(column), column) for column in all_columns if is_own(source, column)]
+    own = [(name_in(source, column), column) for column in all_columns if is_own(source, column)]
 
     def parse(table: Table, number: int, data: bytes) -> list[Row]:
         values = _values(source, table.name, number, data)
@@ -259,5 +259,5 @@ def _headers(source: Source, folder: str, found: list[tuple[bytes, int]], *, quo
             raise SourceError(f"columns of the same name: {', '.join(doubled)}")
         headers[title], delimiters = header[1], header[2]
     if not headers:
-        raise SourceError(f"{source.url}: there is no header, and nothing else")
+        raise SourceError(f"{source.shown}: there is no header, and nothing else")
     return headers, delimiters

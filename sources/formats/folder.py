@@ -86,7 +86,7 @@ def plan_shards(
                 break
     if not image_count:
         lost = f"; {len(head)} of its folders cannot be listed" if head else ""
-        raise SourceError(f"{source.url} holds no image ({WANTED}){lost}")
+        raise SourceError(f"{source.shown} holds no image ({WANTED}){lost}")
     has_captions = caption_count > 0
     if not has_captions and source.texts is not False and image_count >= sample_rows:
         # They may begin later. A second listing tells, because what this one has listed must not stay in memory.
@@ -94,11 +94,11 @@ def plan_shards(
         has_captions = any(says(Piece(path, note=caption)) for path, caption, _ in again if caption)
     if source.texts and not has_captions:
         raise SourceError(
-            f"{source.url}: texts are asked for, and no image has a caption (NAME.txt beside it, not empty)"
+            f"{source.shown}: texts are asked for, and no image has a caption (NAME.txt beside it, not empty)"
         )
     texts, images = has_captions and source.texts is not False, source.images is not False
     if not images and not texts:
-        raise SourceError(f"{source.url}: images are not wanted, and captions (NAME.txt) are not wanted or not there")
+        raise SourceError(f"{source.shown}: images are not wanted, and captions (NAME.txt) are not wanted or not there")
     done = replace(source, images=images, texts=texts, columns={}, storage={**source.storage, PASSED: passed})
     return done, _shards(chain(head, found), shard_size)
 
@@ -147,7 +147,7 @@ def find_image(
         OSError: the image cannot be read.
     """
     if ".." in image_path.split("/"):
-        raise BadInput(f"{image_path} is not in {source.url}")
+        raise BadInput(f"{image_path} is not in {source.shown}")
     protocol, root = _root(source)
     paths = [root + b"/" + name for name in spellings(image_path)]
     if image_path == display(_relative(root, root)) and suffix(root) in SUFFIXES:

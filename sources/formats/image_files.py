@@ -18,7 +18,7 @@ from clip_queue.sources import storage
 from clip_queue.sources.discovery import containers
 from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
-from clip_queue.sources.source import SourceError
+from clip_queue.sources.source import SourceError, shown
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, StoreAway, display, reason
 
 SUFFIXES = frozenset(suffix[1:].encode() for suffix in FORMATS[IMAGE_FOLDER].suffixes)
@@ -67,7 +67,7 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
         return
     if not listed.is_folder(root):
         if suffix(root) not in SUFFIXES or not listed.is_file(root):
-            raise SourceError(f"{url}: there is no folder of that name, and no image ({WANTED})")
+            raise SourceError(f"{shown(url)}: there is no folder of that name, and no image ({WANTED})")
         yield Found(root, ".txt" if listed.is_file(root.rpartition(b".")[0] + b".txt") else "")
         return
     waiting = [root]
@@ -80,7 +80,7 @@ def walk(url: str, protocol: str, root: bytes, passed: Passed | None = None) -> 
             for name in others:
                 count(passed, root, folder + b"/" + name)
         if fault and folder == root:
-            raise SourceError(f"{url} cannot be listed: {fault}")
+            raise SourceError(f"{shown(url)} cannot be listed: {fault}")
         for name, caption in images:
             yield Found(folder + b"/" + name, caption)
         if fault:

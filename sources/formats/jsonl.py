@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from clip_queue.sources.columns import (
     is_own,
     is_wanted,
     item_of,
+    name_in,
     with_wanted,
 )
 from clip_queue.sources.discovery import root
@@ -64,7 +66,7 @@ def plan_shards(
     sample = list(islice(objects, sample_lines))
     if not sample:
         hint = " (one that is an array is read with --format json)" if source.format == "jsonl" else ""
-        raise SourceError(f"{source.url}: no line at its beginning is a JSON object{hint}")
+        raise SourceError(f"{source.shown}: no line at its beginning is a JSON object{hint}")
     source, many = _choose(source, chain(sample, objects), len(sample))
     check_image_root(source)
     columns = with_wanted(source, infer(_own(source, row) for row in sample))
@@ -139,12 +141,13 @@ def read(source: Source, pieces: list[Piece], settings: Settings) -> Iterator[Ro
 
 def _parser(source: Source) -> lines.Parse:
     """What makes rows of a line."""
+    renamed = partial(name_in, source)
     text, many = source.text_column or "", source.storage.get(HELD_AS) == LIST + TEXT
 
     def parse(table: Table, number: int, line: bytes) -> list[Row]:
         values = parsed(source, line, number)
         column, item = item_of(source.image_column or "", values)
-        image, own = values.get(column), conform(_own(source, values), source.columns)
+        image, own = values.get(column), conform(_own(source, values), source.columns, renamed)
         several = _images(image, item, many=many)
         return [table.row(number, own, image_in(each), values.get(text), item=n) for each, n in several]
 

@@ -91,7 +91,9 @@ def plan_shards(source: Source, shard_size: int, settings: Settings) -> Planned:
         if footer.rows:
             empty = footer.empty if empty is None else empty & footer.empty
     if not known:
-        raise SourceError(f"{source.url}: nothing there can be read as {source.format}: {counts[0][1] or 'no columns'}")
+        raise SourceError(
+            f"{source.shown}: nothing there can be read as {source.format}: {counts[0][1] or 'no columns'}"
+        )
     _check_clashes(source, known, clashes)
     able = [column for column, (holds, _) in known.items() if holds != OTHER and column not in (empty or ())]
     source = replace(source, storage={**source.storage, PASSED: passed, "root": folder})
@@ -169,7 +171,7 @@ def find_image(source: Source, image_path: str, settings: Settings, place: Place
     except pa.ArrowException as error:
         raise OSError(in_words(error)) from error
     if row is None:
-        raise BadInput(f"the row {image_path} of {source.url} has fewer images")
+        raise BadInput(f"the row {image_path} of {source.shown} has fewer images")
     if row.error is not None:
         raise row.error
     found = row.image() if callable(row.image) else row.image
@@ -180,7 +182,7 @@ def find_image(source: Source, image_path: str, settings: Settings, place: Place
 def _piece_of(source: Source, image_path: str) -> Piece:
     """The row that has this ``image_path``: ``FILE#ROW``, or the path that its image has beside its bytes."""
     if not source.images:
-        raise BadInput(f"{source.url} was embedded without images")
+        raise BadInput(f"{source.shown} was embedded without images")
     file, _, row = image_path.rpartition("#")
     found = _containers(source.url, FORMATS[source.format].suffixes)
     for path, size in found:
@@ -193,7 +195,7 @@ def _piece_of(source: Source, image_path: str) -> Piece:
                 at = row_groups.find_path(source, row_groups.table_file(handle, protocol, source.format), image_path)
             if at is not None:
                 return Piece(path, at, at + 1, size)
-    raise BadInput(f"no row of {source.url} has the image path {image_path}")
+    raise BadInput(f"no row of {source.shown} has the image path {image_path}")
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from clip_queue.sources.columns import LEFT_OUT, item_of, own_name
+from clip_queue.sources.columns import LEFT_OUT, item_of, name_in
 from clip_queue.sources.formats.arrow import is_list, plain, texts, values
 from clip_queue.sources.formats.arrow_files import ArrowFile
 from clip_queue.sources.formats.table import Table, changed
@@ -58,7 +58,7 @@ def read(source: Source, table: Table, file: Any, piece: Piece, *, batch_rows: i
     asked = [column for column in (image, source.text_column) if column is not None]
     if piece.stop > file.metadata.num_rows:
         raise changed(table)
-    own = [column for column in there if own_name(column) in source.columns]
+    own = [column for column in there if name_in(source, column) in source.columns]
     wanted = list(dict.fromkeys([*own, *(column for column in asked if column in there)]))  # others may have the rest
     hidden = source.storage.get(LEFT_OUT, {}).get(IMAGES)
     first = 0
@@ -142,8 +142,8 @@ def _held(file: Any, group: int, column: str) -> list[bool]:
 def _made(source: Source, table: Table, batch: Any, first: int, own: list[str]) -> Iterator[Row]:
     """The rows of a batch."""
     size = len(batch)
-    names = [own_name(column) for column in own]
-    columns = [values(batch.column(column), source.columns[own_name(column)]) for column in own]
+    names = [name_in(source, column) for column in own]
+    columns = [values(batch.column(column), source.columns[name]) for column, name in zip(own, names, strict=True)]
     records = zip(*columns, strict=True) if columns else [()] * size
     here = batch.schema.names
     captions = texts(batch.column(source.text_column)) if source.text_column in here else [None] * size

@@ -11,7 +11,7 @@ from typing import Any
 
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.columns import LEFT_OUT, holds_something, is_encodable, item_of, own_name
+from clip_queue.sources.columns import LEFT_OUT, holds_something, is_encodable, item_of, name_in
 from clip_queue.sources.discovery import containers, name
 from clip_queue.sources.image_references import is_inline, load, load_below
 from clip_queue.sources.source import IMAGE_HALF, TEXT_HALF, BrokenContainer, Place, Row, Source, SourceError
@@ -30,9 +30,9 @@ class Table:
         self._base = _base(source) or (self.protocol, posixpath.dirname(path))
         self._settings = settings
         column = source.image_column or ""
-        plain = own_name(column) in source.columns
-        self._image_name = own_name(column if plain else item_of(column, ())[0])  # the column that keeps its paths
-        self._left_out = [(kind, own_name(column)) for kind, column in source.storage.get(LEFT_OUT, {}).items()]
+        plain = name_in(source, column) in source.columns
+        self._image_name = name_in(source, column if plain else item_of(column, ())[0])  # that keeps the images' paths
+        self._left_out = [(kind, name_in(source, column)) for kind, column in source.storage.get(LEFT_OUT, {}).items()]
 
     def where(self, number: int, item: int | None = None) -> str:
         """The ``image_path`` of a row whose image has no path: the file, the row's number, and of several images which
@@ -149,7 +149,7 @@ def find_by_path(
 def files_at(source: Source, place: Place) -> list[bytes]:
     """The paths that a row's file can have: its name may be shown with escapes. None leads out of the source."""
     if ".." in place.file.split("/"):
-        raise BadInput(f"{place.file} is not in {source.url}")
+        raise BadInput(f"{place.file} is not in {source.shown}")
     folder = os.fsencode(source.storage["root"])
     return [folder + b"/" + spelling for spelling in spellings(place.file)]
 

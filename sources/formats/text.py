@@ -48,7 +48,7 @@ def find_image(
     place: Place | None = None,  # noqa: ARG001
 ) -> bytes:
     """A text file has no images. Raises :class:`BadInput`."""
-    raise BadInput(f"{source.url} holds texts: there is no image {image_path}")
+    raise BadInput(f"{source.shown} holds texts: there is no image {image_path}")
 
 
 def decoded(source: Source, line: bytes, number: int) -> str:

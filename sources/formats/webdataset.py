@@ -38,6 +38,7 @@ from clip_queue.sources.columns import (
     infer,
     is_wanted,
     listed,
+    name_in,
     with_wanted,
 )
 from clip_queue.sources.columns import TEXTS as TEXT_NAMES
@@ -164,7 +165,7 @@ def find_image(source: Source, image_path: str, settings: Settings, place: Place
                 raise BadImage.because(f"{image_path} cannot be read: {error.what}.") from error
             except OSError as error:
                 failure = failure or error
-    raise failure or BadImage.because(f"{image_path} is not in {source.url}.")
+    raise failure or BadImage.because(f"{image_path} is not in {source.shown}.")
 
 
 def _image_at(source: Source, image_path: str, place: Place, settings: Settings) -> bytes | None:
@@ -206,7 +207,7 @@ def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
             left_out.append(TEXTS)
         path = f"{tar}/{display(image) if image else sample.named(stem)}"
         columns = {
-            **conform(_wanted(source, sample.own(values)), source.columns),
+            **conform(_wanted(source, sample.own(values)), source.columns, partial(name_in, source)),
             "image_path": path,
             "caption": caption,
         }
@@ -252,7 +253,7 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
         if enough() and (full >= SAMPLE_TARS or names.keys() >= {*source.storage.get(WANTED, ())}):
             break
     if not there.seen:
-        raise SourceError(f"no row can be read of {source.url}: {'; '.join(reasons)}")
+        raise SourceError(f"no row can be read of {source.shown}: {'; '.join(reasons)}")
     asked = bool(source.images or source.texts or source.image_column or source.text_column)
     if not enough() and (asked or protocol == LOCAL):
         rows = 0
@@ -268,17 +269,19 @@ def _completed(source: Source, protocol: str, paths: list[bytes], max_image_byte
         (source.text_column, "text", there.captions),
     ):
         if column and not found:
-            raise SourceError(f"there is no {kind} column {column!r} in the rows of {source.url}, {has}")
+            raise SourceError(f"there is no {kind} column {column!r} in the rows of {source.shown}, {has}")
     if source.images and not there.images:
-        raise SourceError(f"images are asked for, and no row of {source.url} has one, {has}")
+        raise SourceError(f"images are asked for, and no row of {source.shown} has one, {has}")
     if source.texts and not there.captions:
-        raise SourceError(f"texts are asked for, and no row of {source.url} has a caption (NAME.txt, or in NAME.json)")
+        raise SourceError(
+            f"texts are asked for, and no row of {source.shown} has a caption (NAME.txt, or in NAME.json)"
+        )
     images = there.images if source.images is None else source.images
     texts = there.captions if source.texts is None else source.texts
     if not images and not texts:
         raise SourceError(
-            f"nothing that is wanted of them is in the first rows of {source.url}, {has}: name one with --image-column "
-            "or --text-column"
+            f"nothing that is wanted of them is in the first rows of {source.shown}, {has}: name one with "
+            "--image-column or --text-column"
         )
     maybe = {TEXTS: there.like_texts()} if source.texts is None and not texts else {}
     return replace(

@@ -98,18 +98,30 @@ def test_images_are_loaded_from_the_source_with_the_limits() -> None:
         assert source is SOURCE
         return images[image_path]
 
-    load = loader(SOURCE, Settings(), find)
-
     def hit(path: str | None) -> Hit:
         return Hit(1, 0.5, 0, 0, path, None, {})
 
-    assert load(hit("good")).size == (TILE, TILE // 3)
-    with pytest.raises(BadImage, match="over the limit of 50000000"):
-        load(hit("bomb"))
-    with pytest.raises(BadImage, match="not image"):
-        load(hit("text"))
-    with pytest.raises(BadInput, match="no image"):
-        load(hit(None))
+    with loader(SOURCE, Settings(), find) as load:
+        assert load(hit("good")).size == (TILE, TILE // 3)
+        with pytest.raises(BadImage, match="over the limit of 50000000"):
+            load(hit("bomb"))
+        with pytest.raises(BadImage, match="not image"):
+            load(hit("text"))
+        with pytest.raises(BadInput, match="no image"):
+            load(hit(None))
+
+
+def test_an_image_that_takes_too_long_is_given_up() -> None:
+    slow = noise_image(size=(1600, 1600), format="TIFF")  # a format of which no header tells the cost
+
+    def find(source: Source, image_path: str, settings: Settings, place: Place | None) -> bytes:
+        return slow
+
+    with (
+        loader(SOURCE, Settings(decode_timeout=0.001), find) as load,
+        pytest.raises(BadImage, match=r"longer than 0.001 s \(setting decode_timeout\)"),
+    ):
+        load(Hit(1, 0.5, 0, 0, "slow.tif", None, {}))
 
 
 def test_titles_of_any_length_and_script() -> None:

@@ -43,7 +43,16 @@ def test_only_rows_that_meet_it_are_found(url: str, condition: str, numbers: set
 
 @pytest.mark.parametrize(
     "condition",
-    ["", "caption LIKE", "nothing = 1", "caption = 1.5", "number), (number", "count(*) > 1", "1; DROP TABLE x"],
+    [
+        "",
+        "caption LIKE",
+        "nothing = 1",
+        "caption = 1.5",
+        "number), (number",
+        "count(*) > 1",
+        "1; DROP TABLE x",
+        "row_number() OVER (ORDER BY number) < 3",
+    ],
 )
 def test_what_is_no_condition_is_refused_with_the_reason(url: str, condition: str) -> None:
     with pytest.raises(BadInput, match="the filter "):
@@ -69,3 +78,7 @@ def test_near_duplicates_are_filtered_too(tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
     url = make_output(str(tmp_path), [np.ones((6, MODEL.dimension), np.float16)]).url
     assert [hit.row for hit in search(url, near_duplicates=0.9, filter="number > 2")] == [3, 4, 5]
+
+
+def test_over_in_a_text_is_no_window(url: str) -> None:
+    assert Index(url, filter="caption <> 'it''s over (now)' AND \"caption\" IS NOT NULL")

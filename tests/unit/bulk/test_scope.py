@@ -37,6 +37,14 @@ SETTINGS = Settings(models=["emoji-mini"])
             Source("/a", "csv", None, "t", False, True, storage={"odd": {"images": "image"}}),
             "texts only: texts from `t`; no images can be read in `image`",
         ),
+        (
+            Source("/a", "parquet", None, "t", False, True, storage={"maybe": {"images": ["x", "y"]}}),
+            "texts only: texts from `t`; `x`, `y` may hold images: --image-column",
+        ),
+        (
+            Source("/a", "webdataset", images=True, texts=False, storage={"unread": [f"a{n}" for n in range(9)]}),
+            "images only; members .a0, .a1, .a2, .a3, .a4, .a5, .a6, .a7, … are not read",
+        ),
     ],
 )
 def test_what_will_be_embedded_is_said(source: Source, text: str) -> None:
@@ -56,6 +64,16 @@ def test_files_of_other_kinds_are_named() -> None:
         "1,201 files of other kinds are left out: 1,200 .svg (d/a.svg), 1 without a suffix (Makefile)"
     ]
     assert passed_lines(Source("/a", "folder")) == []
+    table = Source("/a", "folder", storage={"passed": {".csv": [1, "labels.csv"]}})
+    said = ["1 file of another kind is left out: 1 .csv, which --format csv reads (labels.csv)"]
+    assert passed_lines(table) == said
+
+
+def test_images_that_no_row_names_are_counted() -> None:
+    storage = {"passed": {".png": [3, "0.png"], ".jpg": [2, "0.jpg"]}, "image": "text"}
+    source = Source("/a", "csv", "file_name", images=True, storage=storage)
+    assert passed_lines(source) == passed_lines(source, 5) == []
+    assert passed_lines(source, 2) == ["3 of the 5 images there, or more, are left out: no row names them"]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_json_has_a_line_a_hit_with_all_that_is_known() -> None:
 def test_near_duplicates_are_printed_by_group(tmp_path: Path) -> None:
     url = make_output(str(tmp_path), [np.ones((3, MODEL.dimension), np.float16)]).url
     out = console()
-    asked = {"text": None, "image": None, "top": 1, "among": None, "model": None, "sheet": None}
+    asked: dict[str, Any] = dict.fromkeys(("text", "image", "top", "among", "model", "sheet"))
     search(out, console(), Settings(), url, **asked, as_json=True, near_duplicates=0.9)
     lines = [json.loads(line) for line in printed(out).splitlines()]
     assert [(line["group"], line["row"], line["metadata"]["number"]) for line in lines] == [(1, n, n) for n in range(3)]
@@ -70,10 +70,19 @@ def test_an_output_of_which_parts_are_missing_is_searched_and_said_to_be(tmp_pat
     shards = [np.ones((2, MODEL.dimension), np.float16)] * 4
     url = make_output(str(tmp_path), shards, missing=(1, 3)).url
     errors = console()
-    asked = {"text": None, "image": None, "top": 1, "among": None, "model": None, "sheet": None}
+    asked: dict[str, Any] = dict.fromkeys(("text", "image", "top", "among", "model", "sheet"))
     search(console(), errors, Settings(), url, **asked, near_duplicates=0.9)
     said = "2 of 4 shards are finished: only they are searched; the run, or parts of it, are missing still\n"
     assert printed(errors).startswith(said)
+
+
+def test_that_there_are_no_near_duplicates_is_said(tmp_path: Path) -> None:
+    url = make_output(str(tmp_path), [np.eye(2, MODEL.dimension, dtype=np.float16)]).url
+    out, err = console(), console()
+    asked: dict[str, Any] = dict.fromkeys(("text", "image", "top", "among", "model", "sheet"))
+    search(out, err, Settings(), url, **asked, near_duplicates=0.9)
+    assert printed(out) == ""
+    assert "none of 2 rows has another one that near" in printed(err)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +91,12 @@ def test_an_output_of_which_parts_are_missing_is_searched_and_said_to_be(tmp_pat
         ({"vectors": True}, "--vectors goes with --json"),
         ({"near_duplicates": 0.9, "text": "x"}, "--near-duplicates goes without"),
         ({"near_duplicates": 0.9, "sheet": Path("a.png")}, "--near-duplicates goes without"),
+        ({"near_duplicates": 0.9, "top": 3}, "--near-duplicates goes without"),
+        ({"near_duplicates": 0.9, "model": "m"}, "--near-duplicates goes without"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(given: dict[str, Any], message: str) -> None:
-    asked = {"text": None, "image": None, "top": 1, "among": None, "model": None, "sheet": None, **given}
+    asked: dict[str, Any] = {**dict.fromkeys(("text", "image", "top", "among", "model", "sheet")), **given}
     with pytest.raises(BadInput, match=message):
         search(console(), console(), Settings(), "/nowhere", **asked)
 

@@ -71,3 +71,23 @@ def test_a_source_that_is_gone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "here").rmdir()
     with pytest.raises(SourceError, match="there is no folder of that name"):
         changes(source, pieces, 0)
+
+
+def test_images_that_a_pattern_names(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b/c.png", "b/z.png", "b.png", "d/e/f.png")
+    (tmp_path / "b" / "z.txt").write_text("a caption")
+    source, pieces = plan(tmp_path / "{a.png,b,d}", "folder")
+    assert [os.path.relpath(piece.path, os.fsencode(tmp_path)) for piece in pieces] == [
+        b"a.png",
+        b"b/c.png",
+        b"b/z.png",
+        b"d/e/f.png",
+    ]
+    assert source.texts
+    now = time.time() + 1
+    assert str(changes(source, pieces, now)) == ""
+    images(tmp_path, "new.png", "b/d.png")
+    assert str(changes(source, pieces, now)) == "1 file is new (b/d.png)"
+    rows = list(registry.read(source, pieces, Settings()))
+    assert [row.text for row in rows] == [None, None, "a caption", None]
+    assert registry.find_image(source, "d/e/f.png", Settings()) == b"x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clip_queue.shared.errors import BadInput
 from clip_queue.sources.columns import EXTRA, MAX_COLUMNS, as_json, choose, conform, infer, own_name
+from clip_queue.sources.formats.table import text_of
 from clip_queue.sources.source import Source, SourceError
 
 SCALAR = st.sampled_from([None, True, 0, -1, 2**63 - 1, 2**63, -(2**70), 1.5, 1e300, "", "text", "é\ud800", b"\xff"])
@@ -85,6 +88,12 @@ def test_json_of_what_has_no_json() -> None:
     assert as_json({"a": b"x\xff", 1: {2}}) == '{"a":"x\\\\xff","1":"{2}"}'
     assert as_json({"n": 2**70}) == f'{{"n": {2**70}}}'
     assert json.loads(as_json(["\ud800"]) or "") == ["\ud800"]
+    mixed = {"a": math.nan, "b": [math.inf, 2**70, (math.nan,)], "c": 1.5}
+    assert json.loads(as_json(mixed) or "", parse_constant=pytest.fail) == {
+        "a": None,
+        "b": [None, 2**70, [None]],
+        "c": 1.5,
+    }
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
@@ -102,6 +111,9 @@ def test_the_likeliest_columns_are_chosen() -> None:
     assert chosen("url", "PATH", "odd", typed="odd") == ("odd", None)
     assert chosen("odd", "image", typed="odd") == ("image", None)
     assert chosen("url", "path") == ("path", None)
+    assert chosen("image", " Caption ") == ("image", " Caption "), "a blank after a comma belongs to no name"
+    assert chosen("images", "captions") == ("images", "captions")
+    assert chosen("caption", "captions") == (None, "caption")
     assert chosen("url", "image_url") == ("image_url", None), "a page's URL may stand beside its image's"
     assert chosen("url", "path", image_column="url") == ("url", None)
     assert chosen("path", "url", text_column="path") == ("url", "path")
@@ -115,3 +127,17 @@ def test_the_likeliest_columns_are_chosen() -> None:
         chosen("a", "text", images=True)
     with pytest.raises(SourceError, match="holds none to be read"):
         chosen("a", image_column="a", text_column="a")
+
+
+def test_a_column_that_holds_nothing_is_named() -> None:
+    with pytest.raises(
+        SourceError, match="column 'caption' holds no text that can be read; name one of: image, caption"
+    ):
+        choose(Source("x", "csv", texts=True), ["image", "caption"], ["image"], ["image"])
+
+
+def test_of_several_captions_the_first_that_says_something_is_taken() -> None:
+    assert text_of([None, "", "  ", "a dog", "b"]) == "a dog"
+    assert text_of([None]) is None
+    with pytest.raises(BadInput, match="is a int, no text"):
+        text_of([None, 5, "a dog"])

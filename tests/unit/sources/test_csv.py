@@ -185,3 +185,38 @@ def test_a_row_of_several_lines_needs_a_field_for_each_column(tmp_path: Path) ->
     found = rows(tmp_path, "csv", 100)
     assert list(errors(found)) == [0, 1]
     assert found[2].text == "8"
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (b"image,caption\r0.png,cat\r", "its lines end in a carriage return, write them with newlines"),
+        (b'image, "caption"\n0.png, "a, b"\n', "a blank stands before a quote in its header"),
+        (b"image,caption\n,\n,\n", None),
+    ],
+)
+def test_a_header_that_would_mislead_is_refused(tmp_path: Path, written: bytes, says: str | None) -> None:
+    (tmp_path / "a.csv").write_bytes(written)
+    if says:
+        assert says in refusal(tmp_path, "csv")
+    else:
+        assert len(errors(rows(tmp_path, "csv"))) == 2, "each row says that it is empty"
+
+
+def test_an_empty_column_gives_way_to_the_next_likely_one(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,url,caption\n,a.png,x\n,b.png,\n")
+    source, _ = planned(tmp_path, "csv")
+    assert (source.image_column, source.text_column) == ("url", "caption")
+    assert "the image column 'image' holds none to be read" in refusal(tmp_path, "csv", image_column="image")
+
+
+def test_a_row_of_another_encoding_says_which_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"caption\ncaf\xe9\nfine\n")
+    found = rows(tmp_path, "csv", storage={"encoding": "ascii"})
+    assert errors(found) == {0: "Row 1 is not ascii."}
+
+
+def test_files_without_a_column_in_common_are_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("caption\nx\n")
+    (tmp_path / "b.csv").write_text("text\nx\n")
+    assert refusal(tmp_path, "csv").endswith("embed files without a column in common apart")

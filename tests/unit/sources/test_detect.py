@@ -41,6 +41,8 @@ def test_a_table_that_names_the_images_beside_it_is_what_they_are_read_by(tmp_pa
         ("b", "train/metadata.jsonl", '{"file_name": "0.png", "text": "b"}', "jsonl"),
         ("c", "metadata.csv", 'text,"file_name"\nc,train/0.png', "csv"),
         ("d", "metadata.csv", "name,file_names\n0.png,a", "folder"),
+        ("f", "metadata.jsonl", '{"file_names": ["train/0.png"]}', "jsonl"),
+        ("g", "metadata.csv", "image_file_name,text\ntrain/0.png,a", "csv"),
         ("e", "train/other.csv", "file_name,text\n0.png,a", "folder"),
     ):
         put(tmp_path, f"{top}/train/0.png", f"{top}/val/1.png", f"{top}/{table}")
@@ -78,9 +80,14 @@ def test_a_pattern_without_one_tells_by_what_it_names(tmp_path: Path) -> None:
     put(tmp_path, "d/000.tar", "d/001.tar", "e/a.jpg", "f/x.bin")
     assert detect(str(tmp_path / "d" / "0*")) == "webdataset"
     assert detect(str(tmp_path / "{d,d}")) == "webdataset"
-    with pytest.raises(SourceError, match="images are read by their folder"):
-        detect(str(tmp_path / "e" / "*.jpg"))
-    for url in ("e/*", "f/*", "none/*"):
+    put(tmp_path, "g/b.jpg", "g/b.txt", "h/c.csv", "h/0.jpg", "i/d.csv")
+    (tmp_path / "i" / "metadata.csv").write_text("file_name\n0.jpg\n")
+    for url, expected in {"e/*.jpg": "folder", "e/*": "folder", "{e,g}": "folder", "{i/d.csv,h/c.csv}": "csv"}.items():
+        assert detect(str(tmp_path / url)) == expected
+    assert detect(str(tmp_path / "{g/b.jpg,e/a.jpg}")) == "folder"
+    with pytest.raises(SourceError, match="are of two formats: embed them one after the other"):
+        detect(str(tmp_path / "{h/0.jpg,h/c.csv}"))
+    for url in ("f/*", "none/*"):
         with pytest.raises(SourceError):
             detect(str(tmp_path / url))
 

@@ -263,8 +263,9 @@ def test_captions_of_a_store_are_fetched_side_by_side_in_order(memory: Any, monk
             raise RuntimeError("a client's own")
         return opened(path, *args, **kwargs)
 
+    asked = pieces("memory://p")
     monkeypatch.setattr(memory, "open", meeting)
-    found = rows("memory://p")
+    found = list(folder.read(*asked, SETTINGS))
     assert [row.text for row in found] == ["caption 0", None, None, *(f"caption {i}" for i in range(3, count))]
     assert [isinstance(why(row), ClipError) for row in found[:4]] == [False, True, True, False]
 

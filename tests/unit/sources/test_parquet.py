@@ -15,8 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clip_queue.bulk.run.scope import scope_text
 from clip_queue.shared.errors import BadImage, BadInput, ClipError
+from clip_queue.sources import registry
 from clip_queue.sources.formats import arrow, parquet
+from clip_queue.sources.source import Place
 from tests.images import noise_image
 from tests.unit.sources.parquet_files import (
     HF_IMAGE,
@@ -322,3 +325,52 @@ def test_a_large_row_group_is_streamed(tmp_path: Path) -> None:
             most = max(most, pa.total_allocated_bytes() - before)
     assert count == 256
     assert most < 40 * 2**20
+
+
+@pytest.mark.parametrize("names", [("path",), ("url",), ("url", "width"), ("bytes", "path")])
+def test_a_struct_that_names_a_file_is_an_image(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    whole = {"path": "a.png", "url": "a.png", "bytes": b64encode(noise_image()).decode(), "width": 3}
+    put(
+        tmp_path / "0.parquet",
+        {"image": [{name: whole[name] for name in names}], "meta": [{"url": "x"}], "text": ["t"]},
+    )
+    source, _ = planned(tmp_path)
+    assert (source.image_column, source.text_column) == ("image", "text")
+    (row,) = rows(tmp_path)
+    expected = noise_image() if "bytes" in names else b"a"
+    assert (row.image() if callable(row.image) else row.image) == expected
+    assert registry.find_image(source, "any", SETTINGS, Place("0.parquet", 0)) == expected
+
+
+def test_base64_that_has_lost_its_type_is_an_image(tmp_path: Path) -> None:
+    data = noise_image()
+    put(
+        tmp_path / "0.parquet", {"image": [b64encode(data), b"data:image/png;base64," + b64encode(data), data, b"/9j/"]}
+    )
+    assert [row.image for row in rows(tmp_path)] == [data, data, data, b"/9j/"]
+
+
+def test_columns_of_bytes_that_are_not_embedded_are_named(tmp_path: Path) -> None:
+    put(tmp_path / "0.parquet", {"image": [b"a"], "mask": [b"b"], "caption": ["c"], "raw": pa.array([[b"d"]])})
+    text = scope_text(planned(tmp_path)[0])
+    assert text.endswith("texts from `caption`; `mask`, `raw` may hold images: --image-column")
+    put(tmp_path / "0.parquet", {"frame": [b"a"], "caption": ["c"]})
+    assert scope_text(planned(tmp_path)[0]).endswith("; `frame` may hold images: --image-column")
+    assert "frame" not in scope_text(planned(tmp_path, images=False)[0])
+
+
+def test_what_cannot_be_united_says_how_it_differs(tmp_path: Path) -> None:
+    put(tmp_path / "0.parquet", {"caption": ["a"]})
+    put(tmp_path / "1.parquet", {"caption": [["a"]]})
+    says = "column 'caption' of 1.parquet is list of text, in the files before it text: embed these files apart"
+    assert refusal(tmp_path) == says
+
+
+def test_a_folder_of_images_is_of_no_use_to_images_that_are_there(tmp_path: Path) -> None:
+    put(tmp_path / "0.parquet", {"image": [b"a"], "caption": ["c"]})
+    assert "leave it out" in refusal(tmp_path, storage={"image_root": "/x"})
+    put(tmp_path / "0.parquet", {"caption": ["c"]})
+    assert "leave it out" in refusal(tmp_path, storage={"image_root": "/x"})
+    put(tmp_path / "0.parquet", {"image": ["a.png"]})
+    assert planned(tmp_path, storage={"image_root": "/x"})[0].images

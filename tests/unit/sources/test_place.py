@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clip_queue.shared.errors import BadInput
@@ -88,13 +91,52 @@ def test_a_source_without_the_columns_gets_none(tmp_path: Path) -> None:
     assert found(source, row) == b"a"
 
 
-def test_an_own_column_of_an_older_output_is_no_place(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("image,source_file\n0.png,camera/7.raw\n")
+OWN = {"image": "0.png", "source_file": "camera/7.raw", "source_row": 4, "source_image": "x"}
+
+
+def as_csv(path: Path) -> dict[str, str]:
+    path.with_suffix(".csv").write_text(f"{','.join(OWN)}\n{','.join(map(str, OWN.values()))}\n")
+    return dict.fromkeys(OWN, "string")
+
+
+def as_jsonl(path: Path) -> dict[str, str]:
+    path.with_suffix(".jsonl").write_bytes(orjson.dumps(OWN))
+    return {**dict.fromkeys(OWN, "string"), "source_row": "int64", "extra": "string"}
+
+
+def as_parquet(path: Path) -> dict[str, str]:
+    pq.write_table(pa.Table.from_pylist([OWN]), path.with_suffix(".parquet"))
+    return {**dict.fromkeys(OWN, "string"), "source_row": "int64"}
+
+
+def as_tar(path: Path) -> dict[str, str]:
+    own = orjson.dumps({name: value for name, value in OWN.items() if name != "image"})
+    path.with_suffix(".tar").write_bytes(tar([("0.png", b"0"), ("0.json", own)]))
+    return {
+        "key": "string",
+        "source_file": "string",
+        "source_row": "int64",
+        "source_image": "string",
+        "extra": "string",
+    }
+
+
+@pytest.mark.parametrize(
+    ("format", "make"),
+    [("csv", as_csv), ("jsonl", as_jsonl), ("parquet", as_parquet), ("webdataset", as_tar)],
+)
+def test_own_columns_of_an_output_that_0_1_0_began_keep_their_names(
+    tmp_path: Path, format: str, make: Callable[[Path], dict[str, str]]
+) -> None:
     (tmp_path / "0.png").write_bytes(b"0")
-    source, shards = registry.plan_shards(Source(str(tmp_path), "csv"), 10, SETTINGS)
-    source = replace(source, columns={"image": "string", "source_file": "string"})  # as release 0.1.0 planned it
+    columns = make(tmp_path / "a")
+    source, shards = registry.plan_shards(Source(str(tmp_path), format), 10, SETTINGS)
+    source = replace(source, columns=columns)  # as release 0.1.0 planned it
     (row,) = [row for shard in shards for row in registry.read(source, shard.pieces, SETTINGS)]
-    row.columns["source_file"] = "camera/7.raw"
+    number = "4" if format == "csv" else 4
+    places = {"source_file": "camera/7.raw", "source_row": number, "source_image": "x"}
+    assert {name: row.columns[name] for name in places} == places
+    assert row.columns.get("extra") is None
     assert place_of(source, row.columns) is None
     assert found(source, row) == b"0"
 
