@@ -66,6 +66,16 @@ def test_near_duplicates_are_printed_by_group(tmp_path: Path) -> None:
     assert [(line["group"], line["row"], line["metadata"]["number"]) for line in lines] == [(1, n, n) for n in range(3)]
 
 
+def test_an_output_of_which_parts_are_missing_is_searched_and_said_to_be(tmp_path: Path) -> None:
+    shards = [np.ones((2, MODEL.dimension), np.float16)] * 4
+    url = make_output(str(tmp_path), shards, missing=(1, 3)).url
+    errors = console()
+    asked: dict[str, Any] = dict.fromkeys(("text", "image", "top", "among", "model", "sheet"))
+    search(console(), errors, Settings(), url, **asked, near_duplicates=0.9)
+    said = "2 of 4 shards are finished: only they are searched; the run, or parts of it, are missing still\n"
+    assert printed(errors).startswith(said)
+
+
 def test_that_there_are_no_near_duplicates_is_said(tmp_path: Path) -> None:
     url = make_output(str(tmp_path), [np.eye(2, MODEL.dimension, dtype=np.float16)]).url
     out, err = console(), console()
@@ -73,16 +83,6 @@ def test_that_there_are_no_near_duplicates_is_said(tmp_path: Path) -> None:
     search(out, err, Settings(), url, **asked, near_duplicates=0.9)
     assert printed(out) == ""
     assert "none of 2 rows has another one that near" in printed(err)
-
-
-def test_an_output_of_which_parts_are_missing_is_searched_and_said_to_be(tmp_path: Path) -> None:
-    shards = [np.ones((2, MODEL.dimension), np.float16)] * 4
-    url = make_output(str(tmp_path), shards, missing=(1, 3)).url
-    errors = console()
-    asked = {"text": None, "image": None, "top": 1, "among": None, "model": None, "sheet": None}
-    search(console(), errors, Settings(), url, **asked, near_duplicates=0.9)
-    said = "2 of 4 shards are finished: only they are searched; the run, or parts of it, are missing still\n"
-    assert printed(errors).startswith(said)
 
 
 @pytest.mark.parametrize(
