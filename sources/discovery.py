@@ -6,11 +6,12 @@ import glob
 import os
 import stat
 from collections.abc import Iterator
+from itertools import chain
 
 from braceexpand import braceexpand
 
 from clip_queue.sources import storage
-from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, outputs_among
+from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, merge, outputs_among
 from clip_queue.sources.source import SourceError, shown
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, reason, split
 
@@ -47,7 +48,8 @@ def containers(
         if not files:
             raise SourceError(f"{part}: no file there ends in {' or '.join(suffixes)}")
         found.update(files)
-    outputs = tuple(outputs_among(protocol, os.fsencode(_root(lister, path)), found))
+    deep = protocol == LOCAL and "**" in path  # it may match what is in an output, and not the plan there
+    outputs = tuple(outputs_among(protocol, os.fsencode(_root(lister, path)), found, deep=deep))
     return sorted(each for each in found.items() if not each[0].startswith(outputs))
 
 
@@ -104,11 +106,12 @@ def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...], pass
         if not matches:
             raise SourceError(f"nothing matches {part}")
         files = [(os.fsencode(path), size) for path, kind, size in matches if kind == FILE]
-        ending = list(_ending(iter(files), wanted))
-        if "**" not in pattern:  # such a pattern matches the files in the folders itself
-            for path, kind, _ in matches:
-                if kind == FOLDER:
-                    ending += _ending(lister.below(path), wanted)
+        folders = [path for path, kind, _ in matches if kind == FOLDER and "**" not in pattern]  # else files match, too
+        below = [lister.below(path) for path in folders if not is_output(lister.protocol, os.fsencode(path))]
+        others = Passed()
+        ending = list(_ending(chain(files, *below), wanted, os.fsencode(plain), others))
+        if ending and passed is not None and "**" not in pattern:
+            merge(passed, others)
         yield from ending or files
 
 
@@ -122,6 +125,8 @@ def _ending(files: Found, wanted: tuple[bytes, ...], folder: bytes = b"", passed
 
 class _Local:
     """This machine's files. Links are followed; a folder is read once, by whichever path comes first, so loops end."""
+
+    protocol = LOCAL
 
     def refresh(self) -> None: ...
 
@@ -178,27 +183,27 @@ class _Remote:
     """
 
     def __init__(self, protocol: str) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
 
     def refresh(self) -> None:
-        storage.forget_listings(self._protocol)
+        storage.forget_listings(self.protocol)
 
     def kind(self, path: str) -> str | None:
         try:
-            return storage.kind(self._protocol, path)
+            return storage.kind(self.protocol, path)
         except OSError as error:  # no credentials, no network
             raise SourceError(f"{path} cannot be looked at: {reason(error)}") from error
 
     def size(self, path: str) -> int:
-        return storage.size(self._protocol, path)
+        return storage.size(self.protocol, path)
 
     def matches(self, pattern: str) -> Iterator[tuple[str, str | None, int]]:
-        return storage.matches(self._protocol, pattern)
+        return storage.matches(self.protocol, pattern)
 
     def below(self, folder: str) -> Found:
         waiting, base = [folder], len(os.fsencode(folder.rstrip("/")))
         while waiting:
-            for path, kind, size in storage.entries(self._protocol, waiting.pop(), flat=True):
+            for path, kind, size in storage.entries(self.protocol, waiting.pop(), flat=True):
                 if b"/." in path[base:]:
                     continue
                 if kind == FOLDER:
