@@ -6,12 +6,13 @@ import glob
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TypeVar
 
 from braceexpand import braceexpand
 
 from clip_queue.sources import confinement, storage
-from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, outputs_among
+from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, merge, outputs_among
 from clip_queue.sources.looking import go_on
 from clip_queue.sources.source import SourceError, shown
 from clip_queue.sources.storage import FILE, FOLDER, LOCAL, display, reason, split
@@ -50,7 +51,8 @@ def containers(
         if not files:
             raise SourceError(f"{part}: no file there ends in {' or '.join(suffixes)}")
         found.update(files)
-    outputs = tuple(outputs_among(protocol, os.fsencode(_root(lister, path)), found))
+    deep = protocol == LOCAL and "**" in path  # it may match what is in an output, and not the plan there
+    outputs = tuple(outputs_among(protocol, os.fsencode(_root(lister, path)), found, deep=deep))
     return sorted(each for each in found.items() if not each[0].startswith(outputs))
 
 
@@ -108,11 +110,12 @@ def _listed(lister: _Local | _Remote, part: str, wanted: tuple[bytes, ...], pass
         if not matches:
             raise SourceError(f"nothing matches {part}")
         files = [(os.fsencode(path), size) for path, kind, size in matches if kind == FILE]
-        ending = list(_ending(iter(files), wanted))
-        if "**" not in pattern:  # such a pattern matches the files in the folders itself
-            for path, kind, _ in matches:
-                if kind == FOLDER:
-                    ending += _ending(lister.below(path), wanted)
+        folders = [path for path, kind, _ in matches if kind == FOLDER and "**" not in pattern]  # else files match, too
+        below = [lister.below(path) for path in folders if not is_output(lister.protocol, os.fsencode(path))]
+        others = Passed()
+        ending = list(_ending(chain(files, *below), wanted, os.fsencode(plain), others))
+        if ending and passed is not None and "**" not in pattern:
+            merge(passed, others)
         yield from ending or files
 
 

@@ -29,6 +29,13 @@ def count(passed: Passed, root: bytes, path: bytes) -> None:
     passed[suffix] = [int(number) + 1, first]
 
 
+def merge(passed: Passed, more: Passed) -> None:
+    """Add the counts of ``more``."""
+    for suffix, (number, first) in more.items():
+        before = passed.get(suffix, [0, first])
+        passed[suffix] = [int(before[0]) + int(number), before[1]]
+
+
 def is_output(protocol: str, folder: bytes) -> bool:
     """Whether a folder that holds a file ``plan.parquet`` is the output of a run: what is in it is no part of a source.
 
@@ -44,8 +51,16 @@ def is_output(protocol: str, folder: bytes) -> bool:
         return False
 
 
-def outputs_among(protocol: str, root: bytes, paths: Iterable[bytes]) -> list[bytes]:
-    """The folders below ``root`` that are outputs, each with a slash at its end, by the paths of the files there."""
-    plans = [path.removesuffix(PLAN_NAME) for path in paths if path.endswith(b"/" + PLAN_NAME)]
-    inside = [folder for folder in plans if folder.rstrip(b"/") != root.rstrip(b"/")]
+def outputs_among(protocol: str, root: bytes, paths: Iterable[bytes], *, deep: bool = False) -> list[bytes]:
+    """The folders below ``root`` that are outputs, each with a slash at its end, by the paths of the files there.
+
+    ``deep``: look into each folder on the way to a file, and not only for the plans among ``paths``.
+    """
+    folders = {path.removesuffix(PLAN_NAME) for path in paths if path.endswith(b"/" + PLAN_NAME)}
+    for path in paths if deep else ():
+        folder = path.rpartition(b"/")[0]
+        while len(folder) > len(root) and folder + b"/" not in folders:
+            folders.add(folder + b"/")
+            folder = folder.rpartition(b"/")[0]
+    inside = sorted(folder for folder in folders if folder.rstrip(b"/") != root.rstrip(b"/"))
     return [folder for folder in inside if is_output(protocol, folder.rstrip(b"/"))]

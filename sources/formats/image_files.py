@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from clip_queue.sources import confinement, storage
 from clip_queue.sources.discovery import containers
-from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output
+from clip_queue.sources.left_out import PLAN_NAME, Passed, count, is_output, merge
 from clip_queue.sources.looking import go_on
 from clip_queue.sources.registry import FORMATS, IMAGE_FOLDER
 from clip_queue.sources.source import SourceError, shown
@@ -114,7 +114,7 @@ def _matching(url: str, protocol: str, passed: Passed | None) -> Iterator[Found]
     )
     others.pop(".txt", None)
     if passed is not None:
-        passed.update(others)
+        merge(passed, others)
     for folder, paths in groupby(found, key=lambda path: path.rpartition(b"/")[0]):
         listed = _Local() if protocol == LOCAL else _Remote(protocol)
         captions = dict(listed(folder).images)

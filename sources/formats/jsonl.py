@@ -98,8 +98,9 @@ def _choose(source: Source, rows: Iterable[dict[str, Any]], at_least: int) -> tu
         for key, value in row.items():
             if len(names) < MAX_NAMES or key in names:
                 before = names.get(key)
-                names[key] = _able(value, before)
-                news |= names[key] != before
+                if before is None or not before.settled(value):  # most are, and there may be many
+                    names[key] = _able(value, before)
+                    news |= names[key] != before
         if number < at_least or (number > at_least and not news):
             continue
         try:
@@ -121,6 +122,10 @@ class _Able(NamedTuple):
     images: bool = False
     texts: bool = False
     lists: bool = False
+
+    def settled(self, value: object) -> bool:
+        """Whether one more value tells nothing more."""
+        return not isinstance(value, str | list | dict) or (self.images and self.texts and not isinstance(value, list))
 
 
 def _able(value: object, before: _Able | None) -> _Able:

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from clip_queue.sources.discovery import containers, name, root
+from clip_queue.sources.left_out import Passed
 from clip_queue.sources.source import SourceError
 
 ODD = [
@@ -140,3 +141,17 @@ def test_patterns_in_a_store() -> None:
         assert "nothing matches" in refusal("memory://patterns/*.txt")
     finally:
         store.rm("/patterns", recursive=True)
+
+
+def test_files_of_other_kinds_that_a_pattern_matches_are_counted(tmp_path: Path) -> None:
+    for each in ("a.csv", "b.svg", "d/c.csv", "d/e.svg", "d/f"):
+        (tmp_path / each).parent.mkdir(exist_ok=True)
+        (tmp_path / each).write_text("x")
+    passed = Passed()
+    assert len(containers(f"{tmp_path}/*", (".csv",), passed=passed)) == 2
+    assert passed == {".svg": [2, "b.svg"], "": [1, "d/f"]}
+    passed = Passed()
+    assert len(containers(f"{tmp_path}/b*", (".csv",), passed=passed)) == 1, "nothing else matches: it is meant"
+    assert passed == {}
+    assert len(containers(f"{tmp_path}/{{*.csv,d}}", (".csv",), passed=passed)) == 2
+    assert passed == {".svg": [1, "e.svg"], "": [1, "f"]}

@@ -16,6 +16,7 @@ from clip_queue.bulk.run.request import EmbedRequest
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.changes import changes
 from clip_queue.sources.detect import detect
+from clip_queue.sources.discovery import containers
 from clip_queue.sources.left_out import PLAN_COLUMNS, PLAN_NAME
 from clip_queue.sources.source import Piece
 from tests.unit.sources.parquet_files import put
@@ -67,6 +68,17 @@ def test_an_output_in_its_source_is_left_out(tmp_path: Path, format: str, name: 
     (data / name / "manifest.json").write_text("{}")
     assert str(changes(planned.source, pieces, 0)) == ""
     assert detect(str(data)) == format
+
+
+def test_what_a_deep_pattern_matches_in_an_output_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "a.json").write_text("[]")
+    pq.write_table(pa.table({name: [] for name in PLAN_COLUMNS}), put(tmp_path / "out" / PLAN, {"a": [1]}))
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    (tmp_path / "out" / "shards").mkdir()
+    (tmp_path / "out" / "shards" / "shard_0.json").write_text("{}")
+    found = containers(f"{tmp_path}/**/*.json", (".json",))
+    assert [path for path, _ in found] == [str(tmp_path / "z" / "a.json").encode()]
 
 
 def test_another_file_of_that_name_is_a_file_like_others(tmp_path: Path) -> None:
