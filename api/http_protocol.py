@@ -48,6 +48,22 @@ class _Refused(Exception):
         self.message = message
 
 
+class _Answers:
+    """Where answers go: the connection, but that it is not closed while the body of their request still comes."""
+
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        self._protocol.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._protocol.transport.is_closing()
+
+    def close(self) -> None:
+        self._protocol.close_after_answer()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection. Times are those of the event loop."""
 
@@ -64,6 +80,7 @@ class HttpProtocol(HttpToolsProtocol):
     _refusal: _Refused | None = None
     _deaf = False  # nothing more is read: what came was no HTTP, and an earlier request is still being answered
     _running: RequestResponseCycle | None = None  # the request that is being answered
+    _ending = False  # the connection is closed once the body has come whose answer was sent
     _timer: TimerHandle | None = None
     _untaken = 0  # bytes of answers that were still to be sent at
     _untaken_since = 0.0
@@ -73,6 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         type(self).limits = self.limits or Limits.of_settings()
         self._bounds = cast(Limits, self.limits)
+        self._answers = _Answers(self)
         self._since = self.loop.time()
         if len(self.connections) > self._bounds.connections:
             evict(self.connections, self)
@@ -131,10 +149,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle.response_complete and self._framed > self._bounds.body_bytes:
             # Closed now, the connection would be reset by what is still on its way, and the answer might be lost.
             self._deaf = True
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            else:  # TLS
+            if self._ending or not self.transport.can_write_eof():  # TLS cannot
                 self.transport.close()
+            else:
+                self.transport.write_eof()
 
     def _large_head(self) -> _Refused:
         if 2 * len(self.url) > self._bounds.header_bytes:
@@ -189,6 +207,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.app = self.config.loaded_app
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, self._answers)
 
     def on_body(self, body: bytes) -> None:
         self._content += len(body)
@@ -198,6 +217,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._ignores_offer:
             super().on_message_complete()
             self._part = Part.NOTHING
+            if self._ending:
+                self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -207,7 +228,23 @@ class HttpProtocol(HttpToolsProtocol):
         self.served = True
         if self._part is Part.BODY:
             self._since = self.loop.time()  # the rest of the body is passed over, so that the client reads the answer
-        super().on_response_complete()
+        if not self._ending:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+
+    def close_after_answer(self) -> None:
+        """Close the connection; if a body still comes whose answer was sent, when it has come or takes too long.
+
+        Closed now, the connection would be reset by what is on its way, and the client would never read the answer.
+        """
+        if self._part is not Part.BODY or self._answering or self.transport.is_closing():
+            self.transport.close()
+        elif not self._ending:
+            self._ending = True
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
 
     # Offers to upgrade
 
@@ -240,7 +277,7 @@ class HttpProtocol(HttpToolsProtocol):
     @property
     def idle(self) -> bool:
         """Whether no request is being answered, and no body is being received."""
-        return self._part is not Part.BODY and self._answering is None
+        return self._ending or (self._part is not Part.BODY and self._answering is None)
 
     @property
     def since(self) -> float:
@@ -286,6 +323,9 @@ class HttpProtocol(HttpToolsProtocol):
     def refuse(self, refused: _Refused) -> None:
         """Answer a request in the place of the application, and close the connection."""
         self._refusal = None
+        if self._ending:
+            self.transport.close()
+            return
         cycle, whole = self._answering, self._part is not Part.BODY
         if cycle and whole:  # it came before the one that is refused, and gets its answer
             cycle.keep_alive = False

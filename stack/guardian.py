@@ -18,8 +18,8 @@ from collections.abc import Mapping
 POLL_INTERVAL = 0.05  # seconds between checks whether the children have ended
 END_TIMEOUT = 5.0  # seconds that the guardian has to end when its supervisor stops
 RETRY = 1.0  # seconds between attempts to start one
-# Most seconds that a child has to end when its supervisor was killed. A worker has no jobs to complete then: their
-# store may have ended with it, and what is not done is done again by the next one.
+# Most seconds that a child has to end when its supervisor was killed. A worker has no jobs to complete then: its store
+# may have ended with it, and what is not done is done again by the next one.
 ORPHAN_GRACE = 5.0
 
 

@@ -212,3 +212,50 @@ async def test_trailers_are_read_and_do_not_reach_the_application() -> None:
         answer = await ask(port, head + b"3\r\nabc\r\n0\r\n", b"X-Api-Key: y\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n")
     assert answer.count(b"200 OK") == 2
     assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers before it has read the body, as where the key is wrong."""
+    await Response(b"no", 401, {"connection": "close"} if scope["path"] == "/close" else {})(scope, receive, send)
+
+
+@pytest.mark.parametrize("how", ["the client asks for it", "an old client", "the application does", "in chunks"])
+async def test_an_answer_that_comes_before_the_body_is_read_though_the_connection_shall_close(how: str) -> None:
+    size = 8 << 20
+    head = b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+    body = bytes(size)
+    if how == "an old client":
+        head = head.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Connection: close\r\n", b"")
+    elif how == "the application does":
+        head = head.replace(b"/a", b"/close").replace(b"Connection: close\r\n", b"")
+    elif how == "in chunks":
+        head = head.replace(b"Content-Length: %d" % size, b"Transfer-Encoding: chunked")
+        body = (b"10000\r\n" + bytes(1 << 16) + b"\r\n") * 128 + b"0\r\n\r\n"
+    async with serving(refuse, Limits(linger=20)) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + body[:1000])
+        await asyncio.sleep(0.3)  # the answer is on its way
+        writer.write(body[1000:])
+        await asyncio.wait_for(writer.drain(), 20)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert answer.endswith(b"no")
+        await until(lambda: not server.server_state.connections, 20)
+        writer.close()
+
+
+async def test_a_body_behind_the_last_answer_is_not_waited_for_without_end() -> None:
+    async with serving(refuse, Limits(linger=0.4, body_bytes=1 << 20)) as (server, port):
+        for sent in (b" ", bytes(4 << 20)):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 900000000\r\n\r\n" + sent)
+            await asyncio.sleep(0.05)
+            await until(lambda: not server.server_state.connections, 20)
+            writer.close()
+
+
+async def test_a_request_behind_one_that_shall_close_gets_no_answer() -> None:
+    async with serving(refuse, Limits(linger=20)) as (_, port):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"
+        answers = await ask(port, head + b"1234", b"56789" + head + b"123456789")
+        assert answers.count(b"HTTP/1.1 ") == 1
