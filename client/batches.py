@@ -287,7 +287,7 @@ def to_body(fields: Mapping[str, bytes]) -> bytes:
 
 
 def _failure(index: int, error: ClipQueueError) -> ItemError:
-    return ItemError(index, error.code or "bad_input", error.message)
+    return ItemError(index, error.code or ("too_large" if error.status == 413 else "bad_input"), error.message)
 
 
 def embedding(kind: Kind, model: str | None, on_error: OnError, limits: ClientLimits) -> Batches:

@@ -91,7 +91,7 @@ def test_a_body_that_is_too_large_is_halved(face: Face, server: FakeServer) -> N
         face.do(face.client.embed_images, [b"1", bytes(6000)])
     assert (caught.value.status, caught.value.index) == (413, 1)
     skipped = face.do(face.client.embed_images, [b"1", bytes(6000)], on_error="skip")
-    assert [one.index for one in skipped.errors] == [1]
+    assert [(one.index, one.code) for one in skipped.errors] == [(1, "too_large")]
 
 
 @pytest.mark.parametrize("place", [0, 7, 8, 299])
