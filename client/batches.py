@@ -22,6 +22,7 @@ OnError: TypeAlias = Literal["fail", "skip"]
 Kind: TypeAlias = Literal["image", "text"]
 
 _TOO_MANY = re.compile(r"holds \d+ items; at most (\d+) fit in a request")
+_TOO_LARGE = re.compile(r"larger than (\d+) bytes")
 _GOOD = {"image": images.to_json(images.png(np.full((32, 32, 3), 128, np.uint8)), 0), "text": b'"a"'}
 
 
@@ -41,10 +42,12 @@ class ClientLimits:
     texts: int = 256
     prompts: int = 8
     body_bytes: int = 64 * 2**20
+    learned_bytes: int = field(init=False, repr=False)  # of a request of several items
 
     def __post_init__(self) -> None:
         if min(self.images, self.texts, self.prompts) < 1 or self.body_bytes < 1024:
             raise ValueError("At least one item and 1,024 bytes fit in a request.")
+        self.learned_bytes = self.body_bytes
 
 
 @dataclass(frozen=True)
@@ -144,12 +147,13 @@ class Batches:
 
         Raises :class:`BadRequest` for an item that cannot be sent, unless such are skipped.
         """
-        room = self._limits.body_bytes - self._fixed_bytes
+        most = self._limits.body_bytes * 3 // 4
+        room = self._limits.learned_bytes - self._fixed_bytes
         parts: list[Part] = []
         used = room
         for index, value in group:
             try:
-                item = to_json(self._kind, value, room * 3 // 4)
+                item = to_json(self._kind, value, most)
             except BadRequest as error:
                 error.index = index
                 if not self._skip:
@@ -170,10 +174,11 @@ class Batches:
         ``company``: with an item that is known to be good, because the server tells what is wrong with each item only
         where one is good.
         """
-        answer = yield from ask(self._request(part, company))
+        body = self._body(part, company)
+        answer = yield from ask(Request("POST", self._route.path, body))
         if answer.status == 200:
             return [self._read(answer, part, company)]
-        if most := self._fewer(answer, len(part), company):
+        if most := self._fewer(answer, len(part), len(body), company):
             return (yield from self._ask_all(part.cut(most), company))
         error = answer.error
         of_items = answer.status in (400, 413)
@@ -194,9 +199,12 @@ class Batches:
             answered += yield from self.ask(part, company)
         return answered
 
-    def _fewer(self, answer: Answer, count: int, company: bool) -> int:
-        """How many of ``count`` items to send at once if there were too many; 0: that is not what is wrong."""
+    def _fewer(self, answer: Answer, count: int, size: int, company: bool) -> int:
+        """How many of ``count`` items, ``size`` bytes, to send at once if there were too many; 0: that is not it."""
         if answer.status == 413:
+            if count > 1:
+                said = _TOO_LARGE.search(answer.error.message)
+                self._limits.learned_bytes = min(self._limits.learned_bytes, int(said[1]) if said else size // 2)
             return count // 2
         if answer.status == 400 and (said := _TOO_MANY.search(answer.error.message)):
             most = max(1, int(said[1]))
@@ -205,10 +213,9 @@ class Batches:
             return most if most < count else 0
         return 0
 
-    def _request(self, part: Part, company: bool) -> Request:
+    def _body(self, part: Part, company: bool) -> bytes:
         items = [*part.items, _GOOD[self._kind]] if company else part.items
-        fields = {self._route.items: b"[" + b",".join(items) + b"]", **self._rest}
-        return Request("POST", self._route.path, to_body(fields))
+        return to_body({self._route.items: b"[" + b",".join(items) + b"]", **self._rest})
 
     def _read(self, answer: Answer, part: Part, company: bool) -> Answered:
         said = answer.json()
@@ -287,7 +294,7 @@ def to_body(fields: Mapping[str, bytes]) -> bytes:
 
 
 def _failure(index: int, error: ClipQueueError) -> ItemError:
-    return ItemError(index, error.code or "bad_input", error.message)
+    return ItemError(index, error.code or ("too_large" if error.status == 413 else "bad_input"), error.message)
 
 
 def embedding(kind: Kind, model: str | None, on_error: OnError, limits: ClientLimits) -> Batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -352,3 +353,10 @@ def test_lost_answers_neither_double_a_job_nor_fail_its_cancelling(solo: Team) -
         after = {job["id"] for job in ok(solo.http.get("/jobs?limit=100"))["jobs"]}
         assert after - before == {job.id}
         assert job.cancel() is True
+
+
+def test_the_readme_s_example_runs(served: tuple[Stack, Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (ours,) = [block for block in blocks if "Client(" in block]
+    exec(ours.replace("http://127.0.0.1:9001", served[1].url), {})

@@ -29,9 +29,9 @@ class FakeServer:
         self.answers: list[httpx.Response | Exception] = []
         self.most = {"image": 8, "text": 256, "prompt": 8}
         self.max_body = 64 * 2**20
+        self.proxy = False  # whether it is one that refuses large bodies
         self.delay = 0.0
         self.at_once = self.most_at_once = 0
-        self.jobs: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -52,6 +52,8 @@ class FakeServer:
                 self.at_once -= 1
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
+        if len(request.content) > self.max_body and self.proxy:
+            return httpx.Response(413, text="<html>Request Entity Too Large")
         if len(request.content) > self.max_body:
             return error(413, f"The request body is larger than {self.max_body} bytes (setting max_body_bytes).")
         body = json.loads(request.content) if request.content else {}

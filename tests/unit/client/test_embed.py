@@ -83,15 +83,20 @@ def test_a_lower_limit_of_the_server_is_learned(make: Made, server: FakeServer) 
     assert sizes == [256, 100, 100, 56, 100, 100, 100, 44], "refused once, and never again"
 
 
-def test_a_body_that_is_too_large_is_halved(face: Face, server: FakeServer) -> None:
-    server.max_body = 5000  # as of a proxy
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_body_that_is_too_large_is_cut_smaller(make: Made, server: FakeServer, proxy: bool) -> None:
+    face = make(concurrency=1)
+    server.max_body, server.proxy = 5000, proxy
     images = [bytes(1000 + i) for i in range(16)]
     assert face.do(face.client.embed_images, images).vectors[:, 0].tolist() == [1000 + i for i in range(16)]
+    asked = len(server.requests)
+    face.do(face.client.embed_images, images)
+    assert max(len(request.content) for request in server.requests[asked:]) <= 5000, "from then on"
     with pytest.raises(BadRequest) as caught:
         face.do(face.client.embed_images, [b"1", bytes(6000)])
     assert (caught.value.status, caught.value.index) == (413, 1)
     skipped = face.do(face.client.embed_images, [b"1", bytes(6000)], on_error="skip")
-    assert [one.index for one in skipped.errors] == [1]
+    assert [(one.index, one.code) for one in skipped.errors] == [(1, "too_large")]
 
 
 @pytest.mark.parametrize("place", [0, 7, 8, 299])
