@@ -50,6 +50,9 @@ class EmbedDatasetJob(BaseModel):
     format: StrictStr | None = Field(None, max_length=40, description="Unset: from what the source holds.")
     image_column: StrictStr | None = Field(None, max_length=1000, description="Unset: by name.")
     text_column: StrictStr | None = Field(None, max_length=1000, description="Unset: by name.")
+    columns: StrictStr | None = Field(
+        None, max_length=100_000, description="Of the source's own columns, those that the metadata keep: `a,b`."
+    )
     delimiter: StrictStr | None = Field(None, max_length=20, description="Of csv.")
     quoting: StrictBool | None = Field(None, description="Whether quotes in csv are quotes.")
     encoding: StrictStr | None = Field(None, max_length=40, description="Of csv, jsonl and txt; unset: UTF-8.")
@@ -68,6 +71,12 @@ class EmbedDatasetJob(BaseModel):
     )
     seed: StrictInt | None = Field(None, ge=0, le=2**31 - 1, description="Of the sample.")
     layout: Literal["clip-retrieval", "table"] | None = Field(None, description="Of the output.")
+    update: StrictBool | None = Field(
+        None, description="Of a finished output: embed what is new or changed in the source, drop what is gone."
+    )
+    retry_failed: StrictBool | None = Field(
+        None, description="Of a finished output: embed the shards with rows that failed again."
+    )
     normalize: StrictBool | None = Field(None, description="Vectors of length 1, or raw.")
 
     def request(self, settings: Settings) -> RunRequest:
