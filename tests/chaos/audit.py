@@ -163,7 +163,10 @@ class Audit(threading.Thread):
             document = response.json()
             if document["state"] not in FINAL:
                 return True
-            self._account(job, document, reference)
+            if document["state"] == "succeeded" and document["result"] is None:  # it expires a moment before its record
+                self._report.lost.add(f"lost: {job.id} ({job.fate}): its result had expired")
+            else:
+                self._account(job, document, reference)
         else:
             return response.status_code in (429, 503)
         with self._lock:
