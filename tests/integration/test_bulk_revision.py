@@ -60,7 +60,7 @@ def test_an_update_that_is_killed_goes_on_and_ends_as_one_that_was_not(pair: Tea
     assert "3 of 9 shards are embedded again, 3 are new" in said
     whole = checksums(folders[0] / "out")
     kept = [name for name in first if name.partition("_emb_")[2] not in ("1.npy", "3.npy", "6.npy") and ".npy" in name]
-    assert len(kept) == 10, "two of the eight that have vectors"
+    assert len(kept) == 10, "images and texts of the five that have nothing new, of eight with vectors"
     assert {name: whole[name] for name in kept} == {name: first[name] for name in kept}
 
     run = updated(pair, folders[1], source.url, name="update")
