@@ -208,6 +208,7 @@ def test_a_leader_that_is_told_to_end_hands_over_at_once(
     team.faults.clear()
     assert ended(team.http, job_id)["state"] == "succeeded"
     all_there(output, source, whole)
+    wait_for(lambda: not first.alive, LOST, "the end of the worker that was told to")
 
 
 def test_a_process_beside_that_is_killed_is_started_again(
