@@ -22,6 +22,7 @@ from clip_queue.shared.store import Store
 from clip_queue.shared.workers import MANIFESTS, WorkerInfo
 from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.inference.fatal import die
+from clip_queue.worker.memory import FreedMemory
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Heartbeat:
         self._now = now
         self._fatal = fatal
         self._grace = GracePeriod(settings)
+        self._freed = FreedMemory()
         self._stopping = threading.Event()
         self._started = time.time()
         self._drain_until = math.inf
@@ -92,6 +94,7 @@ class Heartbeat:
         """One heartbeat. While the store cannot be reached there is a line in the log, and the worker goes on."""
         self._check_threads()
         self._continue_draining()
+        self._freed.give_back()
         try:
             self._beat()
         except Unavailable as error:

@@ -56,7 +56,7 @@ async def test_a_result_whose_message_was_lost_is_read_from_the_store(service: S
 
 
 async def test_the_store_is_read_once_more_before_a_request_is_late(service: Service) -> None:
-    request = call(service, timeout=0.3)
+    request = call(service, timeout=2.0)
     job_id = await accepted(service)
     await service.redis.hdel(f"cq:job:{job_id}", "reply")
     await service.worker.work([job_id])
@@ -64,11 +64,11 @@ async def test_the_store_is_read_once_more_before_a_request_is_late(service: Ser
 
 
 async def test_a_message_before_the_end_changes_nothing(service: Service) -> None:
-    request = call(service, timeout=0.3)
+    request = call(service, timeout=2.0)
     job_id = await accepted(service)
     await service.worker.claim([job_id])
     await wake(service, job_id)
-    with pytest.raises(Late, match=rf"^No result within 0\.3 s; job {job_id} was running\.$"):
+    with pytest.raises(Late, match=rf"^No result within 2 s; job {job_id} was running\.$"):
         await request
 
 
@@ -102,9 +102,8 @@ async def test_a_result_that_was_evicted_is_no_empty_result(service: Service) ->
 
 
 async def test_a_store_that_is_away_at_the_deadline_makes_the_request_late(service: Service) -> None:
-    request = call(service, timeout=0.5)
+    request = call(service, timeout=2.0)
     job_id = await accepted(service)
-    await asyncio.sleep(0.2)
     service.server.connected = False
     message = rf"^Job {job_id} was accepted, but the job store cannot be reached now\.$"
     with pytest.raises(Late, match=message):
@@ -222,15 +221,15 @@ async def test_a_request_whose_model_has_no_worker_for_too_long_is_refused_and_i
 
 
 async def test_a_request_whose_worker_comes_back_in_time_is_answered() -> None:
-    async with serve(restart_grace=2.0) as service:
+    async with serve(restart_grace=4.0) as service:
         request = call(service, timeout=60)
         job_id = await accepted(service)
         await without_worker(service)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.2)
         assert not request.done()
         await service.worker.announce()
         await service.client.registry.refresh()
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.2)
         assert not request.done(), "the time begins anew with each worker"
         await service.worker.work([job_id])
         assert (await request).dimension == 2

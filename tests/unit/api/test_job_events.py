@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
+import pytest
 from fastapi.responses import StreamingResponse
 
-from clip_queue.api import events
+from clip_queue.api import events, job_document
 from clip_queue.shared import ops, submissions
 from clip_queue.shared.job import State
 
@@ -46,17 +48,26 @@ async def stream(
         yield part.decode()
 
 
-async def test_each_state_and_progress_is_an_event_until_the_job_ends(service: Service) -> None:
+async def test_each_state_and_progress_is_an_event_until_the_job_ends(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service.worker.running.clear()
+    shown: list[ops.View] = []
+
+    def counted(view: ops.View) -> dict[str, Any]:
+        shown.append(view)
+        return job_document.document(view)
+
+    monkeypatch.setattr(events, "document", counted)
     job = await service.submit(text=["cat", "dog"])
     watch = f"cq:watch:{job['id']}"
     reading = asyncio.create_task(service.http.get(f"/jobs/{job['id']}/events"))
     await until(lambda: service.redis.exists(watch))
-    await asyncio.sleep(0.1)
+    await until(lambda: len(shown) == 1)
     (claimed,) = await service.worker.claim([job["id"]])
-    await asyncio.sleep(0.1)
+    await until(lambda: len(shown) == 2)
     await service.store.execute(ops.beat(WORKER, b"", HOUR, [(job["id"], 1, 0)]))
-    await asyncio.sleep(0.1)
+    await until(lambda: len(shown) == 3)
     assert claimed.job is not None
     assert claimed.inputs is not None
     await service.worker.finish(claimed.job, claimed.inputs)

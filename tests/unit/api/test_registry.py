@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -222,9 +223,11 @@ async def test_lost_jobs_are_sent_again_after_the_time_of_a_lease(
     caplog.set_level(logging.INFO)
     it = Reconciled(store)
     interactive, background = await it.lost(Lane.INTERACTIVE), await it.lost(Lane.BACKGROUND)
+    began = time.monotonic()
     it.reconciler.start()
-    await asyncio.sleep(0.3)
-    assert it.broker.sent == [], "a store that came back just now may not know its workers yet"
+    await until(lambda: it.broker.sent)
+    waited = time.monotonic() - began
+    assert waited >= SETTINGS.lease, "a store that came back just now may not know its workers yet"
     await until(lambda: len(it.broker.sent) == 2)
     assert sorted(it.broker.sent) == [
         (f"clip.{MODEL}.background", [background]),

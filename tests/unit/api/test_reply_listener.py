@@ -14,6 +14,8 @@ from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
 
+from .service import until
+
 ONE, TWO = "1" * 32, "2" * 32
 
 
@@ -56,7 +58,8 @@ async def test_after_a_lost_connection_everyone_is_woken_and_messages_are_read_a
     client = fakeredis.FakeAsyncRedis(server=server)
     with listener.expect(ONE) as reply, listener.expect(TWO) as other:
         server.connected = False
-        await asyncio.sleep(0.5)
+        await until(lambda: "replies cannot be read" in caplog.text)
+        await asyncio.sleep(0.5)  # in which it tries again
         assert caplog.text.count("replies cannot be read: ConnectionError") == 1
         assert not reply.event.is_set()
         server.connected = True

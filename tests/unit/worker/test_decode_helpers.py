@@ -81,7 +81,7 @@ def test_a_decode_that_overstays_is_ended_and_the_next_image_is_decoded(helpers:
 
 
 def test_what_hangs_holds_up_no_neighbour(helpers: Any) -> None:
-    pool = helpers(count=2, timeout=5)
+    pool = helpers(count=2, timeout=60)
     pool.to_rgb(GOOD)
     errors: list[BadImage] = []
 
@@ -94,11 +94,10 @@ def test_what_hangs_holds_up_no_neighbour(helpers: Any) -> None:
     thread = threading.Thread(target=hang)
     thread.start()
     time.sleep(0.1)
-    began = time.monotonic()
     assert pool.to_rgb(GOOD).size == (96, 80)
-    assert time.monotonic() - began < 4
+    assert errors == [], "it still hangs"
     pool.close()
-    thread.join(10)
+    thread.join(30)
     assert len(errors) == 1
 
 
@@ -107,8 +106,11 @@ def test_a_helper_that_dies_fails_its_image_alone(helpers: Any) -> None:
     with pytest.raises(BadImage, match="ended the process"):
         pool.to_rgb(b"die")
     assert pool.to_rgb(GOOD).size == (96, 80)
-    children()[0].kill()  # while it is idle: the next image must not pay for it
-    time.sleep(0.3)
+    (idle,) = children()
+    idle.kill()  # while it is idle: the next image must not pay for it
+    until = time.monotonic() + 30
+    while idle.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+        time.sleep(0.01)
     assert pool.to_rgb(GOOD).size == (96, 80)
 
 
