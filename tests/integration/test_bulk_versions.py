@@ -20,9 +20,9 @@ from tests.harness import Service, Stack, stack
 from tests.outputs import strays, table
 from tests.release_archive import LAST, LAST_WORKER, unpack
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-START = 900.0  # most seconds that a process takes to start on a loaded machine
+START = 300.0  # most seconds that a process takes to start on a loaded machine
 
 
 @pytest.fixture(scope="module")
