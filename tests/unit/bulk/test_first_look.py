@@ -156,7 +156,7 @@ def test_a_limit_reads_no_further_than_it_has_to(tmp_path: Path, monkeypatch: py
     ("options", "message"),
     [
         ({"limit": 0}, "limit is 0: use 1 to"),
-        ({"sample": 0.0}, "sample is 0: use a share"),
+        ({"sample": 0.0}, "sample is 0.0: use a share"),
         ({"sample": 1.5}, "sample is 1.5: use a share"),
         ({"sample": float("nan")}, "sample is nan: use a share"),
         ({"seed": 1}, "seed is of a sample, and none is asked for"),
