@@ -249,7 +249,7 @@ class AsyncJob(jobs.JobHandle):
     async def events(self) -> AsyncIterator[Document]:
         """As :meth:`Job.events`."""
         client, stream = self._client, jobs.EventStream(self.id, self._client._server.retry_for)
-        while not stream.over:
+        while not stream.over():
             failure = None
             try:
                 async with client._open(stream.request) as response:
@@ -260,9 +260,9 @@ class AsyncJob(jobs.JobHandle):
                     while data := await client._unless_closed(anext(parts, b"")):
                         for self.document in stream.feed(data):
                             yield self.document
-                        if self.state in jobs.ENDED:
+                        if stream.over():
                             return
             except Unavailable as error:
                 failure = error
-            if not stream.over:
+            if not stream.over():
                 await client._pause(stream.pause(failure))

@@ -305,7 +305,7 @@ class Job(jobs.JobHandle):
         """Its document after each change of state or progress, until it has ended; what was missed is skipped."""
         client, stream = self._client, jobs.EventStream(self.id, self._client._server.retry_for)
         with client._call() as stop:
-            while not stream.over:
+            while not stream.over():
                 failure = None
                 try:
                     with client._open(stream.request, stop) as response:
@@ -315,11 +315,11 @@ class Job(jobs.JobHandle):
                         for data in response.iter_bytes():
                             for self.document in stream.feed(data):
                                 yield self.document
-                            if self.state in jobs.ENDED:
+                            if stream.over():
                                 return
                 except Unavailable as error:
                     failure = error
-                if not stream.over:
+                if not stream.over():
                     client._pause(stream.pause(failure), stop)
 
 

@@ -187,7 +187,11 @@ class EventStream:
         self._asked = 0.0
         self._last = ""
         self._buffer = b""
-        self.over = False
+        self._over = False
+
+    def over(self) -> bool:
+        """Whether the last event has come: no other will follow."""
+        return self._over
 
     @property
     def request(self) -> Request:
@@ -197,8 +201,8 @@ class EventStream:
 
     def refuse(self, answer: Answer) -> None:
         """Raises :class:`ClipQueueError`, except for 204: the job has ended, and its last event was seen."""
-        self.over = answer.status == 204
-        if not self.over:
+        self._over = answer.status == 204
+        if not self._over:
             self._asked = answer.retry_after
             raise answer.error
 
@@ -214,7 +218,7 @@ class EventStream:
                 document = _job(Answer(200, {}, fields[b"data"]))
                 self._retries.reset()
                 self._last = fields.get(b"id", b"").decode("latin-1")
-                self.over = document["state"] in ENDED
+                self._over = document["state"] in ENDED
                 yield document
 
     def pause(self, error: ClipQueueError | None) -> Pause:

@@ -231,7 +231,7 @@ def test_a_job_is_waited_for_and_watched_over_a_restart_of_the_api(make: Make, s
     api = solo.another_api()
     face = make(api.url)
     solo.faults.delay(0.5)
-    job = face.do(face.client.submit, {"task": "embed_text", "text": [f"slow {i}" for i in range(200)]})
+    job = face.do(face.client.submit, {"task": "embed_text", "text": [f"slow {i} of {api.port}" for i in range(200)]})
     other = face.do(face.client.job, job.id)
     wait_for(lambda: look(solo.http, job.id)["items"]["done"], START, "the first passes")
     api.kill()
@@ -292,7 +292,8 @@ def test_a_job_is_cancelled(make: Make, solo: Team) -> None:
 def test_progress_is_seen_in_events(make: Make, solo: Team) -> None:
     face = make(solo.api.url)
     solo.faults.delay(1)
-    job = face.do(face.client.submit, {"task": "embed_text", "text": [f"step {i}" for i in range(40)]})
+    run = time.monotonic_ns()  # what the worker has computed before, it remembers
+    job = face.do(face.client.submit, {"task": "embed_text", "text": [f"step {i} of {run}" for i in range(40)]})
     done = [one["items"]["done"] for one in face.do(job.events)]
     assert done == sorted(done)
     assert len(set(done)) > 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,20 @@ def event(state: str, number: int) -> bytes:
     return f"id: e-{number}\nevent: state\ndata: {json.dumps(document(state, n=number))}\n\n".encode()
 
 
+class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body that comes in pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
 def stream(*events: bytes) -> httpx.Response:
     return httpx.Response(200, content=b"retry: 1000\n\n" + b"".join(events))
 
@@ -173,6 +188,8 @@ def test_events_go_on_where_the_connection_broke(make: Made, server: FakeServer)
     assert [one["n"] for one in face.do(job.events)] == [1, 2, 3, 4]
     assert job.state == "succeeded"
     assert [request.headers.get("last-event-id") for request in server.requests[1:]] == [None, *["e-2"] * 3]
+    server.answers.append(httpx.Response(200, stream=Pieces(b"retry: 1000\n\n", event("succeeded", 4))))
+    assert [one["n"] for one in face.do(job.events)] == [4], "of one that is known to have ended"
     server.answers.append(httpx.Response(204))
     assert face.do(job.events) == []
 
@@ -193,7 +210,7 @@ def test_events_may_come_in_pieces(size: int) -> None:
     data = b"retry: 1000\r\n\r\n" + event("queued", 1).replace(b"\n", b"\r\n") + event("succeeded", 2)
     got = EventStream("j", 1)
     assert [one["n"] for i in range(0, len(data), size) for one in got.feed(data[i : i + size])] == [1, 2]
-    assert got.over
+    assert got.over()
     with pytest.raises(ClipQueueError, match="clip-queue server"):
         list(got.feed(b"data: no json\n\n"))
 
