@@ -198,8 +198,9 @@ class ReconcilePass:
             now = time.monotonic()
             if now > until and len(self._done) == KINDS:
                 self._faults.clear()  # calm
-            elif now > due and self._blow():
-                due = now + self._rng.uniform(*pause)
+            elif now > due and all(name in self._statuses or self._begun(name) for name in self._commands):
+                # Before that a command waits a minute for a worker, and both may be gone for longer.
+                due = now + self._rng.uniform(*pause) if self._blow() else due
             if now > give_up:
                 self._report.wrong += [f"not ended: {name}\n{c.said}" for name, c in self._commands.items() if c.alive]
                 break
