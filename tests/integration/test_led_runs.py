@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -115,8 +116,12 @@ def leader(team: Team, job_id: str) -> Service:
 
 def helpers(worker: Service) -> list[psutil.Process]:
     """The processes in which a worker leads runs."""
-    name = led_handler.COMMAND[-1]
-    return [child for child in psutil.Process(worker.pid).children() if name in child.cmdline()]
+    found = []
+    for child in psutil.Process(worker.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended a moment ago
+            if led_handler.COMMAND[-1] in child.cmdline():
+                found.append(child)
+    return found
 
 
 def in_the_middle(team: Team, job_id: str, output: Path, more: int = 2) -> None:
