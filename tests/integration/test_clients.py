@@ -19,7 +19,7 @@ from tests.wire import Vectors, embed_images, embed_texts, same, vectors
 
 from .test_sdk import sdk_python
 
-pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
 KEY, WRONG = "clients-key-52", "clients-wrong-key-9"
 WORDS = ["dog face", "pizza"]
