@@ -95,7 +95,21 @@ def test_what_the_camera_says_of_above_and_below_holds() -> None:
         ("/dev/zero", "is no file"),
         (Image.new("F", (4, 4)), "mode F cannot be sent"),
     ],
-    ids=str,
+    ids=[
+        "floats",
+        "one plane",
+        "four channels",
+        "nothing",
+        "none",
+        "a number",
+        "an object",
+        "no file",
+        "a NUL",
+        "a long name",
+        "a folder",
+        "a device",
+        "mode F",
+    ],
 )
 def test_what_is_no_image_is_told(image: Any, said: str) -> None:
     with pytest.raises(BadRequest, match=said) as caught:

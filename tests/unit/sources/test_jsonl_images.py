@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clip_queue.bulk.run.planner import dry_run
+from clip_queue.bulk.run.dry_run import dry_run
 from clip_queue.bulk.run.scope import scope_text
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
