@@ -340,9 +340,8 @@ def _check_clashes(source: Source, known: _Kinds, clashes: dict[str, str]) -> No
     if clash := next((clash for column, clash in clashes.items() if is_wanted(source, column)), None):
         rest = [column for column, (_, kind) in known.items() if kind is not None and is_wanted(source, column)]
         named = ",".join(rest[:NAMED]) + (",…" if len(rest) > NAMED else "")
-        raise SourceError(
-            f"{clash}, which no type unites: embed these files apart, or leave it out by --columns {named}"
-        )
+        or_without = f", or leave it out by --columns {named}" if rest else ""
+        raise SourceError(f"{clash}, which no type unites: embed these files apart{or_without}")
 
 
 def _shards(found: list[tuple[bytes, int]], footers: list[tuple[int, str]], size: int) -> Iterator[Shard]:

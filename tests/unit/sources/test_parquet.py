@@ -363,8 +363,8 @@ def test_columns_of_bytes_that_are_not_embedded_are_named(tmp_path: Path) -> Non
 def test_what_cannot_be_united_says_how_it_differs(tmp_path: Path) -> None:
     put(tmp_path / "0.parquet", {"caption": ["a"]})
     put(tmp_path / "1.parquet", {"caption": [["a"]]})
-    says = "column 'caption' of 1.parquet is list of text, in the files before it text: embed these files apart"
-    assert refusal(tmp_path) == says
+    says = "column 'caption' of 1.parquet is list of text, in the files before it text, which no type unites"
+    assert refusal(tmp_path) == f"{says}: embed these files apart"
 
 
 def test_a_folder_of_images_is_of_no_use_to_images_that_are_there(tmp_path: Path) -> None:
