@@ -179,7 +179,7 @@ class ReconcilePass:
         self._stack, self._workers, self._faults, self._sources = it, workers, faults, sources
         self._rng, self._report = rng, report
         self._commands = commands(it, sources, folder)
-        self._led = LedRun(it, sources["folder"].url, folder / "led" / "out", LED)
+        self._led = LedRun(it, sources["folder"].source.url, folder / "led" / "out", LED)
         self._statuses: dict[str, int] = {}
         self._killed: set[str] = set()  # commands whose end was ours
         self._valkey_due = 0.0
