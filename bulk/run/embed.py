@@ -221,6 +221,9 @@ def run_plan(
     except OSError as failure:  # else the run's job would end as if all were well
         error = OutputError.because(failure)
         raise error from failure
+    except BaseException as failure:
+        error = ClipError(f"the command that led this run ended with {type(failure).__name__}")
+        raise
     finally:
         runner.close(error)
     report = runner.report

@@ -22,6 +22,7 @@ from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.bulk.run.workers import NotStarted, NoWorker, common_model, default_workers, find_workers, locked
 from clip_queue.shared import ops
 from clip_queue.shared.errors import BadInput
+from clip_queue.shared.job import Kind, State
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.workers import WorkerInfo
@@ -112,6 +113,25 @@ def test_an_output_that_fails_ends_the_run_and_its_job(source: str, tmp_path: Pa
 
     with pytest.raises(OutputError, match="the output cannot be written: the disk is full: make room"):
         run(worker, output, plan, show=fail)
+
+
+def test_a_command_that_ends_by_a_mistake_of_its_own_ends_its_job_as_failed(
+    source: str, tmp_path: Path, worker: Worker
+) -> None:
+    output = Output(str(tmp_path / "out"))
+    plan = planned(source, output)
+
+    def show(_: object) -> None:
+        raise KeyError("mistake")
+
+    with pytest.raises(KeyError, match="mistake"):
+        run(worker, output, plan, show=show)
+    ids = [key.decode().rpartition(":")[2] for key in worker.store.client.keys("cq:job:*")]
+    jobs = [worker.store.execute(ops.view(job_id)).job for job_id in ids]
+    (led,) = [job for job in jobs if job.kind is Kind.EMBED_DATASET]
+    assert led.state is State.FAILED
+    assert led.error is not None
+    assert led.error["message"] == "the command that led this run ended with KeyError"
 
 
 def test_a_worker_with_another_model_says_so_and_ends_the_run(source: str, tmp_path: Path, worker: Worker) -> None:
