@@ -246,9 +246,9 @@ class ReconcilePass:
                 ("kill a command", self._command(signal.SIGKILL)),
                 ("stop a command", self._command(signal.SIGINT)),
                 ("kill Valkey", self._kill_valkey),
-                ("kill a leader", self._kill_leader),
             ]
             self._rng.shuffle(self._acts)
+            self._acts.append(("kill a leader", self._kill_leader))  # the first, while the run is under way
         what, act = self._acts[-1]
         if not act():
             return False

@@ -10,7 +10,7 @@ import redis
 from tests.faults import Faults
 
 # Keys without a time to live, or with a very long one: one each, however much work goes through.
-ETERNAL = ("cq:load", "cq:workers", "cq:jobs:", "cq:held", "cq:kept", "unacked", "_kombu.binding")
+ETERNAL = ("cq:load", "cq:workers", "cq:jobs:", "cq:held", "cq:kept", "cq:totals", "unacked", "_kombu.binding")
 
 
 def kinds_of_keys(client: redis.Redis) -> Counter[str]:

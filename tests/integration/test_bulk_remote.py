@@ -336,12 +336,15 @@ def test_a_store_that_goes_away_costs_no_row(
     there = command(tmp_path, s3("in/images"), s3("out/forsaken"), *options, name="there").start()
     below = command(tmp_path, s3("in/images"), str(tmp_path / "below"), *options, name="below").start()
     try:
-        for run, begun in (
-            (there, lambda: store.keys(BUCKET, "out/forsaken/shards/")),
-            (below, lambda: below.complete()),
-        ):
-            wait_for(lambda run=run, begun=begun: begun() or not run.alive, ENDED, run.said)
-            os.kill(run.pid, signal.SIGSTOP)  # it submits no more
+        begun = {there: lambda: store.keys(BUCKET, "out/forsaken/shards/"), below: below.complete}
+
+        def both_stand() -> bool:
+            for run in [run for run, has_begun in begun.items() if has_begun() or not run.alive]:
+                os.kill(run.pid, signal.SIGSTOP)  # it submits no more
+                del begun[run]
+            return not begun
+
+        wait_for(both_stand, ENDED, "both to begin")
         line.cut()
         for run in (there, below):
             os.kill(run.pid, signal.SIGCONT)

@@ -57,7 +57,7 @@ def test_both_say_which_manifests_they_read(both: tuple[Stack, Service]) -> None
     there = store.execute(workers())
     store.close()
     assert sorted((w.pid == old.pid, w.manifests, w.work) for w in there) == [
-        (False, 2, ["embed_shard"]),
+        (False, 2, ["embed_dataset", "embed_shard"]),
         (True, 1, ["embed_shard"]),
     ]
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from clip_queue.shared.vectors import normalise
+from tests.environments import program
 from tests.harness import ROOT, Api, Stack
 from tests.wire import Vectors, embed_images, embed_texts, same, vectors
-
-from .test_sdk import sdk_python
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -88,7 +87,7 @@ def run(keyed: Api, folder: Path) -> dict[str, Any]:
     ready = {name: code.replace(f"_API_{KEY}", "_API_KEY") for name, code in ready.items()}
     sdk = {OF_THE_SDK: ready.pop(OF_THE_SDK)}
     seen: dict[str, Any] = {}
-    for python, some in ((clients_python(), ready), (sdk_python(), sdk)):
+    for python, some in ((clients_python(), ready), (program("sdk", "SDK_PYTHON"), sdk)):
         (folder / "recipes.json").write_text(json.dumps(some))
         seen |= client(python, folder, "client_recipes.py", "recipes.json")
     return seen

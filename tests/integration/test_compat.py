@@ -80,4 +80,7 @@ def test_every_other_example_in_the_documentation_is_accepted(http: httpx.Client
         examples = methods["post"].get("requestBody", {}).get("content", {}).get("application/json", {})
         for name, example in examples.get("examples", {}).items():
             response = http.post(path, json=example["value"])
+            if example["value"].get("task") == "embed_dataset":  # which the settings do not allow here
+                assert response.status_code == 403
+                continue
             assert response.is_success, f"{path} {name}: {response.status_code} {response.text[:200]}"

@@ -122,13 +122,13 @@ def test_readiness_fails_with_a_worker_that_hangs_and_comes_back_with_it(
         assert response.json().keys() == {"status", "message"}
         assert int(response.headers["retry-after"]) > 0
         assert ok(http.get("/healthz")) == {"status": "healthy"}, "the API itself is well"
-        # Once its lease is over, the worker is gone, and requests are refused at once instead of being late.
+        # Once its lease is over, the worker is gone, and after `restart_grace` requests are refused and not late.
         wait_for(lambda: "No live worker serves" in breakable.readiness()[1], 15, "the lease runs out")
         began = time.monotonic()
         response = embed_texts(http, ["a cat"])
         assert "No live worker serves model 'emoji-mini'" in refused(response, 503)["message"]
         assert int(response.headers["retry-after"]) > 0
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 20
     assert breakable.readiness() == (200, "")
 
 

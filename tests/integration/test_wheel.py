@@ -132,7 +132,8 @@ def test_its_metadata(wheel: Path) -> None:
     assert found.get_all("License-File") == ["LICENSE", "NOTICE"]
     assert "serve" in (found.get_all("Provides-Extra") or [])
     assert "clip-queue = clip_queue.cli.main:app" in entry_points
-    assert "[clip_queue.job_handlers]\nembed_shard = clip_queue." in entry_points
+    assert "[clip_queue.job_handlers]\nembed_dataset = clip_queue." in entry_points
+    assert "\nembed_shard = clip_queue." in entry_points
 
 
 def test_the_source_distribution_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_the_command_and_the_public_face(installed: Installed, elsewhere: Path) 
     )
     where, version, *kinds = run([str(installed.bin / "python"), "-c", code], elsewhere).split()
     assert Path(where).is_relative_to(installed.site)
-    assert (version, kinds) == (__version__, ["embed_shard"])
+    assert (version, kinds) == (__version__, ["embed_dataset", "embed_shard"])
 
 
 @pytest.fixture

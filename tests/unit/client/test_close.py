@@ -151,7 +151,8 @@ async def test_a_cancelled_call_leaves_no_task(silent: Silent) -> None:
 
 
 SCRIPT = """
-import sys, clip_queue
+import signal, sys, clip_queue
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background may ignore it
 with clip_queue.Client(sys.argv[1], timeout=600) as client:
     try:
         client.embed_texts(["a"] * 5000)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,12 @@ def helpers() -> Iterator[Any]:
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "decode_helper" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # ended by now, or a zombie that another test has left
+            if "decode_helper" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_helper_gives_the_pixels_that_a_thread_gives(helpers: Any) -> None:
