@@ -191,15 +191,17 @@ class ReconcilePass:
         passed = len(self._faults.passes())
         for command in self._commands.values():
             command.start()
-        self._led.start()
-        due, give_up = 0.0, until + START
-        while len(self._statuses) < len(self._commands) or not self._led.over:
+        led, due, give_up = False, 0.0, until + START
+        while len(self._statuses) < len(self._commands) or not led or not self._led.over:
             self._tend()
             now = time.monotonic()
             if now > until and len(self._done) == KINDS:
                 self._faults.clear()  # calm
             elif now > due and all(name in self._statuses or self._begun(name) for name in self._commands):
                 # Before that a command waits a minute for a worker, and both may be gone for longer.
+                if not led:
+                    self._led.start()  # not earlier: it would be over before anything happens
+                    led = True
                 due = now + self._rng.uniform(*pause) if self._blow() else due
             if now > give_up:
                 self._report.wrong += [f"not ended: {name}\n{c.said}" for name, c in self._commands.items() if c.alive]
