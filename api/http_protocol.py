@@ -77,6 +77,7 @@ class HttpProtocol(HttpToolsProtocol):
     _received = 0  # bytes since the head began; of a head that began within a packet, those after the packet
     _framed = 0  # bytes of the body as it came, and
     _content = 0  # without its framing
+    _announced = 0  # bytes that the body has by its request's headers
     _refusal: _Refused | None = None
     _deaf = False  # nothing more is read: what came was no HTTP, and an earlier request is still being answered
     _running: RequestResponseCycle | None = None  # the request that is being answered
@@ -149,9 +150,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle.response_complete and self._framed > self._bounds.body_bytes:
             # Closed now, the connection would be reset by what is still on its way, and the answer might be lost.
             self._deaf = True
-            if self._ending or not self.transport.can_write_eof():  # TLS cannot
+            if not self.transport.can_write_eof():  # TLS cannot
                 self.transport.close()
-            else:
+            elif not self._ending:
                 self.transport.write_eof()
 
     def _large_head(self) -> _Refused:
@@ -171,7 +172,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._part is not Part.HEAD:  # sent ahead, in one packet with the end of the request before it
             self._part, self._since, self._received = Part.HEAD, self.loop.time(), 0
         self._begun = True
-        self._head_bytes = self._framed = self._content = 0
+        self._head_bytes = self._framed = self._content = self._announced = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -192,6 +193,8 @@ class HttpProtocol(HttpToolsProtocol):
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
+        elif name == b"content-length":
+            self._announced = int(value)
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -208,10 +211,17 @@ class HttpProtocol(HttpToolsProtocol):
             self.app = self.config.loaded_app
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, self._answers)
+        self._bound_body(self._announced)
 
     def on_body(self, body: bytes) -> None:
         self._content += len(body)
+        self._bound_body(self._content)
         super().on_body(body)
+
+    def _bound_body(self, size: int) -> None:
+        """A body over the limit is not read to its end; then its answer says that the connection is closed."""
+        if size > self._bounds.body_bytes:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         if not self._ignores_offer:

@@ -17,6 +17,7 @@ from tests.chaos.report import Report
 from tests.harness import Service, wait_for
 
 PERIOD = 0.1  # seconds between the supervisor's looks
+BUSY = 60.0  # seconds that a worker may take to have a job, on a loaded machine, before it is killed without one
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,13 @@ class Weather:
             yield from some
 
     def _kill_worker(self) -> None:
-        worker, held = max(((w, self._held(w)) for w in self._workers), key=lambda pair: len(pair[1]))  # the busier
+        """KILL the worker that is busier. One that has just been started is waited for until it holds a job."""
+        until = time.monotonic() + BUSY
+        while True:
+            worker, held = max(((w, self._held(w)) for w in self._workers), key=lambda pair: len(pair[1]))
+            if held or time.monotonic() > until:
+                break
+            time.sleep(PERIOD)
         self._end(worker, signal.SIGKILL)
         now = time.monotonic()
         for job, holder in held.items():

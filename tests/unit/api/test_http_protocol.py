@@ -244,6 +244,45 @@ async def test_an_answer_that_comes_before_the_body_is_read_though_the_connectio
         writer.close()
 
 
+async def read_then_refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers when it has read more than the limit of the bodies, as the routes do."""
+    seen, request = 0, Request(scope, receive)
+    async for chunk in request.stream():
+        seen += len(chunk)
+        if seen > 1 << 16:
+            break
+    await Response(b"no", 413)(scope, receive, send)
+
+
+@pytest.mark.parametrize("app", [refuse, read_then_refuse])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_client_whose_body_is_not_read_to_its_end_is_told_to_use_another_connection(
+    app: ASGIApp, chunked: bool
+) -> None:
+    size = 3 << 16
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
+    body = (b"8000\r\n" + bytes(1 << 15) + b"\r\n") * 6 + b"0\r\n\r\n" if chunked else bytes(size)
+    async with serving(app, Limits(linger=20, body_bytes=1 << 16)) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /a HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % framing)
+        for at in range(0, len(body), 1 << 15):
+            writer.write(body[at : at + (1 << 15)])
+            await asyncio.wait_for(writer.drain(), 20)
+            await asyncio.sleep(0.02)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        assert answer.endswith(b"no")
+        # A chunked body that is refused at once may still be short.
+        assert (b"connection: close" in answer.lower()) is (app is not refuse or not chunked)
+        await until(lambda: not server.server_state.connections, 20)
+
+
+async def test_a_connection_is_kept_whose_body_is_within_the_limit() -> None:
+    async with serving(refuse, Limits(linger=20, body_bytes=1 << 16)) as (_, port):
+        answers = await ask(port, post(bytes(1 << 16)), post(b""))
+        assert answers.count(b"HTTP/1.1 401") == 2
+
+
 async def test_a_body_behind_the_last_answer_is_not_waited_for_without_end() -> None:
     async with serving(refuse, Limits(linger=0.4, body_bytes=1 << 20)) as (server, port):
         for sent in (b" ", bytes(4 << 20)):
