@@ -114,9 +114,13 @@ def _lua(value: Any) -> str:
 
 
 def _unloaded(commands: Sequence[Command], replies: Sequence[Any]) -> list[int]:
-    """The places of commands that failed because the server does not know their script, and of a WAIT for them."""
+    """The places of commands that failed because the server does not know their script, and of plain ones beside them.
+
+    A plain command reads what the scripts have left, or waits for it: so it is done again, after them. A job's state
+    would be newer than its result otherwise.
+    """
     failed = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    return failed + [i for i, command in enumerate(commands) if failed and command[0] == "WAIT"]
+    return sorted(failed + [i for i, command in enumerate(commands) if failed and command[0] != "EVALSHA"])
 
 
 def _sources(commands: Sequence[Command]) -> list[str]:

@@ -135,7 +135,9 @@ for shards in (1, PART, 8 * PART):  # the first time, modules are loaded
 def test_a_plan_s_memory_does_not_grow_with_its_length(tmp_path: Path) -> None:
     # In a process of its own: this one's threads and collections would count as well.
     run = [sys.executable, "-c", WRITE, str(tmp_path)]
-    _, short, long = map(int, subprocess.run(run, check=True, capture_output=True, cwd=ROOT, timeout=120).stdout.split())
+    _, short, long = map(
+        int, subprocess.run(run, check=True, capture_output=True, cwd=ROOT, timeout=120).stdout.split()
+    )
     assert 1000 < short
     assert long < 1.3 * short + 2**16
 

@@ -11,18 +11,41 @@ from redis.exceptions import OutOfMemoryError
 
 from clip_queue.shared import ops
 from clip_queue.shared.errors import MemoryFull, Unavailable
+from clip_queue.shared.job import State
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore, Command, Store
 from clip_queue.shared.workers import workers
 from tests.harness import free_port
 
-from .store_calls import accepted, new
+from .store_calls import DONE, accepted, claim, finish, new
 
 
 def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> None:
     (job_id,) = accepted(store, new())
     store.client.script_flush()
     assert store.execute(ops.view(job_id)).job.id == job_id
+
+
+@pytest.mark.parametrize("face", ["in a thread", "in an event loop"])
+async def test_a_job_that_ends_while_a_script_is_loaded_is_not_seen_without_its_result(
+    face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = fakeredis.FakeServer()
+    worker = Store(fakeredis.FakeRedis(server=server))
+    (job_id,) = accepted(worker, new())
+    claim(worker, job_id)
+    if face == "in a thread":
+        store = Store(fakeredis.FakeRedis(server=server))
+        load = store.client.script_load
+        monkeypatch.setattr(store.client, "script_load", lambda text: (finish(worker, job_id), load(text)))
+        view, result = store.execute(ops.outcome(job_id))
+    else:
+        other = AsyncStore(fakeredis.FakeAsyncRedis(server=server))
+        load_later = other.client.script_load
+        monkeypatch.setattr(other.client, "script_load", lambda text: (finish(worker, job_id), load_later(text))[1])
+        view, result = await other.execute(ops.outcome(job_id))
+    assert view is not None
+    assert (view.job.state, result) == (State.SUCCEEDED, DONE)
 
 
 async def test_a_store_that_is_away_is_unavailable_and_its_password_is_not_told() -> None:
