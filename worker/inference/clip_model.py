@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.transform import PreprocessCfg
 
 from clip_queue.shared.models import RANDOM, SHIPPED, ModelInfo, ModelSpec
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import Matrix, Pixels, Tokens
 from clip_queue.worker.inference import preprocess
+from clip_queue.worker.inference.libraries import PreprocessCfg, open_clip
 from clip_queue.worker.inference.text import TextTower, Tokenizer
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from torchvision.transforms import CenterCrop, Resize
-from torchvision.transforms.v2 import functional
+
+from clip_queue.worker.inference.libraries import CenterCrop, PreprocessCfg, Resize, functional, image_transform_v2
 
 Preprocess = Callable[[Image.Image], NDArray[np.uint8]]
 """From an RGB image to its pixels (height, width, 3), uint8. For many threads."""

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import text_global_pool
 
 from clip_queue.shared.errors import BadInput, TextTooLong
 from clip_queue.worker.inference.bpe import quick_bpe
+from clip_queue.worker.inference.libraries import SimpleTokenizer, text_global_pool
 
 WORD_CACHE = 50_000  # most words that the tokenizer remembers; by itself it has no limit
 
