@@ -55,7 +55,6 @@ class DecodeHelpers:
         self._limits = limits
         self._timeout = timeout
         self._free_timeout = free_timeout
-        self._closed = False
         self._helpers = [_Helper(command, memory or BASE_MEMORY + PIXEL_MEMORY * limits.pixels) for _ in range(count)]
         self._idle: queue.LifoQueue[_Helper] = queue.LifoQueue()
         for helper in self._helpers:
@@ -82,8 +81,6 @@ class DecodeHelpers:
         try:
             if not wanted():
                 raise Unwanted
-            if self._closed:
-                raise BadImage.because("The worker is stopping.")
             width, height, body = helper.ask(head, data, self._timeout)
         finally:
             self._idle.put(helper)
@@ -93,18 +90,19 @@ class DecodeHelpers:
 
     def close(self) -> None:
         """End the processes; what they decode fails."""
-        self._closed = True
         for helper in self._helpers:
-            helper.end()
+            helper.close()
 
 
 class _Helper:
-    """One process, started anew when it has ended. For one thread at a time, but for :meth:`end`."""
+    """One process, started anew when it has ended. For one thread at a time, but for :meth:`close`."""
 
     def __init__(self, command: Sequence[str], memory: int) -> None:
         self._command = command
         self._memory = memory
+        self._lock = threading.Lock()  # of the two below
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def ask(self, head: bytes, data: bytes, timeout: float) -> tuple[int, int, bytes]:
         """A reply: width, height and what follows."""
@@ -122,17 +120,29 @@ class _Helper:
                 process.stdin.flush()
                 width, height, size = REPLY.unpack(process.stdout.read(REPLY.size).ljust(REPLY.size, b"\xff"))
                 body = process.stdout.read(min(size, self._memory))
-            except OSError:
+            except (OSError, ValueError):  # the process has ended, or it was closed
                 width, height, size, body = 0, 0, 1, b""
         if late.is_set() or len(body) != size or (width and size != 3 * width * height):
-            self.end()
+            self._end()
+            self._check_open()
             if late.is_set():
                 raise BadImage.because(f"Decoding took longer than {timeout:g} s (setting decode_timeout).")
             raise BadImage.because("Decoding it ended the process that did it.")
         return width, height, body
 
-    def end(self) -> None:
-        process, self._process = self._process, None
+    def close(self) -> None:
+        """End the process, for good."""
+        with self._lock:
+            self._closed = True
+        self._end()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BadImage.because("The worker is stopping.")
+
+    def _end(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
         if process is not None:
             process.kill()
             try:
@@ -145,16 +155,24 @@ class _Helper:
                         pipe.close()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is not None:
-            self.end()
-        if self._process is None:
+        process = self._process
+        if process is not None and process.poll() is not None:
+            self._end()
+            process = None
+        if process is None:
+            process = self._start()
+            assert process.stdout is not None
+            with _killed_after(START_TIMEOUT, process), contextlib.suppress(ValueError):  # it was closed
+                process.stdout.read(len(READY))  # its start is no image's time
+        return process
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._lock:  # so that close() finds the process, or there is none
+            self._check_open()
             self._process = subprocess.Popen(
                 (*self._command, str(self._memory)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
             )
-            assert self._process.stdout is not None
-            with _killed_after(START_TIMEOUT, self._process):  # its start is no image's time
-                self._process.stdout.read(len(READY))
-        return self._process
+            return self._process
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def _is_compile_supported(device: str) -> bool:
     return supported
 
 
-def _disable(fn: Callable[..., Any], _recursive: bool = True, *, reason: str | None = None) -> Callable[..., Any]:
+def _disable(fn: Callable[..., Any], *_how: bool, **_why: str | None) -> Callable[..., Any]:
     """That a function is not to be compiled needs no saying where nothing that calls it is compiled."""
     return fn
 

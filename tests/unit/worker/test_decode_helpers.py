@@ -20,6 +20,7 @@ from clip_queue.worker.inference.decode import decode
 from clip_queue.worker.inference.decode_helper import READY, REQUEST
 from clip_queue.worker.inference.decode_helpers import COMMAND, DecodeHelpers, Unwanted, environment
 from clip_queue.worker.inference.image_limits import Limits
+from tests.harness import wait_for
 from tests.images import noise_image
 
 LIMITS = Limits(1 << 26, 10_000_000)
@@ -109,6 +110,30 @@ def test_what_hangs_holds_up_no_neighbour(helpers: Any) -> None:
     assert len(errors) == 1
 
 
+def test_closing_while_a_process_starts_ends_it_and_its_image_says_so() -> None:
+    others = children()
+    pool = DecodeHelpers(1, LIMITS, 60, command=(sys.executable, "-c", "import time; time.sleep(60)", "decode_helper"))
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            pool.to_rgb(GOOD)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_for(lambda: set(children()) - set(others), what="the process to be started")
+    pool.close()
+    thread.join(30)
+    assert [type(error) for error in raised] == [BadImage]
+    assert str(raised[0]).endswith("The worker is stopping.")
+    assert set(children()) <= set(others)
+    with pytest.raises(BadImage, match="stopping"):
+        pool.to_rgb(GOOD)
+    assert set(children()) <= set(others), "closed, it starts no other"
+
+
 def test_a_helper_that_dies_fails_its_image_alone(helpers: Any) -> None:
     pool = helpers()
     with pytest.raises(BadImage, match="ended the process"):
@@ -154,7 +179,7 @@ def test_a_killed_process_that_does_not_end_is_left_behind(
 
     with monkeypatch.context() as patch:
         patch.setattr(process, "wait", held)
-        pool._helpers[0].end()
+        pool._helpers[0]._end()
     assert f"process {process.pid}, which decoded images, was killed and has not ended" in caplog.text
     process.wait(10)
     assert pool.to_rgb(GOOD).size == (96, 80)
