@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from fastapi import Request
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+WATCH_AFTER = 0.1  # seconds after which a request that waits watches whether its caller leaves: most need no watching
 CHECK_INTERVAL = 1.0  # seconds after which a request that waits checks whether its model still has a worker
 LOOK_INTERVAL = 10.0  # seconds after which it reads the store, in case a message was lost
 
@@ -201,12 +202,8 @@ class JobClient:
         submission = submissions.Submission(job, items.inputs, limit, deadline_in=left, bytes=held)
         with self.replies.expect(job.id) as reply:
             await self.submit(submission)
-            watcher = asyncio.create_task(self._cancel_after(disconnected, job)) if disconnected else None
-            try:
-                result = await self._result(job, reply, began + timeout, timeout)
-            finally:
-                if watcher:
-                    watcher.cancel()
+            with self._cancelling(job, disconnected) as watch:
+                result = await self._result(job, reply, began + timeout, timeout, watch)
         if not result.error:
             self.proofs.add(model, items.inputs, result)
         return result
@@ -218,6 +215,23 @@ class JobClient:
             await self.store.execute(ops.watch(job_id, self.replies.address))
             yield reply
 
+    @contextmanager
+    def _cancelling(
+        self, job: Job, disconnected: Callable[[], Awaitable[None]] | None
+    ) -> Iterator[Callable[[], None] | None]:
+        """What is yielded begins to watch whether the caller leaves; None: nobody can tell."""
+        watchers: list[asyncio.Task[None]] = []
+
+        def watch() -> None:
+            assert disconnected
+            watchers.append(asyncio.create_task(self._cancel_after(disconnected, job)))
+
+        try:
+            yield watch if disconnected else None
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+
     async def _cancel_after(self, disconnected: Callable[[], Awaitable[None]], job: Job) -> None:
         """Cancel the job of a caller that has left, so that it takes no time of a worker."""
         await disconnected()
@@ -226,12 +240,18 @@ class JobClient:
         except ClipError as error:
             log.debug("a job whose caller has left was not cancelled: %s", error.message)
 
-    async def _result(self, job: Job, reply: PendingReply, until: float, timeout: float) -> JobResult:
-        """Wait for a job's result, or for the reason why there will be none."""
-        look_at = time.monotonic() + LOOK_INTERVAL
+    async def _result(
+        self, job: Job, reply: PendingReply, until: float, timeout: float, watch: Callable[[], None] | None
+    ) -> JobResult:
+        """Wait for a job's result, or for the reason why there will be none. ``watch`` is called if it takes long."""
+        now = time.monotonic()
+        look_at = now + LOOK_INTERVAL
         while True:
-            woken = await reply.wait(min(until - time.monotonic(), CHECK_INTERVAL))
+            woken = await reply.wait(min(until - now, WATCH_AFTER if watch else CHECK_INTERVAL))
             now = time.monotonic()
+            if watch and not woken:
+                watch()
+                watch = None
             late, gone = now >= until, self.registry.absent_for(job.model) > self.settings.restart_grace
             if not (woken or late or gone or now >= look_at):
                 continue

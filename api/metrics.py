@@ -67,14 +67,20 @@ class Metrics:
             buckets=BOUNDS,
             registry=self.registry,
         )
+        # What labels() finds each time, more slowly. As many as there are combinations of labels, none a client's choice.
+        self._children: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
 
     def add(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that was answered."""
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = getattr(scope.get("route"), "path", "none")
         code = "" if status < 400 else scope.get("state", {}).get("code", "http")
-        self._requests.labels(method, route, str(status), code).inc()
-        self._durations.labels(method, route).observe(seconds)
+        key = (method, route, status, code)
+        if not (children := self._children.get(key)):
+            request = self._requests.labels(method, route, str(status), code)
+            children = self._children[key] = (request, self._durations.labels(method, route))
+        children[0].inc()
+        children[1].observe(seconds)
 
     def own(self) -> Iterable[Metric]:
         """What this process has counted, or all processes on its port."""
