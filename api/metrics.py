@@ -67,7 +67,7 @@ class Metrics:
             buckets=BOUNDS,
             registry=self.registry,
         )
-        # What labels() finds each time, more slowly. As many as there are combinations of labels, none a client's choice.
+        # What labels() finds more slowly. As many as there are combinations of labels, none of them a client's choice.
         self._children: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
 
     def add(self, scope: Scope, status: int, seconds: float) -> None:
