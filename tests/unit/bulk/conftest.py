@@ -1,4 +1,4 @@
-"""Fixtures of the tests of shards."""
+"""Fixtures of the tests of shards and of runs in one process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
+from tests.unit.bulk import in_process
 from tests.unit.bulk.shards import Model, decoded, unexpected
 
 
@@ -26,3 +27,10 @@ def engine() -> Iterator[Any]:
     yield SimpleNamespace(models={"m": Model()}, settings=settings, batcher=batcher, decoders=decoders, decode=decoded)
     assert batcher.stop(5)
     decoders.stop(5)
+
+
+@pytest.fixture
+def worker() -> Iterator[in_process.Worker]:
+    """What does a run's shards in this process."""
+    with in_process.engine(Settings(models=["emoji-mini"])) as it:
+        yield in_process.Worker(it)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from clip_queue.sources import registry
 from clip_queue.sources.source import Piece, Row, Shard, Source
 from tests import datasets
 from tests.outputs import table
-from tests.unit.bulk.in_process import INFO, Worker, engine
+from tests.unit.bulk.in_process import INFO, Worker
 
 SETTINGS = Settings(models=["emoji-mini"])
 COUNT = 24
@@ -169,12 +168,6 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, options: Any, message: s
 
 
 # The run
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    with engine(SETTINGS) as it:
-        yield Worker(it)
 
 
 def test_a_run_embeds_those_rows_alone_and_is_resumed_as_it_was(tmp_path: Path, worker: Worker) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
 from tests.harness import wait_for
 from tests.outputs import strays, table
-from tests.unit.bulk.in_process import INFO, Worker, engine
+from tests.unit.bulk.in_process import INFO, Worker
 
 SETTINGS = Settings(models=["emoji-mini"])
 TEXTS = [f"row {n}" for n in range(11)]  # in shards of two: six of them
@@ -47,12 +47,6 @@ def output(source: str, tmp_path: Path) -> Output:
     planner = Planner(output, EmbedRequest.of(source, {"shard_size": 2}), SETTINGS, ignore, lambda: False)
     manifest.save(output, planner.plan(planner.write_shards(), INFO, "cpu", shared_workers=False))
     return output
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    with engine(SETTINGS) as it:
-        yield Worker(it)
 
 
 def run(worker: Worker, output: Output, part: str, **options: Any) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from clip_queue.shared.workers import WorkerInfo
 from clip_queue.sources import registry
 from clip_queue.sources.source import SourceError
 from tests.outputs import matrix, table
-from tests.unit.bulk.in_process import INFO, MODEL, Worker, engine
+from tests.unit.bulk.in_process import INFO, MODEL, Worker
 
 SETTINGS = Settings(models=["emoji-mini"])
 TEXTS = ["a", "bb", "", "dddd", "eeeee", "ffffff", "g"]  # the third fails
@@ -40,12 +39,6 @@ def source(tmp_path: Path) -> str:
     path = tmp_path / "in.txt"
     path.write_text("\n".join(TEXTS) + "\n")
     return str(path)
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    with engine(SETTINGS) as it:
-        yield Worker(it)
 
 
 def planned(source: str, output: Output, **options: Any) -> manifest.RunPlan:

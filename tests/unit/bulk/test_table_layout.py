@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
 from clip_queue.sources.source import Row, Source, SourceError
-from tests.unit.bulk.in_process import INFO, Worker, engine
+from tests.unit.bulk.in_process import INFO, Worker
 
 MODEL = ModelInfo("m", "none", "f", 3, 8, (4, 4), "fp32")
 SETTINGS = Settings(models=["emoji-mini"])
@@ -177,12 +176,6 @@ def test_releases_that_know_no_tables_refuse_one_and_read_everything_else(tmp_pa
 
 
 # A whole run, and a search in it
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    with engine(SETTINGS) as it:
-        yield Worker(it)
 
 
 def test_a_run_into_tables_is_resumed_reported_and_searched(tmp_path: Path, worker: Worker) -> None:
