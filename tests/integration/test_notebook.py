@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbclient
+import nbformat
 import pytest
 
 from tests.harness import ROOT
@@ -83,8 +85,6 @@ def test_all_work_in_a_running_loop_and_in_a_thread_beside_it_and_say_nothing(
 def test_a_notebook_shows_a_bar_unless_it_is_told_not_to(
     source: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
     cells = [
         f"from clip_queue import embed, dry_run, search\nsource, out = {str(source)!r}, {str(tmp_path)!r}",
         "report = embed(source, out + '/shown', workers=1)",
