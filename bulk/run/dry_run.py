@@ -57,6 +57,7 @@ def dry_run(
     default, asked = PlanOptions().shard_size, request.shard_size
     look = request.plan_options(PlanOptions())
     completed, shards = first_look.plan_shards(request.source, look, asked or default, settings)
+    request.check_used(completed)
     count, rows, known, first = 0, 0, True, list[str]()
     for shard in shards:
         first = first or [storage.display(piece.path) for piece in islice(shard.pieces, 3)]

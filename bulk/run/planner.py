@@ -73,6 +73,7 @@ class Planner:
         asked = self._request.plan_options(PlanOptions())
         with heeding(self._stop_if_asked):
             source, shards = first_look.plan_shards(self._request.source, asked, shard_size, self._settings)
+            self._request.check_used(source)
             try:
                 count, rows = write_plan(self._output, shards, self._progress)
             except OSError as error:

@@ -37,6 +37,8 @@ class EmbedRequest:
                 raise BadInput(f"a column of {kind}s is named, and {kind}s are not wanted: leave one of the two out")
         if given.get("images") is False and given.get("texts") is False:
             raise BadInput("neither images nor texts are wanted: there is nothing to embed")
+        if given.get("texts") is False and given.get("long_texts") == "cut":
+            raise BadInput("long texts are to be cut, and texts are not wanted: leave one of the two out")
         if given.get("seed") is not None and given.get("sample") is None:
             raise BadInput("seed is of a sample, and none is asked for")
         format = given.get("format")
@@ -54,6 +56,11 @@ class EmbedRequest:
             storage=reading(format, given),
         )
         return cls(source, given)
+
+    def check_used(self, completed: Source) -> None:
+        """Raise :class:`SourceError` for what was asked for and is of no use to the source, now that it is known."""
+        if self.given.get("long_texts") == "cut" and not completed.texts:
+            raise SourceError("long texts are to be cut, and there are no texts to embed: leave long_texts out")
 
     @property
     def shard_size(self) -> int | None:

@@ -25,7 +25,7 @@ from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.settings import Settings
 from clip_queue.sources import registry
-from clip_queue.sources.source import Piece, Row, Shard, Source
+from clip_queue.sources.source import Piece, Row, Shard, Source, SourceError
 from tests import datasets
 from tests.outputs import table
 from tests.unit.bulk.in_process import INFO, Worker
@@ -159,12 +159,22 @@ def test_a_limit_reads_no_further_than_it_has_to(tmp_path: Path, monkeypatch: py
         ({"sample": 1.5}, "sample is 1.5: use a share"),
         ({"sample": float("nan")}, "sample is nan: use a share"),
         ({"seed": 1}, "seed is of a sample, and none is asked for"),
+        ({"texts": False, "long_texts": "cut"}, "texts are not wanted: leave one of the two out"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, options: Any, message: str) -> None:
     (tmp_path / "in.txt").write_text("a\n")
     with pytest.raises(BadInput, match=message):
         dry_run(str(tmp_path / "in.txt"), **options)
+
+
+def test_cutting_texts_is_refused_where_there_are_none(tmp_path: Path) -> None:
+    url, cut = datasets.folder(tmp_path / "in", 3, captions=False).url, {"long_texts": "cut"}
+    with pytest.raises(SourceError, match="there are no texts to embed: leave long_texts out"):
+        dry_run(url, **cut)  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match="there are no texts to embed"):
+        planned(url, Output(str(tmp_path / "out")), **cut)
+    assert dry_run(url, long_texts="fail").rows, "as it is by itself"
 
 
 # The run
