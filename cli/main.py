@@ -9,15 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from clip_queue.bulk.run.options import options
+from clip_queue.cli import looking
 from clip_queue.cli.options import with_options
-from clip_queue.cli.terminal import print_line
+from clip_queue.cli.terminal import console, errors, fail, print_error, print_line
 from clip_queue.shared import startup
 from clip_queue.shared.settings import Settings
 from clip_queue.stack.machine import StackError
@@ -29,21 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # they would show the values of variables, also of keys
 )
-console = Console()
-errors = Console(stderr=True)
-
-
-def print_error(message: str) -> None:
-    """Print an error on stderr."""
-    print_line(errors, f"[bold red]clip-queue:[/] {escape(message)}")
-
-
-def fail(message: str) -> NoReturn:
-    """Print the error and end with exit code 1."""
-    print_error(message)
-    raise typer.Exit(1)
-
-
 OPTIONS = {"models": "--model", "redis_url": "--redis", "data_dir": "--data-dir"}
 
 
@@ -109,11 +94,19 @@ def up(
 
 
 @app.command()
-def models() -> None:
+def models(json: Annotated[bool, typer.Option("--json", help="A line of JSON a model.")] = False) -> None:
     """List what can be served, and what of it is on this machine already."""
-    from clip_queue.cli.models import table
+    from clip_queue.cli.models import lines, table
 
-    console.print(table(load_settings()))
+    settings = load_settings()
+    if json:
+        print("\n".join(lines(settings)))
+    else:
+        console.print(table(settings))
+
+
+app.command()(looking.status)
+app.command()(looking.jobs)
 
 
 @app.command()

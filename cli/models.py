@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ class Facts:
 
 def table(settings: Settings) -> Table:
     """A table of all models that can be served, the configured ones first."""
-    configured, cache = parse_models(settings.models), hub_cache(settings)
     out = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, caption="* configured. Any other: NAME=SOURCE.", caption_justify="left"
     )
@@ -50,14 +50,26 @@ def table(settings: Settings) -> Table:
     out.add_column("local")
     for number in ("dim", "tokens", "pixels"):
         out.add_column(number, justify="right")
-    others = [spec for name, spec in CATALOGUE.items() if name not in configured]
-    for spec in [*configured.values(), *others]:
-        facts = facts_of(spec, cache)
+    for spec, facts, configured in known(settings):
         local = {True: "[green]yes[/]", False: "no", None: "?"}[facts.local]
         numbers = ("?" if n is None else str(n) for n in (facts.dimension, facts.context_length, facts.image_size))
-        name = f"[bold]{spec.name} *[/]" if spec.name in configured else spec.name
+        name = f"[bold]{spec.name} *[/]" if configured else spec.name
         out.add_row(name, spec.source, local, *numbers)
     return out
+
+
+def lines(settings: Settings) -> Iterator[str]:
+    """Each of them as JSON: name, source, whether it is configured, and its facts, null where not known."""
+    for spec, facts, configured in known(settings):
+        yield json.dumps({"name": spec.name, "source": spec.source, "configured": configured, **asdict(facts)})
+
+
+def known(settings: Settings) -> Iterator[tuple[ModelSpec, Facts, bool]]:
+    """All models that can be served, the configured ones first, and whether they are."""
+    configured, cache = parse_models(settings.models), hub_cache(settings)
+    others = [spec for name, spec in CATALOGUE.items() if name not in configured]
+    for spec in [*configured.values(), *others]:
+        yield spec, facts_of(spec, cache), spec.name in configured
 
 
 def facts_of(spec: ModelSpec, cache: Path) -> Facts:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+import typer
 from rich.console import Console
+from rich.markup import escape
+
+console = Console()
+errors = Console(stderr=True)
 
 
 def print_line(console: Console, line: str) -> None:
@@ -13,3 +20,14 @@ def print_line(console: Console, line: str) -> None:
 def printable(text: str) -> str:
     """The text on one line, with all control characters escaped. Names and captions can contain any characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def print_error(message: str) -> None:
+    """Print an error on stderr."""
+    print_line(errors, f"[bold red]clip-queue:[/] {escape(message)}")
+
+
+def fail(message: str) -> NoReturn:
+    """Print the error and end with exit code 1."""
+    print_error(message)
+    raise typer.Exit(1)

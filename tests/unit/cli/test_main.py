@@ -25,13 +25,13 @@ run = CliRunner().invoke
 def test_version_and_help() -> None:
     assert run(app, ["--version"]).output == f"clip-queue {__version__}\n"
     helped = run(app, ["--help"]).output
-    assert all(command in helped for command in ("up", "models", "demo", "embed", "search"))
+    assert all(command in helped for command in ("up", "models", "status", "jobs", "demo", "embed", "search"))
 
 
 def test_the_command_starts_without_torch_or_the_services() -> None:
     code = (
         "import sys, clip_queue.cli.main;"
-        "print([m for m in ('torch', 'open_clip', 'celery', 'fastapi') if m in sys.modules])"
+        "print([m for m in ('torch', 'open_clip', 'celery', 'fastapi', 'prometheus_client') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert out.stdout.strip() == "[]"

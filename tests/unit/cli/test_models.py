@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,20 @@ def test_models_lists_the_configured_first(monkeypatch: pytest.MonkeyPatch) -> N
     assert names[:3] == ["ViT-B-32", "mine", "emoji-mini"]
     assert set(CATALOGUE) < set(names)
     assert table(Settings()).row_count == len(CATALOGUE) + 1
+
+
+def test_models_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIP_QUEUE_MODELS", "mine=local-dir:/nowhere")
+    found = [json.loads(line) for line in run(app, ["models", "--json"]).output.splitlines()]
+    assert {k: found[0][k] for k in ("name", "source", "configured", "local")} == {
+        "name": "mine",
+        "source": "local-dir:/nowhere",
+        "configured": True,
+        "local": False,
+    }
+    shipped = next(each for each in found if each["name"] == "emoji-mini")
+    assert (shipped["configured"], shipped["dimension"]) == (False, 128)
+    assert {each["name"] for each in found} == {"mine", *CATALOGUE}
 
 
 def test_facts_come_from_configuration_files(tmp_path: Path) -> None:
