@@ -16,7 +16,7 @@ from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.request_log import RequestLog
-from clip_queue.shared import garbage, startup
+from clip_queue.shared import garbage, json_log, startup
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.version import __version__
 
@@ -96,4 +96,6 @@ def _without_keys(record: logging.LogRecord) -> bool:
 
 _KEY = re.compile(r"((?:api_key|service_secret)=)[^&\s]*", re.IGNORECASE)
 
-app = create_app(startup.of_process("clip-queue API"), on_ready=garbage.freeze)
+_settings = startup.of_process("clip-queue API")
+json_log.install(_settings)
+app = create_app(_settings, on_ready=garbage.freeze)

@@ -140,7 +140,7 @@ async def ask(request: Request, adapter: TypeAdapter[Any]) -> tuple[ClipRequest,
     sent, owner = await body.read(request, client.settings, adapter)
     request.state.items = sent.count
     began = time.monotonic()  # from here on the deadline counts, fetching included
-    model = await client.registry.resolve(sent.clip_version_id)  # before any image is fetched
+    model = request.state.model = await client.registry.resolve(sent.clip_version_id)  # before any image is fetched
     items = sent.items(Limits.of_request(client.settings))
     fetched = await client.fetch(items, FETCH_SHARE * client.settings.request_timeout)
 

@@ -92,7 +92,7 @@ async def submit(
             return _accepted(*found, status=200)
     if isinstance(sent, EmbedDatasetJob):
         return await _answer(client, await datasets.submit(client, sent, owner, idempotency_key or "", digest))
-    model = await client.registry.resolve(sent.clip_version_id, later=True)
+    model = request.state.model = await client.registry.resolve(sent.clip_version_id, later=True)
     if lane is Lane.INTERACTIVE and not client.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
 

@@ -111,7 +111,7 @@ async def create_embeddings(request: Request) -> Response:
     values = sent.values
     request.state.items = len(values)
     clock = time.monotonic()
-    model = await client.registry.resolve(sent.model)
+    model = request.state.model = await client.registry.resolve(sent.model)
     check_dimensions(sent.dimensions, client.registry.models.get(model))
     fetched = await client.fetch(sent.items(values, client.settings), FETCH_SHARE * client.settings.request_timeout)
     result = await chunks.embed(client, kind_of(fetched.inputs), model, fetched, owner, disconnected(request), clock)

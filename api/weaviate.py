@@ -109,7 +109,7 @@ async def vectorize(request: Request) -> Response:
     if not texts and not images:
         return respond({"textVectors": [], "imageVectors": []})
     began = time.monotonic()
-    model = await client.registry.resolve(None)
+    model = request.state.model = await client.registry.resolve(None)
     inputs = await client.fetch(_items(texts, images, settings))
     result = await chunks.embed(client, kind_of(inputs.inputs), model, inputs, owner, disconnected(request), began)
     rows = normalise(matrix(result))

@@ -247,6 +247,9 @@ class Settings(BaseSettings):
     )
 
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Lines of API and workers: as uvicorn and Celery write them, or a JSON object each."
+    )
 
     @field_validator(
         "models",

@@ -46,6 +46,8 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
     celery = [sys.executable, "-m", "celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # the workers have their own leases
     options = ["--concurrency", str(settings.worker_threads), "--loglevel", settings.log_level]
+    if settings.log_format == "json":
+        celery.insert(celery.index("-A"), "--quiet")  # its banner is no JSON
     grace = settings.drain_timeout + WORKER_GRACE
     return Spec(name, [*celery, *quiet, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
 

@@ -14,10 +14,16 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from celery.signals import worker_init, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    worker_init,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from kombu.entity import Exchange, Queue
 
-from clip_queue.shared import garbage, startup
+from clip_queue.shared import garbage, json_log, startup
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.fields import member
@@ -105,6 +111,13 @@ app.conf.update(
 # These would log two lines for each message.
 for noisy in ("celery.worker.strategy", "celery.app.trace"):
     logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@after_setup_logger.connect
+@after_setup_task_logger.connect
+def _log(logger: logging.Logger, **_: Any) -> None:
+    json_log.install(settings, logger)
+
 
 _worker: Worker | None = None
 

@@ -26,6 +26,7 @@ from clip_queue.bulk.run.lead import Order, WorkerLead
 from clip_queue.bulk.run.progress import Progress
 from clip_queue.bulk.run.report import Report
 from clip_queue.bulk.run.workers import NotStarted
+from clip_queue.shared import json_log
 from clip_queue.shared.errors import ClipError, Unavailable, WorkerLost
 from clip_queue.shared.fields import read
 from clip_queue.shared.runs import RunRequest, write_progress
@@ -44,6 +45,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints is no reply
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="[%(asctime)s: %(levelname)s/led] %(message)s")
+    json_log.install(Settings())
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the worker
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -45,6 +45,7 @@ class ShardHandler:
         self._confined = False
         self._model_name = model_of(job.model)
         self._abandoned = threading.Event()
+        self._about = {"job_id": job.id, "model": self._model_name}  # in log lines
 
     def abandon(self) -> None:
         self._abandoned.set()
@@ -59,7 +60,7 @@ class ShardHandler:
         except OSError as error:  # of the output: an error of the source is a SourceError by now
             return self._failure(OutputError.because(error))
         except Exception as error:
-            log.exception("a shard could not be done")
+            log.exception("a shard could not be done", extra=self._about)
             return self._failure(ClipError(f"The shard could not be done ({type(error).__name__}: {error})."))
         self.done, self.failed = marker["rows"], marker["failed"]
         result = JobResult(fingerprint=self._engine.models[self._model_name].fingerprint, timings=marker["seconds"])
@@ -70,7 +71,7 @@ class ShardHandler:
             raise Abandoned
 
     def _failure(self, error: ClipError) -> Completion:
-        log.error("shard failed: %s", error.message)
+        log.error("shard failed: %s", error.message, extra=self._about)
         return Completion(self.job.id, State.FAILED, JobResult(error=error.to_wire()), self.done, self.failed)
 
     def _process(self, reference: ShardReference) -> Marker:
