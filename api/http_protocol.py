@@ -201,7 +201,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._ignores_offer:
             return
         if self.parser.should_upgrade():  # CONNECT, after which httptools takes no HTTP
-            self._refusal = _Refused(501, "http", "CONNECT is not supported: this is no proxy.")
+            self._refusal = _Refused(400, "http", "CONNECT is not supported: this is no proxy.")
             raise self._refusal
         if len(self.pipeline) >= self._bounds.ahead:
             self._refusal = _Refused(400, "too_many", "Too many requests were sent ahead.")

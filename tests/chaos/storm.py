@@ -79,7 +79,11 @@ class Plan:
 def storm(folder: Path, plan: Plan, report: Report) -> None:
     """Let it rage, then account for everything in ``report``, which is true at any moment until then."""
     (folder / "tmp").mkdir()
-    env = {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
+    env = {
+        "TMPDIR": str(folder / "tmp"),
+        "OMP_NUM_THREADS": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),  # which the release, importing torch's compiler, makes
+    }
     with mock.patch.dict(os.environ, env), contextlib.ExitStack() as end:
         if plan.sentinel:
             group = end.enter_context(guarded(folder))

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.harness import Api, Stack, wait_for
+from tests.jobs_api import succeeded
 from tests.raw_http import Connection, exchange, request, status
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -286,7 +287,7 @@ def test_a_client_that_reads_nothing_is_disconnected(door: Api) -> None:
     with door.client() as http:
         texts = [f"text {i}" for i in range(256)]
         job = http.post("/jobs", json={"task": "embed_text", "text": texts}).json()
-        assert http.get(f"/jobs/{job['id']}", params={"wait": 30}).json()["state"] == "succeeded"
+        succeeded(http, job["id"], 240)
     before = memory(door)
     wait_for(lambda: connections(door) == 0)
     ask = f"GET /jobs/{job['id']}/result HTTP/1.1\r\nHost: x\r\n\r\n".encode()

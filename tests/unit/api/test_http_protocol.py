@@ -99,15 +99,15 @@ async def test_a_connection_that_shall_close_is_closed(port: int) -> None:
     assert answers.endswith(b"POST /a b body")
 
 
-async def test_connect_is_a_501_and_ends_the_connection(port: int) -> None:
+async def test_connect_is_a_400_and_ends_the_connection(port: int) -> None:
     connect = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n"
     answer = await ask(port, connect + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 501 ")
+    assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in answer
     answers = await ask(port, post(b"first"), connect)
     assert answers.count(b"HTTP/1.1 ") == 2
-    assert b"HTTP/1.1 501 " in answers
+    assert b"HTTP/1.1 400 " in answers
 
 
 async def test_what_is_no_http_is_a_400(port: int) -> None:
