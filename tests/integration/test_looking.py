@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.harness import ROOT, Api, Stack, free_port
+from tests.harness import ROOT, Api, Stack, free_port, wait_for
 from tests.jobs_api import submit_texts, succeeded
 from tests.team import START, Team
 from tests.wire import embed_texts, ok
@@ -78,11 +79,18 @@ def test_watching_says_how_fast_it_goes_until_ctrl_c(served: tuple[Stack, Api], 
         process.wait()
 
 
+def answers(http: httpx.Client) -> bool:
+    with suppress(httpx.HTTPError):
+        return http.get("/healthz").is_success
+    return False
+
+
 @pytest.fixture
 def unserved(served: tuple[Stack, Api]) -> Iterator[Api]:
     """An API with a model that nobody serves, and a key."""
     api = served[0].api(models="emoji-mini,nobody=emoji-mini/none", api_keys=KEY)
-    served[0].ready(api, timeout=START)
+    with api.client() as http:
+        wait_for(lambda: answers(http), START, "the API")
     yield api
     api.stop()
 
