@@ -57,8 +57,10 @@ def test_a_synchronous_caller_is_told_at_its_deadline_and_costs_nothing_after(so
         under_way = pool.submit(embed_texts, solo.http, ["the slow pass before"])
         solo.at_work_on("the slow pass before")
         message = refused(embed_texts(http, ["late and not computed"]), 504)["message"]
-        assert "No result within 1 s; job " in message
-        assert message.endswith(("was running.", "was queued."))
+        # The worker or a reconciler may have expired it a moment before.
+        if message != "The job's deadline passed before it was done.":
+            assert "No result within 1 s; job " in message
+            assert message.endswith(("was running.", "was queued."))
         assert under_way.result().status_code == 200
     solo.faults.clear()
     assert vectors(embed_texts(solo.http, ["still another pass later"])).shape == (1, 128)

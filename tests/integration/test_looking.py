@@ -118,23 +118,25 @@ def test_a_service_that_is_away_is_named() -> None:
 
 
 def test_jobs_of_a_key(solo: Team) -> None:
-    wanted, other = submit_texts(solo.http, "one", "two"), submit_texts(solo.http, "three")
-    for job in (wanted, other):
-        succeeded(solo.http, job)
-    done = run(solo.api.url, "jobs", "--limit", "2")
+    api = solo.another_api(api_keys=f"{KEY}, key-of-another-55f0")
+    with api.client() as http:
+        http.headers["Authorization"] = f"Bearer {KEY}"
+        wanted, other = submit_texts(http, "one", "two"), submit_texts(http, "three")
+        for job in (wanted, other):
+            succeeded(http, job)
+    done = run(api.url, "jobs", key=KEY)
     assert (done.returncode, done.stderr) == (0, "")
-    lines = [line.split() for line in done.stdout.splitlines() if wanted in line or other in line]
+    lines = [line.split() for line in done.stdout.splitlines() if "embed_text" in line]
     assert [line[0] for line in lines] == [other, wanted], "newest first"
     assert lines[1][1:8] == ["embed_text", "emoji-mini", "succeeded", "background", "2", "of", "2"]
-    listed = [
-        json.loads(line)["id"]
-        for line in run(solo.api.url, "jobs", "--json", "--state", "succeeded").stdout.splitlines()
-    ]
-    assert {wanted, other} <= set(listed)
-    whole = json.loads(run(solo.api.url, "jobs", wanted).stdout)
+    listed = run(api.url, "jobs", "--json", "--state", "succeeded", "--limit", "1", key=KEY).stdout.splitlines()
+    assert [json.loads(line)["id"] for line in listed] == [other]
+    whole = json.loads(run(api.url, "jobs", wanted, key=KEY).stdout)
     assert len(whole["result"]["embeddings"]) == 2
-    assert "no jobs that are cancelled" in run(solo.api.url, "jobs", "--state", "cancelled").stdout
-    unknown = run(solo.api.url, "jobs", "0" * 32)
+    assert "no jobs that are cancelled" in run(api.url, "jobs", "--state", "cancelled", key=KEY).stdout
+    assert run(api.url, "jobs", key="key-of-another-55f0").stdout == "no jobs\n"
+    unknown = run(api.url, "jobs", wanted, key="key-of-another-55f0")
     assert unknown.returncode == 1
     assert "answers 404" in unknown.stderr
-    assert "answers 422" in run(solo.api.url, "jobs", "--state", "eaten").stderr
+    assert "answers 422" in run(api.url, "jobs", "--state", "eaten", key=KEY).stderr
+    api.stop()
