@@ -14,7 +14,7 @@ OLD_SDKS := 0.9.23 0.30.0
 CLIENTS := openai==3.57.0 langchain-openai==1.7.4 langchain-community==0.4.2 llama-index-embeddings-openai-like==0.4.0 \
     haystack-ai==3.4.1 chromadb-client==1.5.9
 # What Redis itself must do is tested on Debian's server as well; all else only on Valkey.
-ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py backpressure.py jobs_poll.py)
+ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py backpressure.py jobs_poll.py memory.py)
 READERS := lancedb==0.40.0 duckdb==2.0.1
 SCHEMATHESIS := schemathesis==4.32.5
 

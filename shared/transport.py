@@ -2,7 +2,8 @@
 
 A worker that starts then must be able to listen, and a job that was accepted before must be able to be sent again.
 Both take a few bytes, and without them nothing would ever be freed. So what Redis refuses is sent once more, by a
-script that may. Jobs themselves are refused by the store, before any message is sent.
+script that may. Jobs themselves are refused by the store, before any message is sent. And what kombu reads in
+transactions is read without: a full server takes no command into one, and a worker that has to connect anew would end.
 
 And messages that a worker cannot give back when it ends, since the server is away, are forgotten: they only name jobs,
 which the reconciler sends again. kombu would write them to a file beside other temporary ones, and leave it there.
@@ -51,6 +52,21 @@ class _Anyway:
             member = self.sep.join([routing_key or "", pattern or "", queue or ""])  # type: ignore[attr-defined]
             for prefix in (self.keyprefix_queue, self.keyprefix_binding_permanent):  # type: ignore[attr-defined]
                 self._write("SADD", prefix % (exchange,), member)
+
+    def _size(self, queue: str) -> int:
+        return sum(self._ask("LLEN", queue))
+
+    def _has_queue(self, queue: str, **_: Any) -> bool:
+        return any(self._ask("EXISTS", queue))
+
+    def _ask(self, command: str, queue: str) -> list[int]:
+        """The answers of the lists that a queue has, one a priority."""
+        with self.conn_or_acquire() as client:  # type: ignore[attr-defined]
+            pipe = client.pipeline(transaction=False)
+            for priority in self.priority_steps:  # type: ignore[attr-defined]
+                pipe.execute_command(command, self._q_for_pri(queue, priority))  # type: ignore[attr-defined]
+            answers: list[int] = pipe.execute()
+            return answers
 
     def _write(self, command: str, key: str, value: str) -> None:
         with self.conn_or_acquire() as client:  # type: ignore[attr-defined]
