@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from rich import box
 from rich.console import Console
@@ -22,10 +23,12 @@ def jobs(service: Service, state: str | None, limit: int) -> Iterator[dict[str, 
     """Documents of the newest ``limit`` jobs, newest first, without results. Raises :class:`ServiceError`."""
     asked: dict[str, Any] = {"state": state} if state else {}
     while limit > 0:
-        page = service.get("/jobs", {**asked, "limit": min(limit, PAGE)}).json()
+        page = service.document(service.get("/jobs", {**asked, "limit": min(limit, PAGE)}))
+        if not isinstance(page.get("jobs"), list):
+            raise service.stranger
         yield from page["jobs"]
         limit -= len(page["jobs"])
-        if not page["cursor"]:
+        if not page.get("cursor"):
             return
         asked["cursor"] = page["cursor"]
 
@@ -33,7 +36,8 @@ def jobs(service: Service, state: str | None, limit: int) -> Iterator[dict[str, 
 def show(console: Console, service: Service, *, job: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """Print the jobs as a table, or as a line of JSON each; of a single ``job`` its whole document as JSON."""
     if job is not None:
-        print(json.dumps(service.get(f"/jobs/{job}").json(), indent=None if as_json else 2, ensure_ascii=False))
+        found = service.document(service.get(f"/jobs/{quote(job, safe='')}"))
+        print(json.dumps(found, indent=None if as_json else 2, ensure_ascii=False))
         return
     if as_json:
         for each in jobs(service, state, limit):

@@ -47,6 +47,21 @@ class Service:
             raise ServiceError(f"{self.url} wants an API key, or another one: set {KEY}")
         raise ServiceError(f"{self.url}{path} answers {response.status_code}{_reason(response)}")
 
+    def document(self, response: httpx.Response) -> dict[str, Any]:
+        """A response's JSON object. Raises :class:`ServiceError` if it is none: something else listens there."""
+        try:
+            found = response.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise self.stranger
+        return found
+
+    @property
+    def stranger(self) -> ServiceError:
+        """The error for an answer that no clip-queue gives."""
+        return ServiceError(f"what answers at {self.url} is not clip-queue: name another with --url or {URL}")
+
 
 def _reason(response: httpx.Response) -> str:
     try:

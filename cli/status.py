@@ -75,8 +75,13 @@ class Status:
 def look(service: Service, before: Status | None = None) -> Status:
     """The status of a service now. Raises :class:`ServiceError`: it does not answer, or shows no metrics."""
     ready = service.get("/readiness", accept=(200, 503))
+    said = service.document(ready)
     text = service.get("/metrics").text
-    return parse(text, service.url, ready.json().get("message") if ready.status_code == 503 else None, before)
+    try:
+        status = parse(text, service.url, said.get("message") if ready.status_code == 503 else None, before)
+    except (ValueError, KeyError):
+        raise service.stranger from None
+    return status
 
 
 def parse(text: str, url: str, problem: str | None, before: Status | None) -> Status:

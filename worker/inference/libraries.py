@@ -37,9 +37,12 @@ def _is_compile_supported(device: str) -> bool:
     return supported
 
 
-def _disable(fn: Callable[..., Any], *_how: bool, **_why: str | None) -> Callable[..., Any]:
-    """That a function is not to be compiled needs no saying where nothing that calls it is compiled."""
-    return fn
+def _disable(fn: Callable[..., Any] | None = None, *_how: bool, **_why: Any) -> Callable[..., Any]:
+    """That a function is not to be compiled needs no saying where nothing that calls it is compiled.
+
+    Without a function: the decorator that says so.
+    """
+    return _disable if fn is None else fn
 
 
 def _give_back() -> None:

@@ -50,6 +50,13 @@ found["compiled"] = torch.compile(lambda x: x + 1, backend="eager")(torch.zeros(
 OTHER = """
 from clip_queue.worker.inference import libraries
 with libraries._lean():
+    import torch
+    @torch.compiler.disable
+    def plain(): return "plain"
+    @torch.compiler.disable(recursive=False, reason="a test")
+    def called(): return "called"
+    found["decorated"] = [plain(), called()]
+    note("decorating")
     from torch._dynamo.utils import counters, is_compile_supported
     from torch._dynamo import reset
 note("another release of torchvision")
@@ -91,6 +98,9 @@ def test_the_compiler_comes_when_it_is_asked_for(said: dict[str, object]) -> Non
 
 def test_libraries_that_want_more_of_the_compiler_get_it() -> None:
     said = found(OTHER)
+    assert said["decorated"] == ["plain", "called"]
+    in_their_place = ["torch._dynamo", "torch._dynamo.utils", "timm"]  # and nothing of what they would bring
+    assert said["decorating"] == in_their_place
     assert "torch._dynamo" in said["another release of torchvision"]  # type: ignore[operator]
     assert said["same"] == [True, True]
     assert said["module"] == "torch._dynamo"
