@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import re
+import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,12 +11,24 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from clip_queue.api import clip, compat, error_responses, health, jobs, metrics, openai_embeddings, openapi, weaviate
+from clip_queue.api import (
+    clip,
+    compat,
+    docs_page,
+    error_responses,
+    health,
+    jobs,
+    metrics,
+    openai_embeddings,
+    openapi,
+    weaviate,
+)
+from clip_queue.api.application import Application
 from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.request_log import RequestLog
-from clip_queue.shared import garbage, json_log, startup
+from clip_queue.shared import garbage, json_log, startup, tracing
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.version import __version__
 
@@ -44,7 +56,6 @@ def create_app(
         on_ready: called once it has started.
     """
     settings = settings or get_settings()
-    logging.getLogger("uvicorn.access").addFilter(_without_keys)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,8 +69,17 @@ def create_app(
             yield
         finally:
             await client.close()
+            await asyncio.to_thread(tracing.stop)
 
-    app = FastAPI(title="clip-queue", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app = Application(
+        title="clip-queue",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # its pages would load from elsewhere
+        redoc_url=None,
+        telemetry={"operation_spans": False},
+    )
     app.state.body_budget = BodyBudget(settings.max_total_body_bytes)
     app.state.metrics = metrics.Metrics()
     wires = (openai_embeddings, weaviate)
@@ -71,6 +91,7 @@ def create_app(
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     for module in (clip, *wires, jobs, health, metrics, compat):
         app.include_router(module.router)
+    docs_page.install(app)
     openapi.complete(app, settings)
     return app
 
@@ -87,15 +108,8 @@ def cors(origins: list[str]) -> dict[str, Any]:
     }
 
 
-def _without_keys(record: logging.LogRecord) -> bool:
-    """Remove API keys from a record of the access log: a key may be in the query string."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(_KEY.sub(r"\1…", a) if isinstance(a, str) else a for a in record.args)
-    return True
-
-
-_KEY = re.compile(r"((?:api_key|service_secret)=)[^&\s]*", re.IGNORECASE)
-
 _settings = startup.of_process("clip-queue API")
 json_log.install(_settings)
+if os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() != "true":  # else the framework sends the spans itself
+    tracing.install("clip-queue-api")
 app = create_app(_settings, on_ready=garbage.freeze)

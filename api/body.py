@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from clip_queue.api import json_body
 from clip_queue.api.gzip_body import gunzip
 from clip_queue.api.keys import accepts, authenticate, key_of
+from clip_queue.shared import tracing
 from clip_queue.shared.errors import BadInput, TooLarge, TooSlow, Unauthorized, Unavailable, UnsupportedEncoding
 from clip_queue.shared.settings import Settings
 
@@ -75,7 +76,7 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
     if not keyless:
         authenticate(request, settings)
     budget: BodyBudget = request.app.state.body_budget
-    with budget.request() as hold:
+    with budget.request() as hold, tracing.stage("read"):
         raw = await _read_bytes(request, settings, keyless, hold)
         return await _validated(request, settings, adapter, raw)
 

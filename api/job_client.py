@@ -19,7 +19,7 @@ from clip_queue.api.reconciler import Reconciler
 from clip_queue.api.refused import complete_result, with_name
 from clip_queue.api.registry import Registry
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
-from clip_queue.shared import ops, submissions
+from clip_queue.shared import ops, submissions, tracing
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable, UnknownJob
 from clip_queue.shared.fetch import Fetcher
@@ -112,7 +112,10 @@ class JobClient:
             Late: they could not be fetched within ``timeout``; the same.
         """
         try:
-            items = await self.fetcher.resolve(asked.items, timeout or self.settings.request_timeout, skip=asked.skip)
+            with tracing.stage("fetch"):
+                items = await self.fetcher.resolve(
+                    asked.items, timeout or self.settings.request_timeout, skip=asked.skip
+                )
         except ClipError as error:
             if asked.names and error.index is not None:
                 error.message = with_name(error.message, asked.names[error.index])
@@ -126,6 +129,7 @@ class JobClient:
             Unavailable, QueueFull, KeyReused: the job was refused (:meth:`CoalescingPublisher.submit`).
         """
         job = submission.job
+        job.trace = tracing.current()
         try:
             if job.refused and not submission.inputs.items:
                 failed = submissions.accept_failed(submission, ClipError.from_wire(job.refused[0]))
@@ -133,7 +137,8 @@ class JobClient:
                 if isinstance(accepted, ClipError):
                     raise accepted
                 return accepted
-            return await self.publisher.submit(submission)
+            with tracing.stage("submit"):
+                return await self.publisher.submit(submission)
         except QueueFull as error:
             error.retry_after = error.retry_after or self.registry.retry_after(job.model, job.total)
             raise

@@ -7,6 +7,7 @@ import hmac
 
 from fastapi import Request
 
+from clip_queue.api import application
 from clip_queue.shared.errors import Unauthorized
 from clip_queue.shared.owners import owner_of
 from clip_queue.shared.settings import Settings
@@ -18,8 +19,8 @@ def key_of(request: Request, settings: Settings, body_key: object = None) -> str
     The header has it as `Bearer KEY`, or as the password of `Basic`, which clients send for an address like
     `http://any:KEY@host`. A password that is no key is for somebody else, such as a proxy.
     """
-    if query := request.query_params.get("api_key"):
-        return query
+    if query := request.scope.get(application.KEY):
+        return str(query)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return _as_sent(token.strip())

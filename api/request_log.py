@@ -8,6 +8,8 @@ import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clip_queue.shared import tracing
+
 log = logging.getLogger(__name__)
 
 HEADER = b"x-request-id"
@@ -57,4 +59,5 @@ def write(scope: Scope, status: int, code: str, items: int, request_id: bytes) -
     parts = (scope["method"], route, status, code, items, request_id.decode())
     names = ("method", "route", "status", "code", "items", "request_id")
     about = {**dict(zip(names, parts, strict=True)), "model": scope.get("state", {}).get("model")}
+    about["trace_id"] = tracing.trace_id()
     log.warning("%s %s %d %s items=%d id=%s", *parts, extra=about)

@@ -101,6 +101,7 @@ class Job:
     # The errors of items that were refused before the job was submitted, by index. They are neither among the inputs
     # nor in the counts: :mod:`clip_queue.api.refused` adds them where the job is shown.
     refused: list[dict[str, Any]] = field(default_factory=list)
+    trace: str = ""  # the W3C traceparent of the request that submitted it
 
 
 @dataclass(slots=True)

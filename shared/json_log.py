@@ -13,7 +13,7 @@ from typing import Any
 
 from clip_queue.shared.settings import Settings
 
-FIELDS = ("request_id", "job_id", "model", "method", "route", "status", "code", "items")
+FIELDS = ("request_id", "trace_id", "job_id", "model", "method", "route", "status", "code", "items")
 UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access")  # have handlers of their own
 
 

@@ -58,7 +58,8 @@ def accept(submissions: Sequence[Submission]) -> Op[list[Accepted | ClipError]]:
         idem = (s.idempotency, s.digest, job.ttl, packed, weights[-1], s.bytes.total, s.bytes.share)
         fields = ("kind", job.kind, "reply", job.reply, "ttl", job.ttl, "on_error", job.on_error)
         refused = ("refused", json.dumps(job.refused)) if job.refused else ()
-        return call("accept", *head, *idem, *fields, *refused)
+        trace = ("trace", job.trace) if job.trace else ()
+        return call("accept", *head, *idem, *fields, *refused, *trace)
 
     def parse(replies: list[Any]) -> list[Accepted | ClipError]:
         return [_accepted(*each) for each in zip(replies, submissions, weights, strict=True)]

@@ -65,6 +65,7 @@ def _job(raw: dict[str, str]) -> Job:
         timings=_json(raw, "timings", dict),
         progress=_json(raw, "progress", dict) or None,
         refused=_json(raw, "refused", list),
+        trace=raw.get("trace", ""),
         **{n: int(raw.get(n, 0)) for n in numbers},
     )
 

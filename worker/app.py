@@ -23,7 +23,7 @@ from celery.signals import (
 )
 from kombu.entity import Exchange, Queue
 
-from clip_queue.shared import garbage, json_log, startup
+from clip_queue.shared import garbage, json_log, startup, tracing
 from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.fields import member
@@ -133,6 +133,7 @@ def run(model: str, lane: str, job_ids: list[str], *_: Any, **__: Any) -> None:
 @worker_init.connect
 def _start(**_: Any) -> None:
     global _worker
+    tracing.install("clip-queue-worker")
     _worker = start(settings)
     garbage.freeze()
 
@@ -147,3 +148,4 @@ def _drain(**_: Any) -> None:
 def _stop(**_: Any) -> None:
     if _worker:
         _worker.stop()
+    tracing.stop()

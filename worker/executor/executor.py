@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from clip_queue.shared import ops, runs
+from clip_queue.shared import ops, runs, tracing
 from clip_queue.shared.errors import ClipError, Unavailable, Unreadable
 from clip_queue.shared.job import Inputs, Kind
 from clip_queue.shared.lane import Lane
@@ -323,5 +323,7 @@ class JobExecutor:
                     self.stages.add(job.model, job.lane, job.kind, completion.result.timings)
             leases = [pending[execution.job.id] for execution in executions]
             self.leases.complete(leases, completions)
+            for completion in completions:
+                tracing.executed(pending[completion.job_id].job, completion.result, self.id)
             for execution in executions:
                 del pending[execution.job.id]

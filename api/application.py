@@ -1,0 +1,36 @@
+"""The application's class: a key in a request's query leaves the address before anything looks at it.
+
+Clients of Roboflow's service send ``?api_key=…``. Access logs, spans and what instruments applications show addresses,
+and the framework makes its span before any middleware.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+KEY = "clip_queue.query_key"  # the scope's entry that has the key
+HIDDEN = frozenset({"api_key", "service_secret"})  # what no address shows, in any case
+
+
+class Application(FastAPI):
+    """ASGI application."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("query_string"):
+            take_key(scope)
+        await super().__call__(scope, receive, send)
+
+
+def take_key(scope: Scope) -> None:
+    """Take the key out of the query, and what else is secret; what is left stays byte for byte as it was."""
+    kept = []
+    for part in scope["query_string"].split(b"&"):
+        name, value = next(iter(parse_qsl(part.decode("latin-1"), keep_blank_values=True)), ("", ""))
+        if name.lower() not in HIDDEN:
+            kept.append(part)
+        elif name == "api_key":
+            scope[KEY] = value
+    scope["query_string"] = b"&".join(kept)

@@ -1,0 +1,124 @@
+"""Spans, by OpenTelemetry: one trace from the caller's ``traceparent`` through the API, the queue and the worker.
+
+Nothing is made or sent unless OpenTelemetry's own variables say where to (``OTEL_EXPORTER_OTLP_ENDPOINT``), and its SDK
+is installed (extra ``tracing``). The framework makes the span of a request; the stages before the queue are spans below
+it. The trace travels in the job's record, and the worker adds the job with its stages. No span holds an input or a key.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from clip_queue.shared.job import Job, JobResult
+from clip_queue.version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+log = logging.getLogger(__name__)
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+FLUSH_TIMEOUT = 3000  # milliseconds that the last spans may take to be sent when a process ends
+_W3C = TraceContextTextMapPropagator()
+_tracer = trace.get_tracer("clip_queue", __version__)
+_provider: TracerProvider | None = None
+
+
+def wanted() -> bool:
+    """Whether the variables ask for spans."""
+    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() or "otlp"
+    return not off and exporter != "none" and any(os.environ.get(name) for name in ENDPOINTS)
+
+
+def install(service: str) -> None:
+    """Send this process's spans where the variables say.
+
+    Args:
+        service: its name among services, unless ``OTEL_SERVICE_NAME`` has another.
+    """
+    global _provider
+    if not wanted() or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return  # the last: somebody has set it up, such as ``opentelemetry-instrument``
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        log.warning("no spans are sent: OpenTelemetry's SDK is not installed (pip install 'clip-queue[tracing]')")
+        return
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
+    resource = Resource.create({"service.version": __version__, **named})
+    _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(_provider)
+
+
+def stop() -> None:
+    """Send what is left and end the sending thread, within :data:`FLUSH_TIMEOUT`."""
+    global _provider
+    if _provider:
+        _provider.force_flush(FLUSH_TIMEOUT)
+        _provider.shutdown()
+        _provider = None
+
+
+def stage(name: str) -> AbstractContextManager[object]:
+    """A stage of the request whose span is current. Without one that is recorded it costs nothing."""
+    if not trace.get_current_span().is_recording():
+        return nullcontext()
+    # The message of an exception may quote what a client sent; its kind is in the span of the request.
+    return _tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
+
+
+def current() -> str:
+    """The current trace as a ``traceparent``; empty if there is none."""
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    return carrier.get("traceparent", "")
+
+
+def trace_id() -> str:
+    """The current trace's id, in hex; empty if there is none."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+def executed(job: Job, result: JobResult, worker: str) -> None:
+    """Add a job that a worker has executed, up to now, to the trace that submitted it.
+
+    The stages are those of its last item, one after the other. The time in the queue is by the store's clock.
+    """
+    if not job.trace:
+        return
+    end = time.time_ns()
+    begin = end - int(1e9 * sum(result.timings.values()))
+    attributes: dict[str, str | int] = {
+        "clip_queue.job.id": job.id,
+        "clip_queue.job.kind": str(job.kind),
+        "clip_queue.job.items": job.total,
+        "clip_queue.job.attempts": job.attempts,
+        "clip_queue.model": job.model,
+        "clip_queue.lane": str(job.lane),
+        "clip_queue.worker": worker,
+    }
+    parent = _W3C.extract({"traceparent": job.trace})
+    span = _tracer.start_span(f"job {job.kind}", parent, SpanKind.CONSUMER, attributes, start_time=begin)
+    if result.error:
+        span.set_status(StatusCode.ERROR)
+        span.set_attribute("error.type", str(result.error.get("code", "error")))
+    inside = trace.set_span_in_context(span)
+    for name, seconds in result.timings.items():
+        after = begin + int(1e9 * seconds)
+        _tracer.start_span(name, inside, start_time=begin).end(after)
+        begin = after
+    span.end(end)
