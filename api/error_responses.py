@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: ``{"message": …}``, and for 422 ``{"detail": […]}``, which never quotes the input.
+"""Errors as HTTP responses: ``{"message": …, "code": …}``, and for 422 ``{"detail": […]}``. No input is quoted.
 
 A route that speaks another service's wire has errors of a form of its own.
 """
@@ -63,7 +63,7 @@ def _plain(failure: Failure) -> tuple[int, dict[str, Any]]:
         more = {"errors": len(failure.problems)} if len(failure.problems) > MAX_DETAILS else {}
         return failure.status, {"detail": failure.problems[:MAX_DETAILS], **more}
     index = {} if failure.index is None else {"index": failure.index}
-    return failure.status, {"message": failure.message, **index}
+    return failure.status, {"message": failure.message, "code": failure.code, **index}
 
 
 async def _clip_error(request: Request, error: Exception) -> Response:

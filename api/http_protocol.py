@@ -354,7 +354,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _write(self, refused: _Refused) -> None:
         request_id = request_log.new_id()
         request_log.write({"method": "-"}, refused.status, refused.code, 0, request_id)
-        body = orjson.dumps({"message": refused.message})
+        body = orjson.dumps({"message": refused.message, "code": refused.code})
         headers: list[tuple[bytes, bytes]] = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json"),

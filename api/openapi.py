@@ -19,9 +19,10 @@ KEYS = {
 
 
 class ErrorResponse(BaseModel):
-    """``index`` is that of the item to blame, where there are several."""
+    """``code`` names the reason; ``index`` is that of the item to blame, where there are several."""
 
     message: str
+    code: str
     index: int | None = None
 
 

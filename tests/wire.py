@@ -25,11 +25,12 @@ def ok(response: httpx.Response) -> dict[str, Any]:
 
 
 def refused(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The body of an error, which must be an object with ``message``."""
+    """The body of an error, which must be an object with ``message`` and ``code``; without the latter."""
     assert response.status_code == status, f"{response.status_code}: {response.text[:300]}"
     body: dict[str, Any] = response.json()
     assert isinstance(body["message"], str)
     assert body["message"]
+    assert body.pop("code")
     assert body.keys() <= {"message", "index"}
     return body
 

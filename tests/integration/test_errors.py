@@ -274,7 +274,7 @@ def test_a_body_nested_deeper_than_the_parser_goes_is_422(http: httpx.Client) ->
 
 def test_an_error_is_an_object_of_message_and_index_and_nothing_else(http: httpx.Client) -> None:
     response = embed_images(http, [noise_image(), encoded_half()])
-    assert json.loads(response.content).keys() == {"message", "index"}
+    assert json.loads(response.content).keys() == {"message", "code", "index"}
     assert response.headers["content-type"] == "application/json"
 
 

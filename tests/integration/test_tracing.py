@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -72,9 +73,7 @@ class Receiver:
                 continue
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
                 named = {a.key: a.value.string_value for a in resource.resource.attributes}
-                found += [
-                    Span(named["service.name"], s) for scope in resource.scope_spans for s in scope.spans
-                ]
+                found += [Span(named["service.name"], s) for scope in resource.scope_spans for s in scope.spans]
         return [span for span in found if span.trace == trace]
 
     def trace(self, trace: str, *names: str) -> dict[str, Span]:
@@ -143,7 +142,7 @@ def one_request(api: Api, receiver: Receiver) -> None:
     assert job.about["clip_queue.model"] == "emoji-mini"
     assert job.about["clip_queue.job.items"] == 1
     ordered = [spans[name] for name in STAGES]
-    assert all(a.end == b.begin for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(a.end == b.begin for a, b in pairwise(ordered))
     assert not server.failed
     assert not job.failed
 
@@ -193,9 +192,7 @@ def not_sampled(api: Api, receiver: Receiver) -> None:
     assert receiver.spans(trace) == []
 
 
-def test_a_receiver_that_is_away_or_hangs_holds_nothing_up(
-    own_stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receiver_that_is_away_or_hangs_holds_nothing_up(own_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     silent = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)  # takes connections, never answers
     try:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.server_port}")

@@ -60,7 +60,7 @@ async def test_a_bad_item_names_its_place_in_the_request(service: Service, place
     sent[place] = BAD
     response = await service.http.post(PATH, json={"text": sent})
     assert response.status_code == 400
-    assert response.json() == {"message": "refused by the worker", "index": place}
+    assert response.json() == {"message": "refused by the worker", "code": "bad_input", "index": place}
 
 
 async def test_the_first_of_several_bad_items_is_named_whichever_chunk_is_ready_first(service: Service) -> None:

@@ -24,6 +24,7 @@ IMAGE = {"type": "base64", "value": HEART}
 def refusal(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     body: dict[str, Any] = response.json()
+    assert body.pop("code")
     assert body.keys() <= {"message", "index"}
     return body
 
@@ -140,7 +141,7 @@ async def test_a_caller_that_leaves_cancels_its_job(service: Service) -> None:
 
     scope = {"type": "http", "method": "POST", "path": "/clip/embed_text", "headers": [], "query_string": b""}
     await service.app(scope, receive, send)
-    assert (sent[0]["status"], sent[1]["body"]) == (409, b'{"message":"The job was cancelled."}')
+    assert (sent[0]["status"], sent[1]["body"]) == (409, b'{"message":"The job was cancelled.","code":"cancelled"}')
 
 
 async def test_a_caller_that_leaves_when_the_store_cannot_be_reached_cancels_nothing(service: Service) -> None:

@@ -15,7 +15,7 @@ from clip_queue.api.error_responses import MAX_DETAILS
 from .service import Service, serve
 
 PATH = "/clip/embed_text"
-KEYLESS = {"message": "Unauthorized api_key"}
+KEYLESS = {"message": "Unauthorized api_key", "code": "unauthorized"}
 
 
 @pytest.mark.parametrize("path", [PATH, "/jobs"])

@@ -49,7 +49,7 @@ async def test_half_an_emoji_is_the_error_of_its_item(service: Service) -> None:
     content = b'{"text":["a","cut \\ud83d","c"]%s}'
     message = "Field 'text' holds half of a character (a lone surrogate), as a cut emoji does."
     response = await post(service, content % b"")
-    assert (response.status_code, response.json()) == (400, {"message": message, "index": 1})
+    assert (response.status_code, response.json()) == (400, {"message": message, "code": "bad_input", "index": 1})
     skipped = (await post(service, content % b',"on_error":"skip"')).json()
     assert skipped["embeddings"] == [[0, 1], None, [1, 1]]
     job = await service.http.post("/jobs", content=b'{"task":"embed_text","text":["a","\\ud83d"],"on_error":"skip"}')
@@ -125,7 +125,7 @@ async def test_head_is_answered_where_get_is(service: Service) -> None:
 async def test_allow_lists_all_methods_of_a_path(service: Service, method: str, path: str, allow: str) -> None:
     response = await service.http.request(method, path)
     assert (response.status_code, response.headers["Allow"]) == (405, allow)
-    assert response.json() == {"message": "Method Not Allowed"}
+    assert response.json() == {"message": "Method Not Allowed", "code": "http"}
 
 
 async def test_pages_of_the_listed_origins_may_call(service: Service) -> None:

@@ -162,13 +162,13 @@ async def claimed(service: Service) -> Event:
 async def test_a_result_that_comes_during_the_last_look_at_the_store_is_the_answer(
     service: Service, moment: str
 ) -> None:
-    request = call(service, timeout=0.3)
+    request = call(service, timeout=1.5)
     with meanwhile(service, **{moment: await claimed(service)}):
         assert (await request).dimension == 2
 
 
 async def test_a_result_that_comes_while_the_store_cannot_be_read_any_more_is_the_answer(service: Service) -> None:
-    request = call(service, timeout=0.3)
+    request = call(service, timeout=1.5)
     finish = await claimed(service)
 
     async def finish_and_break() -> None:

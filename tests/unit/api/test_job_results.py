@@ -21,7 +21,7 @@ NOWHERE = "0" * 32
 
 
 def unknown(job_id: str) -> dict[str, str]:
-    return {"message": f"No job {job_id!r}: it never was, or its result has expired."}
+    return {"message": f"No job {job_id!r}: it never was, or its result has expired.", "code": "unknown_job"}
 
 
 async def npy(service: Service, job_id: str) -> Any:
@@ -110,14 +110,20 @@ async def test_a_job_without_a_result_says_why(service: Service) -> None:
     job = await service.submit(text=["cat", BAD])
     path = f"/jobs/{job['id']}/result"
     response = await service.http.get(path)
-    assert (response.status_code, response.json()) == (409, {"message": "The job has no result; it is queued"})
+    assert (response.status_code, response.json()) == (
+        409,
+        {"message": "The job has no result; it is queued", "code": "job_finished"},
+    )
     service.worker.running.set()
     failed = await service.look(job["id"], wait=5)
     if failed["state"] == "running":
         failed = await service.look(job["id"], wait=5)
     assert failed["error"] == {"code": "bad_input", "message": "refused by the worker", "index": 1}
     response = await service.http.get(path)
-    assert response.json() == {"message": "The job has no result; it is failed: refused by the worker"}
+    assert response.json() == {
+        "message": "The job has no result; it is failed: refused by the worker",
+        "code": "job_finished",
+    }
 
 
 async def test_a_result_that_was_evicted_is_unknown(service: Service) -> None:
@@ -142,7 +148,7 @@ async def test_a_job_is_cancelled_once(service: Service) -> None:
     assert response.json()["error"]["message"] == "The job was cancelled."
     again = await service.http.delete(f"/jobs/{job['id']}")
     assert again.status_code == 409
-    assert again.json() == {"message": "The job has ended already: it is cancelled."}
+    assert again.json() == {"message": "The job has ended already: it is cancelled.", "code": "job_finished"}
 
 
 async def test_a_deadline_that_passes_is_the_jobs_error(service: Service) -> None:

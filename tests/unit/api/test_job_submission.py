@@ -57,7 +57,10 @@ async def test_the_same_key_with_the_same_body_is_the_same_job(service: Service)
     assert first.json()["id"] == again.json()["id"]
     other = await service.http.post("/jobs", json={**TEXT, "text": "other"}, headers=headers)
     assert other.status_code == 422
-    assert other.json() == {"message": "This Idempotency-Key was used before with another body; use a new key."}
+    assert other.json() == {
+        "message": "This Idempotency-Key was used before with another body; use a new key.",
+        "code": "idempotency_key_reused",
+    }
     assert len(service.broker.sent) == 1
 
 
@@ -86,7 +89,10 @@ async def test_a_job_that_the_store_loses_at_once_is_unknown(service: Service) -
     response = await service.http.post("/jobs", json=TEXT)
     job_id = service.broker.sent[0][1][0]
     assert response.status_code == 404
-    assert response.json() == {"message": f"No job '{job_id}': it never was, or its result has expired."}
+    assert response.json() == {
+        "message": f"No job '{job_id}': it never was, or its result has expired.",
+        "code": "unknown_job",
+    }
 
 
 async def test_the_interactive_lane_is_for_those_whom_the_settings_allow() -> None:
@@ -94,7 +100,7 @@ async def test_the_interactive_lane_is_for_those_whom_the_settings_allow() -> No
     async with serve() as closed:
         response = await closed.http.post("/jobs", json=interactive)
         message = "Field 'priority' may not be 'interactive' here (setting interactive_jobs)."
-        assert (response.status_code, response.json()) == (400, {"message": message})
+        assert (response.status_code, response.json()) == (400, {"message": message, "code": "bad_input"})
         wrong = await closed.http.post("/jobs", json={**TEXT, "priority": "bulk"})
         assert wrong.status_code == 422
         assert wrong.json()["detail"] == [
@@ -130,7 +136,7 @@ async def test_a_broker_that_cannot_be_reached_leaves_no_job(service: Service) -
     service.broker.error = OSError("no route to redis://:password@host")
     response = await service.http.post("/jobs", json=TEXT, headers={"Idempotency-Key": "k"})
     assert response.status_code == 503
-    assert response.json() == {"message": "The queue cannot be reached; try again."}
+    assert response.json() == {"message": "The queue cannot be reached; try again.", "code": "unavailable"}
     assert response.headers["Retry-After"] == "1"
     service.broker.error = None
     assert (await service.http.get("/jobs")).json() == {"jobs": [], "cursor": None}

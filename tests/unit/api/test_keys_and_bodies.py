@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,7 +11,7 @@ import httpx
 import orjson
 import pytest
 
-from clip_queue.api.app import create_app
+from clip_queue.api.application import KEY, take_key
 from clip_queue.shared.owners import OPEN, owner_of
 
 from .service import Service, serve
@@ -52,7 +52,10 @@ async def test_no_key_and_a_wrong_key_are_unauthorized(request_: dict[str, Any],
     async with serve(api_keys="one,two") as service:
         for path in ("/clip/embed_text", "/jobs"):
             response = await service.http.post(path, json={**TEXT, **body}, **request_)
-            assert (response.status_code, response.json()) == (401, {"message": "Unauthorized api_key"})
+            assert (response.status_code, response.json()) == (
+                401,
+                {"message": "Unauthorized api_key", "code": "unauthorized"},
+            )
         assert (await service.http.get("/jobs", **request_)).status_code == 401
         assert (await service.http.post("/clip/embed_text", content=b"no JSON")).status_code == 401
 
@@ -85,7 +88,7 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
         for content in (b" " * 1025, unannounced()):
             response = await service.http.post("/clip/embed_text", content=content)
             message = "The request body is larger than 1024 bytes (setting max_body_bytes)."
-            assert (response.status_code, response.json()) == (413, {"message": message})
+            assert (response.status_code, response.json()) == (413, {"message": message, "code": "too_large"})
         padded = orjson.dumps(TEXT).ljust(1024)
         assert (await service.http.post("/clip/embed_text", content=padded)).status_code == 200
         odd = await service.http.post("/clip/embed_text", content=padded, headers={b"Content-Length": b"\xb2"})
@@ -139,9 +142,9 @@ async def test_an_error_of_the_schema_says_where_and_quotes_nothing(
 
 async def test_errors_of_the_framework_have_a_message_too(service: Service) -> None:
     missing = await service.http.get("/nowhere")
-    assert (missing.status_code, missing.json()) == (404, {"message": "Not Found"})
+    assert (missing.status_code, missing.json()) == (404, {"message": "Not Found", "code": "http"})
     wrong = await service.http.get("/clip/embed_text")
-    assert (wrong.status_code, wrong.json()) == (405, {"message": "Method Not Allowed"})
+    assert (wrong.status_code, wrong.json()) == (405, {"message": "Method Not Allowed", "code": "http"})
     assert wrong.headers["Allow"] == "POST"
 
 
@@ -153,7 +156,7 @@ async def test_an_unexpected_error_tells_nothing_of_itself(service: Service) -> 
     response = await service.http.get("/broken")
     assert (response.status_code, response.json()) == (
         500,
-        {"message": "Internal error; the server's log has the details."},
+        {"message": "Internal error; the server's log has the details.", "code": "internal"},
     )
 
 
@@ -170,17 +173,37 @@ async def test_a_caller_that_leaves_while_it_sends_is_no_error_of_the_server(ser
     scope = {"type": "http", "method": "POST", "path": "/clip/embed_text", "headers": [], "query_string": b""}
     await service.app(scope, receive, send)
     assert sent[0]["status"] == 400
-    assert sent[1]["body"] == b'{"message":"The connection was closed before the end of the body."}'
+    assert (
+        sent[1]["body"] == b'{"message":"The connection was closed before the end of the body.","code":"disconnected"}'
+    )
 
 
-def test_keys_are_removed_from_the_access_log() -> None:
-    create_app()
-    log = logging.getLogger("uvicorn.access")
-    line = ("127.0.0.1:1", "GET", "/jobs?api_key=SECRET&limit=1&service_secret=SECRET", "1.1", 200)
-    record = log.makeRecord("uvicorn.access", logging.INFO, "", 0, '%s - "%s %s HTTP/%s" %d', line, None)
-    assert log.filter(record)
-    assert record.getMessage() == '127.0.0.1:1 - "GET /jobs?api_key=…&limit=1&service_secret=… HTTP/1.1" 200'
-    assert log.filter(log.makeRecord("uvicorn.access", logging.INFO, "", 0, "no arguments", (), None))
+@pytest.mark.parametrize(
+    ("sent", "left", "key"),
+    [
+        (b"api_key=SECRET&limit=1&service_secret=SECRET", b"limit=1", "SECRET"),
+        (b"limit=1&api%5Fkey=a%26b+c&x=%zz&y", b"limit=1&x=%zz&y", "a&b c"),
+        (b"API_KEY=SECRET&a=%C3%A9", b"a=%C3%A9", None),
+        (b"api_key=first&api_key=", b"", ""),
+        (b"api_key=schl%C3%BCssel", b"", "schl\u00fcssel"),
+        (b"&&a=b&", b"&&a=b&", None),
+    ],
+)
+def test_a_key_in_the_query_leaves_the_address(sent: bytes, left: bytes, key: str | None) -> None:
+    scope = {"type": "http", "query_string": sent}
+    take_key(scope)
+    assert (scope["query_string"], scope.get(KEY)) == (left, key)
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_of_the_document_load_nothing_from_elsewhere(service: Service, page: str) -> None:
+    html = (await service.http.get(page)).text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert len(loaded) >= 2
+    for path in loaded:
+        answer = await service.http.get(path)
+        assert answer.status_code == 200, path
+    assert not re.search(r"https?://", html)
 
 
 async def test_the_openapi_document_has_every_schema_that_it_refers_to(service: Service) -> None:

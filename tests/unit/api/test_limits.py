@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -260,4 +261,5 @@ async def test_the_protocol_answers_what_a_row_says(bound: str) -> None:
         answer = await ask(port, PATHS[bound])
     head, _, body = answer.partition(b"\r\n\r\n")
     assert int(head[9:12]) == int(row.status), answer[:300]
-    assert re.fullmatch(f'{{"message":"{row.pattern}"}}', body.decode())
+    assert re.fullmatch(row.pattern, json.loads(body)["message"])
+    assert json.loads(body)["code"] == row.code.strip("`")

@@ -68,7 +68,10 @@ async def test_who_may_read_it() -> None:
         await scrape(service)
     async with serve(metrics="off") as service:
         response = await service.http.get("/metrics")
-        assert (response.status_code, response.json()) == (404, {"message": "Metrics are off (setting metrics)."})
+        assert (response.status_code, response.json()) == (
+            404,
+            {"message": "Metrics are off (setting metrics).", "code": "http"},
+        )
 
 
 async def test_a_store_that_is_away_is_told() -> None:

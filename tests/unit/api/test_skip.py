@@ -108,7 +108,11 @@ async def test_without_a_good_item_the_first_error_is_that_of_all(service: Servi
     body: dict[str, Any] = {"text": [None, 7], "on_error": "skip"}
     response = await service.http.post("/clip/embed_text", json=body)
     assert response.status_code == 400
-    assert response.json() == {"message": "Field 'text' must hold text here; it holds null.", "index": 0}
+    assert response.json() == {
+        "message": "Field 'text' must hold text here; it holds null.",
+        "code": "bad_input",
+        "index": 0,
+    }
     headers = {"Idempotency-Key": "k"}
     for status in (202, 200):
         response = await service.http.post("/jobs", json={"task": "embed_text", **body}, headers=headers)
