@@ -15,39 +15,18 @@ import typer
 from rich.markup import escape
 
 from clip_queue.bulk.run.options import options
-from clip_queue.cli import looking
+from clip_queue.cli import looking, serving
 from clip_queue.cli.options import with_options
+from clip_queue.cli.settings import as_typed, load_settings
 from clip_queue.cli.terminal import console, errors, fail, print_error, print_line
-from clip_queue.shared import startup
-from clip_queue.shared.settings import Settings
 from clip_queue.stack.machine import StackError
 from clip_queue.version import __version__
 
 app = typer.Typer(
     help="CLIP embeddings through a queue: serve them, embed a dataset, search it, see it work.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # they would show the values of variables, also of keys
 )
-OPTIONS = {"models": "--model", "redis_url": "--redis", "data_dir": "--data-dir"}
-
-
-def load_settings(**given: Any) -> Settings:
-    """The settings: those of the command line, else those of the environment. Ends the command if they are wrong."""
-    chosen = {name: value for name, value in given.items() if value is not None}
-    startup.warn()
-    try:
-        return startup.load(names={name: OPTIONS.get(name, name) for name in chosen}, **chosen)
-    except startup.CannotWork as error:
-        fail(str(error))
-
-
-def as_typed(message: str, **given: Any) -> str:
-    """A message in which each setting that was given as an option has the option's name."""
-    for name, value in given.items():
-        if value is not None:
-            message = message.replace(startup.variable(name), OPTIONS[name])
-    return message
 
 
 @app.callback(invoke_without_command=True)
@@ -60,37 +39,7 @@ def _options(
         raise typer.Exit
 
 
-@app.command()
-def up(
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback only with API keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 9001,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Model to serve, NAME or NAME=SOURCE; again for more.", show_default=False)
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Worker processes; unset: one a GPU, or one.", show_default=False)
-    ] = None,
-    redis: Annotated[
-        str | None,
-        typer.Option(
-            help="URL of a Redis or Valkey to use instead of the embedded one; CLIP_QUEUE_REDIS_URL does the same "
-            "and keeps a password off the command line.",
-            show_default=False,
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the queue's file and the logs.", show_default="~/.clip-queue")
-    ] = None,
-) -> None:
-    """Serve: Valkey, workers and the API, restarted when they die, until Ctrl-C."""
-    from clip_queue.cli.up import up as run_up
-
-    settings = load_settings(models=model, redis_url=redis, data_dir=data_dir)
-    given = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
-    try:
-        run_up(console, errors, settings, host=host, port=port, workers=workers, redis_url=given)
-    except StackError as error:
-        fail(as_typed(str(error), models=model, redis_url=redis, data_dir=data_dir))
+app.command()(serving.up)
 
 
 @app.command()

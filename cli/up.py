@@ -32,6 +32,7 @@ def up(
     host: str,
     port: int,
     workers: int | None,
+    serves: list[str] | None = None,
     redis_url: str | None,
     make_stack: Callable[..., EmbeddedStack] = EmbeddedStack,
 ) -> None:
@@ -43,6 +44,7 @@ def up(
         host: the address that the API listens on.
         port: the port of the API.
         workers: number of workers; None: one a GPU, or one.
+        serves: the model of each worker; None: each has all.
         redis_url: a Redis to use; None: start a Valkey.
         make_stack: makes the service.
 
@@ -58,6 +60,7 @@ def up(
     stack = make_stack(
         settings,
         workers=workers,
+        serves=serves,
         host=host,
         port=port,
         redis_url=redis_url,
@@ -92,10 +95,10 @@ def print_overview(console: Console, stack: EmbeddedStack, seconds: float) -> No
         rows.append(("valkey", f"on 127.0.0.1, append-only file in {stack.data_dir / 'valkey'}", "valkey"))
     else:
         rows.append(("redis", "the one given", ""))
-    served = ", ".join(parse_models(settings.models))
     for number in range(1, stack.workers + 1):
         gpu = stack.gpu(number)
         place = "" if gpu is None else f" on GPU {gpu}"
+        served = ", ".join(parse_models(stack.models(number)))
         rows.append((f"worker-{number}", f"serves {served}{place}", f"worker-{number}"))
     rows.append(("api", url, "api"))
     for name, text, process in rows:

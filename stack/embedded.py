@@ -8,7 +8,7 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -55,6 +55,7 @@ class EmbeddedStack:
 
     Args:
         workers: number of workers; None: one a GPU, or one.
+        serves: the model of each worker, as in the settings; None: each has all of them.
         api: whether to start the API.
         host: the address that the API listens on.
         port: the port of the API; 0: a free one.
@@ -70,6 +71,7 @@ class EmbeddedStack:
         settings: Settings,
         *,
         workers: int | None = 1,
+        serves: Sequence[str] | None = None,
         api: bool = True,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -81,7 +83,10 @@ class EmbeddedStack:
     ) -> None:
         self.host, self.port, self.api = host, port, api
         self.gpus = visible_gpus() if settings.device in ("auto", "cuda") else []
+        if serves is not None:
+            workers = len(serves)
         self.workers = workers if workers is not None else max(1, len(self.gpus))
+        self._serves = [absolute(model) for model in serves or ()]
         self.redis_url = redis_url or ""
         self.embedded = redis_url is None
         self._temporary = temporary_folder() if data_dir is None else None
@@ -121,9 +126,14 @@ class EmbeddedStack:
         """The GPU of worker ``number`` (from 1), in turn; None if there is no GPU."""
         return self.gpus[(number - 1) % len(self.gpus)] if self.gpus else None
 
+    def models(self, number: int) -> list[str]:
+        """The models of worker ``number`` (from 1), as in the settings."""
+        return [self._serves[number - 1]] if self._serves else self.settings.models
+
     def worker(self, number: int) -> Spec:
         """The process of worker ``number`` (from 1)."""
-        return children.worker(self.settings, number, of=self.workers, gpu=self.gpu(number))
+        settings = self.settings.model_copy(update={"models": self.models(number)})
+        return children.worker(settings, number, of=self.workers, gpu=self.gpu(number))
 
     def __enter__(self) -> EmbeddedStack:
         self.start()

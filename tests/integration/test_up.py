@@ -20,6 +20,7 @@ import pytest
 from clip_queue.shared.settings import Settings
 from clip_queue.stack.embedded import EmbeddedStack
 from clip_queue.stack.machine import StackError, free_port
+from clip_queue.worker.inference.clip_model import CHECKPOINTS
 
 READY = 120.0  # seconds; a loaded machine imports torch slowly
 ENDED = 45.0  # seconds
@@ -279,3 +280,25 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_reason(tmp_path: 
     why = "CLIP_QUEUE_MODELS: gone=local-dir:/no/such/folder cannot be loaded: there is no folder /no/such/folder"
     assert str(caught.value) == f"worker-1 cannot start: {why}"
     assert stack.pids == {}
+
+
+def test_workers_may_have_models_of_their_own(launch: Callable[..., Up]) -> None:
+    twin = f"twin=local-dir:{CHECKPOINTS / 'emoji-mini'}"
+    it = launch("--serve", f"emoji-mini:1,{twin}:1", "--precision", "fp32", "--log-level", "warning")
+    until(lambda: "ready in" in it.said or it.process.poll() is not None, 2 * READY)
+    assert "serves emoji-mini" in it.said
+    assert "serves twin" in it.said
+    found = httpx.get(f"http://127.0.0.1:{it.port}/metrics", timeout=30).text
+    live = re.findall(r'clip_queue_workers\{device="cpu",model="(\S+)"\} (\S+)', found)
+    assert sorted(live) == [("emoji-mini", "1.0"), ("twin", "1.0")]
+    vectors = []
+    for model in ("emoji-mini", "twin"):
+        body = {"text": "a whale", "clip_version_id": model}
+        answer = httpx.post(f"http://127.0.0.1:{it.port}/clip/embed_text", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        vectors.append(answer.json()["embeddings"])
+    assert vectors[0] == vectors[1]
+    it.children()
+    it.process.send_signal(signal.SIGTERM)
+    assert it.await_end() == 0
+    assert it.left() == []

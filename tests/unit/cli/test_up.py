@@ -25,7 +25,9 @@ class Stack:
         self.settings = settings
         self.say = options["say"]
         self.embedded = options["redis_url"] is None
-        self.workers = options["workers"] or 1
+        serves = options["serves"]
+        self.workers = len(serves) if serves else options["workers"] or 1
+        self.models = lambda number: [serves[number - 1]] if serves else settings.models
         self.api_url = f"http://{options['host']}:{options['port']}"
         self.data_dir = Path("/data")
         self.logs = Path("/data/logs")
@@ -68,6 +70,12 @@ def run(on_start: Callable[[Stack], None], settings: Settings | None = None, **o
 def interrupt(_: Stack) -> None:
     """Ctrl-C, while the service starts."""
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_overview_says_which_models_each_worker_has() -> None:
+    _, text = run(interrupt, Settings(models=["RN50", "emoji-mini"]), serves=["RN50", "emoji-mini"])
+    assert "  worker-1  serves RN50" in text
+    assert "  worker-2  serves emoji-mini" in text
 
 
 def test_the_overview_says_what_runs_where_and_how_to_stop_it() -> None:
