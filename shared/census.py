@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,22 @@ class LaneCensus:
 
 
 @dataclass(frozen=True)
+class RunCensus:
+    """A bulk run under way. ``rate``: rows a second; ``stalled``: since when its rows have not grown, seconds."""
+
+    model: str
+    rate: float
+    stalled: float
+
+
+@dataclass(frozen=True)
 class Census:
     """``held``: bytes of jobs and results; ``limit``: most of them, None where nothing is known of it yet.
 
     ``unfinished``: jobs by model. ``totals``: how often something has happened, by event, lane and model: jobs that
     ended, by state; jobs ``requeued`` for a lost worker; ``resent``, whose message may have been lost (those of other
-    lanes than the interactive one are sent again while they wait, as a matter of course); ``worker_lost``, of no model.
+    lanes than the interactive one are sent again while they wait, as a matter of course); ``worker_lost``, of no model;
+    ``rows_done`` and ``rows_failed`` of shards. ``runs``: the bulk runs under way.
     """
 
     held: int
@@ -42,6 +53,7 @@ class Census:
     lanes: list[LaneCensus]
     unfinished: dict[str, int]
     totals: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    runs: list[RunCensus] = field(default_factory=list)
 
 
 def census(models: Iterable[str]) -> Op[Census]:
@@ -51,7 +63,7 @@ def census(models: Iterable[str]) -> Op[Census]:
 
 
 def _parse(replies: list[Any]) -> Census:
-    held, limit, totals, *models = replies[0]
+    held, limit, totals, runs, *models = replies[0]
     lanes: dict[tuple[str, str], LaneCensus] = {}
     unfinished: Counter[str] = Counter()
     for name, jobs, *of_model in models:
@@ -65,7 +77,16 @@ def _parse(replies: list[Any]) -> Census:
     for key, number in zip(totals[::2], totals[1::2], strict=True):
         event, in_lane, name = key.decode().split(":", 2)  # a name may hold more colons
         counted[event, in_lane, model_of(name)] += int(number)
-    return Census(int(held), int(limit) if limit else None, [*lanes.values()], unfinished, counted)
+    found_runs = [_run(*run) for run in runs]
+    return Census(int(held), int(limit) if limit else None, [*lanes.values()], unfinished, counted, found_runs)
+
+
+def _run(model: bytes, stalled: bytes, progress: bytes) -> RunCensus:
+    try:
+        rate = float(json.loads(progress)["rows_per_s"])
+    except (ValueError, TypeError, KeyError):  # it has only begun, or another release says it otherwise
+        rate = 0.0
+    return RunCensus(model.decode(), rate, int(stalled) / 1000)
 
 
 def memory() -> Op[tuple[int, int]]:

@@ -27,7 +27,7 @@ class WorkerInfo:
     that it has handlers for, ``manifests`` the last version of manifests that it reads: 0.1 does not say it, and reads
     the first. ``stages`` are its histograms (:mod:`clip_queue.shared.stages`), ``cache_hits`` and ``cache_misses``
     texts that its cache had and had not. ``started`` is only written for processes of release 0.1, which cannot read a
-    worker without it.
+    worker without it. ``gpu``: what its card says, see :meth:`clip_queue.worker.inference.gpu.Gpu.usage`.
     """
 
     id: str
@@ -45,6 +45,7 @@ class WorkerInfo:
     cache_hits: int = 0
     cache_misses: int = 0
     manifests: int = 1
+    gpu: dict[str, float] = field(default_factory=dict)
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(asdict(self))

@@ -171,6 +171,7 @@ class Heartbeat:
             cache_hits=self._executor.engine.text_cache.hits,
             cache_misses=self._executor.engine.text_cache.misses,
             manifests=MANIFESTS,
+            gpu=self._executor.engine.gpu.usage(),
         )
 
     def _measure_rate(self) -> None:

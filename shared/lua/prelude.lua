@@ -6,9 +6,11 @@
 --   cq:open:MODEL        zset    unfinished jobs by time of arrival
 --   cq:queued:MODEL:LANE zset    those of them that wait for a worker, by time of arrival
 --   cq:runs              zset    unfinished runs that workers lead, by time of arrival; they are in none of the above
+--   cq:live_runs         zset    unfinished runs, whoever leads them, by the time when their rows last grew
 --   cq:load              hash    unfinished items by MODEL:LANE
 --   cq:worker:ID         string  what a worker writes about itself; while it exists, the worker holds its jobs
---   cq:totals            hash    jobs ended by state, put back and sent again, and workers lost, by EVENT:LANE:MODEL
+--   cq:totals            hash    jobs ended by state, put back and sent again, workers lost, rows of shards that were
+--                                done or failed, by EVENT:LANE:MODEL
 --   cq:watch:ID          set     reply lists that get a message at each change of a job
 --   cq:jobs:OWNER        zset    an owner's jobs by time of arrival
 --   cq:idem:OWNER:KEY    string  job id and body digest of an idempotent submission; expires with its job
@@ -28,7 +30,19 @@ local function idem(owner, key) return 'cq:idem:' .. owner .. ':' .. key end
 local function may(from, to) return from and NEXT[from] and NEXT[from][to] end
 
 -- Count an event of a model's lane, '' where it has none, in cq:totals, for good.
-local function count(event, lane, model) redis.call('HINCRBY', 'cq:totals', event .. ':' .. lane .. ':' .. model, 1) end
+local function count(event, lane, model, times)
+  redis.call('HINCRBY', 'cq:totals', event .. ':' .. lane .. ':' .. model, times or 1)
+end
+
+-- Note that a run is under way, and since when its rows have not grown. `rows` is how many there are, as a string.
+local function alive(id, rows)
+  if redis.call('HGET', job(id), 'counted') == rows then
+    redis.call('ZADD', 'cq:live_runs', 'NX', int(now()), id)
+  else
+    redis.call('HSET', job(id), 'counted', rows)
+    redis.call('ZADD', 'cq:live_runs', int(now()), id)
+  end
+end
 
 local function push(list, message)
   redis.call('RPUSH', list, message)

@@ -17,5 +17,6 @@ if state ~= 'running' then return state end
 redis.call('SET', 'cq:worker:' .. leader, '', 'PX', lease)
 -- The rows of a run are not counted as load: only its shards wait for a worker.
 redis.call('HSET', k, 'rows', total, 'done', done, 'failed', failed, 'progress', progress)
+alive(id, done .. '+' .. failed)
 tell_watchers(id)
 return state

@@ -8,7 +8,7 @@ local INLINE = 262144
 local function close(id, state, err, result, t)
   local k = job(id)
   local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem', 'owner', 'bytes',
-                       'deadline')
+                       'deadline', 'kind')
   if not may(f[1], state) then return 0 end
   -- A record that lacks a field, of another release or damaged, must be able to end too.
   local ttl, waits, owner = tonumber(f[6]) or 60000, f[5] and f[5] ~= '', f[8] or ''
@@ -22,6 +22,7 @@ local function close(id, state, err, result, t)
   count(state, f[3], f[2])
   redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
   redis.call('ZREM', 'cq:open:' .. f[2], id)
+  if f[11] == 'embed_dataset' then redis.call('ZREM', 'cq:live_runs', id) end
   redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
   redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -(tonumber(f[4]) or 0))
   redis.call('DEL', 'cq:in:' .. id)

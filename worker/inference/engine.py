@@ -26,6 +26,7 @@ from clip_queue.worker.inference.clip_model import ClipModel, pick_device
 from clip_queue.worker.inference.decode import preprocessed, to_rgb
 from clip_queue.worker.inference.decode_helpers import DecodeHelpers, Unwanted
 from clip_queue.worker.inference.fatal import die
+from clip_queue.worker.inference.gpu import Gpu
 from clip_queue.worker.inference.image_limits import Limits, examine
 from clip_queue.worker.inference.item import BatchItem, Recipient
 from clip_queue.worker.inference.text_cache import TextCache
@@ -50,6 +51,7 @@ class InferenceEngine:
         """Load the models of ``settings``. Raises what open_clip raises if one cannot be loaded."""
         self.settings = settings
         self.device = pick_device(settings.device)
+        self.gpu = Gpu(self.device)
         self.models = {name: load_model(spec, settings) for name, spec in parse_models(settings.models).items()}
         cuda = self.device.type == "cuda"
         batch = settings.batch_size or (256 if cuda else 32)

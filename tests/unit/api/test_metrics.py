@@ -95,7 +95,17 @@ async def test_what_a_worker_writes_is_shown_by_worker() -> None:
         stages.add(MODEL, "interactive", "embed_text", {"forward": seconds})
     info = ModelInfo(MODEL, f"shipped:{MODEL}", FINGERPRINT, 2, 77, (32, 32), "fp32")
     worker = WorkerInfo(
-        "w", "host", 1, "cuda", models=[info], items=7, batches=3, busy=1.5, stages=stages.to_wire(), cache_hits=5
+        "w",
+        "host",
+        1,
+        "cuda",
+        models=[info],
+        items=7,
+        batches=3,
+        busy=1.5,
+        stages=stages.to_wire(),
+        cache_hits=5,
+        gpu={"memory_used": 3.0, "busy": 0.5},
     )
     async with serve() as service:
         await service.store.execute(ops.beat("w", worker.pack(), HOUR, []))
@@ -105,6 +115,9 @@ async def test_what_a_worker_writes_is_shown_by_worker() -> None:
     assert one(samples, "clip_queue_worker_items_total", worker="w") == 7
     assert one(samples, "clip_queue_worker_busy_seconds_total", worker="w") == 1.5
     assert one(samples, "clip_queue_worker_text_cache_hits_total", worker="w") == 5
+    assert one(samples, "clip_queue_gpu_busy_ratio", worker="w") == 0.5
+    assert one(samples, "clip_queue_gpu_memory_used_bytes", worker="w") == 3
+    assert not any(name == "clip_queue_gpu_memory_bytes" for name, _ in samples)
     bucket = "clip_queue_stage_duration_seconds_bucket"
     own = {"worker": "w", "lane": "interactive", "kind": "embed_text", "stage": "forward"}
     assert [one(samples, bucket, le=le, **own) for le in ("0.001", "0.005", "30.0", "+Inf")] == [0, 2, 2, 3]

@@ -129,6 +129,12 @@ def test_a_step_registers_the_worker_with_its_models(parts: Parts) -> None:
     assert parts.fatal == []
 
 
+def test_a_step_tells_what_the_card_says(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.executor.engine.gpu, "usage", lambda: {"busy": 0.5})
+    parts.heartbeat.step()
+    assert parts.live()[0].gpu == {"busy": 0.5}
+
+
 def test_the_jobs_that_a_worker_holds_have_their_progress_in_the_store(parts: Parts) -> None:
     job = parts.accept()
     with parts.executor.leases.claim([job]) as claims:
