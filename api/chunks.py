@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from clip_queue.api.items import FetchedItems
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.refused import complete_result
-from clip_queue.shared.errors import ClipError
-from clip_queue.shared.job import Inputs, Job, JobResult, Kind, OnError
+from clip_queue.shared.errors import ClipError, QueueFull
+from clip_queue.shared.job import Job, JobResult, Kind, OnError
 
 CHUNK = 128  # most items of a chunk, which is one job
+PAUSE = 0.1  # seconds after which a chunk is submitted again that found the queue full
 AHEAD = 2  # most chunks of a request in the queue: one is prepared while the other is computed
 
 
@@ -47,10 +50,24 @@ async def embed(
     async def left() -> None:
         await gone.wait()
 
+    async def attempt(chunk: FetchedItems) -> JobResult:
+        return await client.run(kind, model, chunk, owner, left, began=began, on_error=on_error)
+
+    async def patiently(chunk: FetchedItems) -> JobResult:
+        """As an attempt, but a full queue is waited for: the request was accepted with its first chunk."""
+        while True:
+            try:
+                return await attempt(chunk)
+            except QueueFull:
+                if gone.is_set() or time.monotonic() - began > client.settings.request_timeout:
+                    raise
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(gone.wait(), PAUSE)
+
     async def run(start: int) -> JobResult:
-        chunk = FetchedItems(Inputs(inputs[start : start + size]))
+        chunk = FetchedItems(replace(items.inputs, items=inputs[start : start + size]))
         try:
-            result = await client.run(kind, model, chunk, owner, left, began=began, on_error=on_error)
+            result = await (attempt if start == 0 else patiently)(chunk)
         except ClipError as error:
             error.index = None if error.index is None else error.index + start
             raise

@@ -18,6 +18,7 @@ from clip_queue.api.items import Item, RequestItems, json_type, parse_each, pars
 from clip_queue.api.requests import check_count
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.fetch import ImageUrl
+from clip_queue.shared.job import LongTexts
 from clip_queue.shared.settings import Settings
 
 TOKENS = (
@@ -82,11 +83,18 @@ class EmbeddingsRequest(BaseModel):
     )
     embedding_type: Literal["float", "base64"] | None = Field(None, description="Another name of `encoding_format`.")
     dimensions: StrictInt | None = Field(None, description="Only that of the model: its vectors are not shortened.")
+    truncate: bool | Literal["NONE", "END"] | None = Field(
+        None, description="`true` or `END`: of a text longer than the model takes, the beginning is embedded."
+    )
     normalized: StrictBool | None = Field(None, description="`false`: the raw features, as `/clip` returns them.")
 
     @property
     def base64(self) -> bool:
         return (self.encoding_format or self.embedding_type) == "base64"
+
+    @property
+    def long_texts(self) -> LongTexts:
+        return LongTexts.CUT if self.truncate in (True, "END") else LongTexts.FAIL
 
     @property
     def values(self) -> list[Any]:
@@ -109,13 +117,13 @@ class EmbeddingsRequest(BaseModel):
         def parse(value: object, index: int) -> Item:
             return self._item(value, f"input[{index}]" if len(values) > 1 else "input", settings)
 
-        return RequestItems(parse_each(values, parse))
+        return RequestItems(parse_each(values, parse), long_texts=self.long_texts)
 
     def _item(self, value: object, field: str, settings: Settings) -> Item:
         if isinstance(value, str):
             if self.modality == "image" or (self.modality is None and is_data_uri(value)):
                 return parse_image(value, settings.max_image_bytes, field)
-            return parse_text(value, settings.max_text_chars, field)
+            return parse_text(value, settings.max_text_chars, field, self.long_texts)
         if not isinstance(value, Mapping):
             raise BadInput(f"Field '{field}' holds {json_type(value)}; it {FORMS}.")
         if "value" in value:
@@ -131,7 +139,7 @@ class EmbeddingsRequest(BaseModel):
         """The item that an object has under one of :data:`_KEYS`."""
         if key == "content":
             if isinstance(value, str):
-                return parse_text(value, settings.max_text_chars, field)
+                return parse_text(value, settings.max_text_chars, field, self.long_texts)
             if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], Mapping):
                 raise BadInput(f"Field '{field}' {ONE_PART}")
             part = {k: v for k, v in value[0].items() if k != "content"}  # parts do not nest
@@ -141,7 +149,7 @@ class EmbeddingsRequest(BaseModel):
         if not isinstance(value, str):
             raise BadInput(f"Field '{field}' must be a string; it holds {json_type(value)}.")
         if key == "text":
-            return parse_text(value, settings.max_text_chars, field)
+            return parse_text(value, settings.max_text_chars, field, self.long_texts)
         if key == "url" and not is_data_uri(value):
             return ImageUrl(value.strip())
         if key == "bytes":

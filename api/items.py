@@ -9,7 +9,7 @@ from typing import Any
 from clip_queue.api.images import parse_image
 from clip_queue.shared.errors import BadInput, ClipError, check_text_length
 from clip_queue.shared.fetch import ImageUrl
-from clip_queue.shared.job import Inputs
+from clip_queue.shared.job import Inputs, LongTexts
 
 Item = bytes | str | ImageUrl  # an encoded image, a text, or the URL of an image
 
@@ -24,6 +24,7 @@ class RequestItems:
     items: Sequence[Item | ClipError]
     names: list[str] | None = None
     skip: bool = False
+    long_texts: LongTexts = LongTexts.FAIL
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,13 @@ class FetchedItems:
     refused: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, items: Sequence[bytes | str | ClipError], names: list[str] | None) -> FetchedItems:
+    def of(cls, items: Sequence[bytes | str | ClipError], asked: RequestItems) -> FetchedItems:
+        """``items`` are those of ``asked``, each URL replaced by its image."""
         good = [item for item in items if not isinstance(item, ClipError)]
-        return cls(Inputs(good, names), [item.to_wire() for item in items if isinstance(item, ClipError)])
+        return cls(
+            Inputs(good, asked.names, asked.long_texts is LongTexts.CUT),
+            [item.to_wire() for item in items if isinstance(item, ClipError)],
+        )
 
     def raise_if_none(self) -> None:
         """Raise the first error if no item is good."""
@@ -59,16 +64,25 @@ def parse_images(values: Sequence[object], max_bytes: int, field: str, *, skip: 
     return parse_each(values, parse, skip=skip)
 
 
-def parse_texts(values: Sequence[object], max_chars: int, field: str, *, skip: bool = False) -> list[Item | ClipError]:
+def parse_texts(
+    values: Sequence[object],
+    max_chars: int,
+    field: str,
+    *,
+    skip: bool = False,
+    long_texts: LongTexts = LongTexts.FAIL,
+) -> list[Item | ClipError]:
     """The texts of a request, in order. Raises and skips as :func:`parse_images` does."""
 
-    return parse_each(values, lambda value, _: parse_text(value, max_chars, field), skip=skip)
+    return parse_each(values, lambda value, _: parse_text(value, max_chars, field, long_texts), skip=skip)
 
 
-def parse_text(value: object, max_chars: int, field: str) -> str:
-    """One text of a request. Raises :class:`BadInput`."""
+def parse_text(value: object, max_chars: int, field: str, long_texts: LongTexts = LongTexts.FAIL) -> str:
+    """One text of a request; of a longer one the first ``max_chars``, if it may be cut. Raises :class:`BadInput`."""
     if not isinstance(value, str):
         raise BadInput(f"Field '{field}' must hold text here; it holds {json_type(value)}.")
+    if long_texts is LongTexts.CUT:
+        value = value[:max_chars]
     check_text_length(value, max_chars)
     check_unicode(value, f"Field '{field}'")
     return value

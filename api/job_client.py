@@ -120,7 +120,7 @@ class JobClient:
             if asked.names and error.index is not None:
                 error.message = with_name(error.message, asked.names[error.index])
             raise
-        return FetchedItems.of(items, asked.names)
+        return FetchedItems.of(items, asked)
 
     async def submit(self, submission: submissions.Submission) -> submissions.Accepted:
         """Put a job in the queue. One none of whose items is good has failed already.

@@ -28,7 +28,7 @@ from clip_queue.api.requests import HEART, ItemsJob, JobRequest, Limits
 from clip_queue.shared import ops, submissions
 from clip_queue.shared.errors import BadInput, JobFinished
 from clip_queue.shared.held import ByteLimits
-from clip_queue.shared.job import Job, JobResult, State
+from clip_queue.shared.job import Job, JobResult, LongTexts, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 
@@ -131,6 +131,8 @@ async def _answer(client: JobClient, accepted: submissions.Accepted) -> Response
 def _digest(sent: JobRequest) -> str:
     """What a repeated submission is recognised by, beside its Idempotency-Key."""
     values = sent.model_dump(warnings=False)
+    if values.get("long_texts") == LongTexts.FAIL:  # a release before 0.2 does not know it: it must find the same job
+        del values["long_texts"]
     try:
         content = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:  # halves of surrogate pairs, huge numbers

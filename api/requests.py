@@ -25,7 +25,7 @@ from clip_queue.api.items import Item, RequestItems, check_unicode, parse_images
 from clip_queue.api.refused import with_name
 from clip_queue.shared import comparison
 from clip_queue.shared.errors import BadInput, ClipError
-from clip_queue.shared.job import Kind, OnError
+from clip_queue.shared.job import Kind, LongTexts, OnError
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 
@@ -123,7 +123,17 @@ class EmbedImage(ClipRequest):
         return RequestItems(parse_images(values, limits.image_bytes, "image", skip=self.skip), skip=self.skip)
 
 
-class EmbedText(ClipRequest):
+class TextRequest(ClipRequest, ABC):
+    """A request that may have texts."""
+
+    long_texts: LongTexts = Field(
+        LongTexts.FAIL,
+        description="What becomes of a text that is longer than the model takes: `fail`, or `cut`, so that its "
+        "beginning is embedded.",
+    )
+
+
+class EmbedText(TextRequest):
     kind = Kind.EMBED_TEXT
     text: StrictStr | Annotated[list[StrictStr], Field(fail_fast=True)]
 
@@ -142,10 +152,11 @@ class EmbedText(ClipRequest):
     def items(self, limits: Limits) -> RequestItems:
         values = several(self.text)
         check_count("text", values, limits.texts)
-        return RequestItems(parse_texts(values, limits.text_chars, "text", skip=self.skip), skip=self.skip)
+        texts = parse_texts(values, limits.text_chars, "text", skip=self.skip, long_texts=self.long_texts)
+        return RequestItems(texts, skip=self.skip, long_texts=self.long_texts)
 
 
-class Compare(ClipRequest):
+class Compare(TextRequest):
     kind = Kind.COMPARE
     subject: OneImage
     subject_type: Type = "image"
@@ -163,14 +174,14 @@ class Compare(ClipRequest):
             raise BadInput("Field 'subject' must be one image or text, not a list.")
         for name in names or ():
             check_unicode(name, with_name("The name of a prompt", name))
-        (subject,) = parse(self.subject_type, [self.subject], limits, "subject")
+        (subject,) = parse(self.subject_type, [self.subject], limits, "subject", self.long_texts)
         try:
-            prompts = parse(self.prompt_type, values, limits, "prompt")
+            prompts = parse(self.prompt_type, values, limits, "prompt", self.long_texts)
         except ClipError as error:
             if names:
                 error.message = with_name(error.message, names[error.index or 0])
             raise
-        return RequestItems(comparison.join(subject, prompts), names)
+        return RequestItems(comparison.join(subject, prompts), names, long_texts=self.long_texts)
 
     def _prompts(self) -> tuple[list[str] | None, list[object]]:
         prompt = self.prompt
@@ -181,10 +192,12 @@ class Compare(ClipRequest):
         return None, [prompt]
 
 
-def parse(kind: Type, values: list[object], limits: Limits, field: str) -> list[Item | ClipError]:
+def parse(
+    kind: Type, values: list[object], limits: Limits, field: str, long_texts: LongTexts
+) -> list[Item | ClipError]:
     """``values`` as images or texts. Raises :class:`BadInput`, whose message names the field."""
     if kind == "text":
-        return parse_texts(values, limits.text_chars, field)
+        return parse_texts(values, limits.text_chars, field, long_texts=long_texts)
     return parse_images(values, limits.image_bytes, field)
 
 

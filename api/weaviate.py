@@ -22,6 +22,7 @@ from clip_queue.api.job_client import JobClient
 from clip_queue.api.openai_embeddings import kind_of
 from clip_queue.api.openapi import ABOUT, BODY_ERRORS, documented, errors
 from clip_queue.api.requests import HEART, check_count
+from clip_queue.shared.job import LongTexts
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import normalise
 from clip_queue.version import __version__
@@ -99,7 +100,7 @@ async def meta(request: Request) -> dict[str, Any]:
     openapi_extra=documented(VectorizeRequest, {"a text and an image": {"texts": ["red heart"], "images": [HEART]}}),
 )
 async def vectorize(request: Request) -> Response:
-    """Embed texts and images with the default model. The vectors have length 1."""
+    """Embed texts and images with the default model. The vectors have length 1; a text that is too long is cut."""
     client = JobClient.of(request)
     settings = client.settings
     keys = settings.model_copy(update={"api_keys": []}) if settings.vectorize_without_key else settings
@@ -128,8 +129,8 @@ def _items(texts: list[str], images: list[str], settings: Settings) -> RequestIt
 
     def parse(value: object, index: int) -> Item:
         if index < len(texts):
-            return parse_text(value, settings.max_text_chars, "texts")
+            return parse_text(value, settings.max_text_chars, "texts", LongTexts.CUT)
         image = {"type": "base64", "value": value}
         return parse_image(image, settings.max_image_bytes, f"images[{index - len(texts)}]")
 
-    return RequestItems(parse_each([*texts, *images], parse))
+    return RequestItems(parse_each([*texts, *images], parse), long_texts=LongTexts.CUT)

@@ -55,6 +55,11 @@ class Kind(StrEnum):
     EMBED_SHARD = "embed_shard"  # a part of a bulk run: one worker reads, embeds and writes it
 
 
+class LongTexts(StrEnum):
+    FAIL = "fail"  # a text that is longer than the model takes is an error
+    CUT = "cut"  # its beginning is embedded
+
+
 class OnError(StrEnum):
     FAIL = "fail"  # one bad item fails the job
     SKIP = "skip"  # the result has the good items, and the errors of the bad ones
@@ -65,11 +70,13 @@ class Inputs:
     """What a job embeds. An item is an encoded image (bytes) or a text (str).
 
     The order of a comparison's items is that of :mod:`clip_queue.shared.comparison`. ``names`` are the names of its
-    prompts, if they have names.
+    prompts, if they have names. ``cut``: the beginning of a text that is too long is embedded; a worker of 0.1 refuses
+    such a text.
     """
 
     items: list[bytes | str]
     names: list[str] | None = None
+    cut: bool = False
 
 
 @dataclass(slots=True)

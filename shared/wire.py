@@ -21,7 +21,8 @@ ID_LENGTH = 32  # characters of a job's id
 
 
 def pack_inputs(inputs: Inputs) -> bytes:
-    return _pack({"items": inputs.items, "names": inputs.names})
+    cut = {"cut": True} if inputs.cut else {}
+    return _pack({"items": inputs.items, "names": inputs.names, **cut})
 
 
 def unpack_inputs(data: bytes) -> Inputs:

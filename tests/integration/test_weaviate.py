@@ -51,6 +51,16 @@ def test_what_the_module_sends_is_vectorised(served: tuple[Stack, Api], http: ht
     assert "Data is not image" in json.loads(content)["error"]
 
 
+def test_a_text_that_is_too_long_is_cut_as_the_container_does(served: tuple[Stack, Api], http: httpx.Client) -> None:
+    long = "dog face " * 5000  # more tokens than the model has, and more characters than the settings allow
+    status, content = go(served[1], "POST", "/vectorize", json.dumps({"texts": [long, "dog face"]}).encode())
+    assert status == 200, content
+    first, second = np.array(json.loads(content)["textVectors"], np.float32)
+    assert first @ second < 0.9999
+    cut = vectors(embed_texts(http, [long], long_texts="cut"))
+    same(np.array([first]), normalise(cut))
+
+
 def test_it_is_live_and_ready_and_tells_what_it_is(served: tuple[Stack, Api]) -> None:
     for path in ("/.well-known/live", "/.well-known/ready"):
         assert go(served[1], "GET", path) == (204, b"")

@@ -297,7 +297,9 @@ class JobExecutor:
                 self.engine.release(lane)
                 execution.fail(index, error)
             else:
-                self.engine.embed(model, lane, item, execution.item(index), execution.job.owner)
+                self.engine.embed(
+                    model, lane, item, execution.item(index), execution.job.owner, cut=execution.inputs.cut
+                )
 
     def _complete(self, over: OverQueue, pending: dict[str, Lease], wait: float) -> None:
         """Complete the jobs that are over, in one round trip. Waits up to ``wait`` seconds for the first of them.

@@ -97,13 +97,24 @@ class InferenceEngine:
         """Give back a place that was taken for an item which is not passed to :meth:`embed`."""
         self._places[lane].release()
 
-    def embed(self, model: ClipModel, lane: Lane, item: bytes | str, recipient: Recipient, owner: str = "") -> None:
+    def embed(
+        self,
+        model: ClipModel,
+        lane: Lane,
+        item: bytes | str,
+        recipient: Recipient,
+        owner: str = "",
+        *,
+        cut: bool = False,
+    ) -> None:
         """Embed an encoded image or a text that has a place. ``recipient`` gets the features or the error.
 
-        ``owner``: on whose behalf; features in the cache are for the same owner only.
+        Args:
+            owner: on whose behalf; features in the cache are for the same owner only.
+            cut: of a text that is longer than the model takes, embed the beginning.
         """
         if isinstance(item, str):
-            self._embed_text(model, lane, item, recipient, owner)
+            self._embed_text(model, lane, item, recipient, owner, cut)
         else:
             self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
 
@@ -137,7 +148,7 @@ class InferenceEngine:
         self.decoders.submit(lane, lambda: attempt(begin))
         return pixels
 
-    def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient, owner: str) -> None:
+    def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient, owner: str, cut: bool) -> None:
         began = time.monotonic()
         cached = self.text_cache.get(owner, model.fingerprint, text)
         if cached is not None:
@@ -145,7 +156,7 @@ class InferenceEngine:
             recipient.resolve(cached, {"prepare": time.monotonic() - began, "wait": 0.0, "forward": 0.0})
             return
         try:
-            tokens = model.tokenizer(text)
+            tokens = model.tokenizer.cut(text) if cut else model.tokenizer(text)
         except Exception as error:  # also those of the tokenizer: an item's error must not end the thread
             self.release(lane)
             if not isinstance(error, ClipError):
@@ -156,7 +167,8 @@ class InferenceEngine:
 
         def leave(features: Vector | None) -> None:
             self.release(lane)
-            if features is not None:
+            # What may have been cut is not remembered: to a request that does not cut, the text is an error.
+            if features is not None and not (cut and len(tokens) >= model.tokenizer.context_length):
                 self.text_cache.put(owner, model.fingerprint, text, features)
 
         self.batcher.put(BatchItem(recipient, lane, model.embed_texts, tokens, began, leave))

@@ -10,7 +10,7 @@ import pytest
 
 from clip_queue.api.chunks import AHEAD, CHUNK
 from clip_queue.shared import ops
-from clip_queue.shared.job import State
+from clip_queue.shared.job import Kind, State
 
 from .service import BAD, Service, serve, until
 
@@ -52,6 +52,22 @@ async def test_only_a_few_chunks_are_in_the_queue_at_once() -> None:
         assert sum(len(ids) for _, ids in service.broker.sent) == AHEAD
         service.worker.running.set()
         assert (await asked).status_code == 200
+
+
+async def test_a_request_whose_first_chunk_was_accepted_waits_for_room_for_the_others() -> None:
+    async with serve(max_queued_items=CHUNK) as service:
+        assert (await service.http.post(PATH, json={"text": texts()})).status_code == 200
+    async with serve(max_queued_items=CHUNK, request_timeout=1.0) as service:
+        service.worker.hanging.add(Kind.EMBED_TEXT)
+        response = await service.http.post(PATH, json={"text": texts()})
+        assert response.status_code in (429, 504), "it does not wait for ever"
+    async with serve(max_queued_items=5) as service:
+        service.worker.running.clear()
+        before = asyncio.create_task(service.http.post(PATH, json={"text": texts(5)}))
+        await until(lambda: service.broker.sent)
+        assert (await service.http.post(PATH, json={"text": texts()})).status_code == 429
+        service.worker.running.set()
+        assert (await before).status_code == 200
 
 
 @pytest.mark.parametrize("place", [0, CHUNK + 5, MANY - 1])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clip_queue.api.items import FetchedItems
+from clip_queue.api.items import FetchedItems, RequestItems
 from clip_queue.api.refused import complete_job, complete_result
 from clip_queue.api.requests import HEART
 from clip_queue.shared.errors import BadImage, ClipError
@@ -170,8 +170,8 @@ async def test_prompts_may_have_the_names_of_an_images_fields(service: Service) 
 
 
 def test_items_without_an_error_are_the_inputs() -> None:
-    items = FetchedItems.of(["a", ClipError("no", index=1), b"c"], ["x"])
+    items = FetchedItems.of(["a", ClipError("no", index=1), b"c"], RequestItems([], ["x"]))
     assert (items.inputs.items, items.inputs.names) == (["a", b"c"], ["x"])
     items.raise_if_none()
     with pytest.raises(ClipError, match="no"):
-        FetchedItems.of([ClipError("no", index=0)], None).raise_if_none()
+        FetchedItems.of([ClipError("no", index=0)], RequestItems([])).raise_if_none()
