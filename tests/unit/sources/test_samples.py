@@ -8,7 +8,7 @@ import pytest
 
 from clip_queue.bulk.run.scope import scope_text
 from clip_queue.shared.settings import Settings
-from clip_queue.sources.formats import webdataset
+from clip_queue.sources.formats import tar_survey
 from clip_queue.sources.source import SourceError
 from tests.unit.sources.tables import why
 from tests.unit.sources.tar_files import Member, find, planned, read, rows, summary, tar
@@ -63,7 +63,7 @@ def test_a_sample_s_texts_are_bounded(tmp_path: Path) -> None:
 
 
 def test_what_is_late_in_later_tars_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bare: list[Member] = [(f"{n:03}.png", b"x") for n in range(webdataset.SAMPLE_ROWS)]
+    bare: list[Member] = [(f"{n:03}.png", b"x") for n in range(tar_survey.SAMPLE_ROWS)]
     late: list[Member] = [("z.left.jpg", b"x"), ("z.txt", b"late")]
     (tmp_path / "a.tar").write_bytes(tar(bare))
     (tmp_path / "b.tar").write_bytes(tar([*bare, *late]))
@@ -74,7 +74,7 @@ def test_what_is_late_in_later_tars_is_found(tmp_path: Path, monkeypatch: pytest
         planned(tmp_path, text_column="alt")
     with pytest.raises(SourceError, match=r"no image column 'up\.jpg' in the rows"):
         planned(tmp_path, image_column="up.jpg")
-    monkeypatch.setattr(webdataset, "LOOK_ROWS", webdataset.SAMPLE_ROWS)
+    monkeypatch.setattr(tar_survey, "LOOK_ROWS", tar_survey.SAMPLE_ROWS)
     assert planned(tmp_path)[0].texts is False, "so many rows are looked at"
     assert planned(tmp_path, texts=True)[0].texts is True, "and all of them for what is asked for"
     (tmp_path / "b.tar").write_bytes(tar([("0.txt", b"x")]))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clip_queue.shared.errors import BadImage
-from clip_queue.sources.formats import webdataset
+from clip_queue.sources.formats import tar_survey
 from clip_queue.sources.source import SourceError
 from tests.unit.sources.tar_files import (
     EXPECTED,
@@ -102,7 +102,7 @@ def test_the_first_tars_may_be_broken(tmp_path: Path) -> None:
 
 
 def test_of_the_first_tar_all_rows_are_looked_at_and_of_the_others_the_first(tmp_path: Path) -> None:
-    members: list[Member] = [(f"{i:03}.jpg", b"x") for i in range(webdataset.SAMPLE_ROWS)]
+    members: list[Member] = [(f"{i:03}.jpg", b"x") for i in range(tar_survey.SAMPLE_ROWS)]
     (tmp_path / "a.tar").write_bytes(tar([*members, ("z.txt", b"x")]))
     assert planned(tmp_path)[0].texts is True
     (tmp_path / "b.tar").write_bytes(tar([*members, ("z.txt", b"x")]))
