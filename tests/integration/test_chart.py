@@ -126,6 +126,13 @@ def test_pods_start_what_the_images_start(name: str) -> None:
         assert container(found)["command"] == worker
 
 
+def test_lines_of_json_come_without_a_banner() -> None:
+    (worker,) = render({**REDIS, "settings": {"log_format": "json", "log_level": "WARNING"}}).workers
+    command = container(worker)["command"]
+    assert command.index("--quiet") < command.index("worker")
+    assert command[-2:] == ["--loglevel", "WARNING"]
+
+
 def dockerfile() -> str:
     return (ROOT / "Dockerfile").read_text().replace("\\\n", "")
 
