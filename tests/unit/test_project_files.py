@@ -34,6 +34,7 @@ FOLDERS = (
 PAGES = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"),
     *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
+    *("deploy/kubernetes/clip-queue/README.md", "deploy/systemd/README.md"),
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 MODULE = re.compile(r"(?<![\w/.@:-])clip_queue(?:\.\w+)+")
