@@ -13,14 +13,14 @@ COPY pyproject.toml requirements.lock README.md LICENSE NOTICE ./
 COPY clip_queue/__init__.py clip_queue/version.py clip_queue/
 
 FROM build AS build-api
-RUN uv pip install --constraint requirements.lock .
+RUN uv pip install --constraint requirements.lock ".[tracing]"
 # The folders, and clip_queue's links to them, which the build follows.
 COPY . .
 RUN uv pip install --no-deps --reinstall .
 
 FROM build AS build-worker
 # Requests and datasets; the Valkey that `serve` brings is a service of its own here.
-RUN uv pip install --constraint requirements.lock ".[bulk]"
+RUN uv pip install --constraint requirements.lock ".[bulk,gpu,tracing]"
 COPY . .
 RUN uv pip install --no-deps --reinstall .
 
@@ -30,7 +30,7 @@ FROM build AS build-worker-cpu
 ARG TORCH_BACKEND=cpu
 ARG TORCH_INDEX=
 RUN uv pip install ${TORCH_BACKEND:+--torch-backend $TORCH_BACKEND} ${TORCH_INDEX:+--index $TORCH_INDEX} \
-    --constraint requirements.lock ".[bulk]"
+    --constraint requirements.lock ".[bulk,tracing]"
 COPY . .
 RUN uv pip install --no-deps --reinstall .
 
