@@ -155,11 +155,12 @@ def installed(target: str) -> set[str]:
 
 def test_the_api_image_has_no_torch_and_the_worker_images_no_valkey() -> None:
     extras = PROJECT["optional-dependencies"]
-    assert installed("api") == set()
+    assert installed("api") == {"tracing"}
     assert not any(re.match(r"torch|open.clip|pyarrow|fsspec", need) for need in PROJECT["dependencies"])
-    assert installed("worker") == installed("worker-cpu") == {"bulk"}
+    assert installed("worker") == {"bulk", "gpu", "tracing"}
+    assert installed("worker-cpu") == {"bulk", "tracing"}
     assert "clip-queue[worker]" in extras["bulk"]
-    assert not any("valkey" in need or "embedded" in need for need in extras["bulk"] + extras["worker"])
+    assert not any("valkey" in need or "embedded" in need for need in extras["bulk"] + extras["worker"] + extras["tracing"])
 
 
 def test_the_cpu_image_asks_for_torch_without_cuda() -> None:
