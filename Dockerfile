@@ -35,5 +35,4 @@ WORKDIR /home/clip
 VOLUME /weights
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=600s CMD ["python", "-m", "clip_queue.cli.health", "worker"]
-CMD ["celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads", "--without-gossip", "--without-mingle", \
-     "--without-heartbeat", "--loglevel", "INFO"]
+CMD ["celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads", "--loglevel", "INFO"]
