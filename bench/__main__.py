@@ -10,7 +10,20 @@ import sys
 
 from bench.common import console
 
-NAMES = ("exactness", "parity", "start", "latency", "texts", "jobs", "lanes", "images", "bulk", "memory", "plan")
+NAMES = (
+    "exactness",
+    "parity",
+    "start",
+    "latency",
+    "texts",
+    "jobs",
+    "lanes",
+    "images",
+    "bulk",
+    "memory",
+    "plan",
+    "celery",
+)
 
 
 def main(names: list[str]) -> None:

@@ -31,8 +31,11 @@ def serves(folder: Path, url: str, *, celery_tools: bool = False) -> None:
             assert vectors(embed_texts(http, ["through this door"])).shape == (1, 128)
             assert succeeded(http, submit_texts(http, "a job", "through this door")).shape == (2, 128)
         if celery_tools:
-            looking = celery_app(Settings(redis_url=url)).control.inspect(timeout=20, limit=1)  # type: ignore[arg-type]
-            (seen,) = (looking.stats() or {}).values()
+            looking, events = celery_app(Settings(redis_url=url)), list[object]()  # type: ignore[arg-type]
+            (seen,) = (looking.control.inspect(timeout=20, limit=1).stats() or {}).values()
+            with looking.connection_for_read() as connection:
+                looking.events.Receiver(connection, handlers={"*": events.append}).capture(limit=8, timeout=20)
+            assert events
             assert not any(secret in str(seen) for secret in (PASSWORD, QUOTED))
 
 
