@@ -56,8 +56,7 @@ ENV CLIP_QUEUE_CACHE_DIR=/weights HF_HOME=/weights/hub
 VOLUME /weights
 USER clip
 HEALTHCHECK --interval=15s --timeout=10s --start-period=600s CMD ["python", "-m", "clip_queue.cli.health", "worker"]
-CMD ["celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads", "--without-gossip", "--without-mingle", \
-     "--without-heartbeat", "--loglevel", "INFO"]
+CMD ["celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads", "--loglevel", "INFO"]
 
 FROM base-worker AS worker-cpu
 COPY --from=build-worker-cpu /opt/clip-queue /opt/clip-queue

@@ -34,7 +34,7 @@ demo: .venv/.done  ## embed and compare the sample pictures, end to end
 serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
-test: lint .venv-sdk/.done .venv-clients/.done .venv-schemathesis/.done .venv-readers/.done .venv-deploy/.done debian  ## lint, then every test
+test: lint .venv-sdk/.done .venv-clients/.done .venv-flower/.done .venv-schemathesis/.done .venv-readers/.done .venv-deploy/.done debian  ## lint, then every test
 	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 	@$(MAKE) --no-print-directory test-redis
 
@@ -70,7 +70,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-clients .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-clients .venv-flower .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -111,6 +111,13 @@ debian:
 	@echo "setting up .venv-clients (300 MB)"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-clients
 	@$(PIP_INSTALL) .venv-clients/bin/python $(CLIENTS)
+	@touch $@
+
+# Flower brings a web server of its own.
+.venv-flower/.done: .venv/.done tests/flower.txt
+	@echo "setting up .venv-flower"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-flower
+	@$(PIP_INSTALL) .venv-flower/bin/python --requirement tests/flower.txt
 	@touch $@
 
 # So does what tries the API by its own OpenAPI document: it is no dependency of the service.

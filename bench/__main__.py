@@ -23,6 +23,7 @@ NAMES = (
     "memory",
     "plan",
     "store",
+    "celery",
 )
 
 

@@ -183,6 +183,11 @@ class Settings(BaseSettings):
         description="Who may read `GET /metrics`: `key`: whoever may use the service; `open`: anyone who can connect; "
         "`off`: nobody.",
     )
+    celery_tools: bool = Field(
+        False,
+        description="Whether workers answer `celery inspect` and send events, for Flower and the like "
+        "([celery.md](celery.md)).",
+    )
 
     # Time
     request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")

@@ -5,6 +5,8 @@ Both take a few bytes, and without them nothing would ever be freed. So what Red
 script that may. Jobs themselves are refused by the store, before any message is sent. And what kombu reads in
 transactions is read without: a full server takes no command into one, and a worker that has to connect anew would end.
 
+And the answer to a remote command is forgotten after a while: who has asked may be gone, and kombu would keep it.
+
 And messages that a worker cannot give back when it ends, since the server is away, are forgotten: they only name jobs,
 which the reconciler sends again. kombu would write them to a file beside other temporary ones, and leave it there.
 """
@@ -18,6 +20,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import OutOfMemoryError
 
+REPLIES = ".reply.celery.pidbox"  # the end of the names of lists with answers to remote commands
+REPLY_TTL = 60  # seconds
 _ANYWAY = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], ARGV[2])"
 
 
@@ -44,13 +48,19 @@ class _Anyway:
         except OutOfMemoryError:
             priority = self._get_message_priority(message, reverse=False)  # type: ignore[attr-defined]
             self._write("LPUSH", self._q_for_pri(queue, priority), dumps(message))  # type: ignore[attr-defined]
+        if queue.endswith(REPLIES):
+            with self.conn_or_acquire() as client:  # type: ignore[attr-defined]
+                client.pexpire(queue, 1000 * REPLY_TTL)
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         try:
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]
         except OutOfMemoryError:
             member = self.sep.join([routing_key or "", pattern or "", queue or ""])  # type: ignore[attr-defined]
-            for prefix in (self.keyprefix_queue, self.keyprefix_binding_permanent):  # type: ignore[attr-defined]
+            prefixes = [self.keyprefix_queue]  # type: ignore[attr-defined]
+            if queue not in self._expires:  # type: ignore[attr-defined]
+                prefixes.append(self.keyprefix_binding_permanent)  # type: ignore[attr-defined]
+            for prefix in prefixes:
                 self._write("SADD", prefix % (exchange,), member)
 
     def _size(self, queue: str) -> int:

@@ -44,12 +44,11 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
     elif of > 1 and "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(max(1, cores() // of))  # the workers share the cores
     celery = [sys.executable, "-m", "celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads"]
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]  # the workers have their own leases
     options = ["--concurrency", str(settings.worker_threads), "--loglevel", settings.log_level]
     if settings.log_format == "json":
         celery.insert(celery.index("-A"), "--quiet")  # its banner is no JSON
     grace = settings.drain_timeout + WORKER_GRACE
-    return Spec(name, [*celery, *quiet, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
+    return Spec(name, [*celery, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
 
 
 def api(settings: Settings, host: str, port: int) -> Spec:

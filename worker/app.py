@@ -98,6 +98,7 @@ app = celery_app(settings)
 app.conf.update(
     worker_pool="threads",
     worker_concurrency=settings.worker_threads,
+    worker_consumer="clip_queue.worker.celery_tools:Consumer",
     # Interactive queues first: the transport reads them in this order.
     task_queues=[
         Queue(name, Exchange(name), routing_key=name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import redis
 import trustme
 
+from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
@@ -20,14 +22,21 @@ from tests.wire import embed_texts, vectors
 pytestmark = [needs_redis, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
-def serves(folder: Path, url: str) -> None:
+def serves(folder: Path, url: str, *, celery_tools: bool = False) -> None:
     """Both doors work with this URL: the store, the replies and the queue, in the API and in the worker."""
-    with stack(folder, redis_url=url) as it:
+    with stack(folder, redis_url=url, celery_tools=celery_tools) as it:
         worker, api = it.worker(), it.api()
         it.ready(worker, api, timeout=180)
         with api.client() as http:
             assert vectors(embed_texts(http, ["through this door"])).shape == (1, 128)
             assert succeeded(http, submit_texts(http, "a job", "through this door")).shape == (2, 128)
+        if celery_tools:
+            looking, events = celery_app(Settings(redis_url=url)), list[object]()  # type: ignore[arg-type]
+            (seen,) = (looking.control.inspect(timeout=20, limit=1).stats() or {}).values()
+            with looking.connection_for_read() as connection:
+                looking.events.Receiver(connection, handlers={"*": events.append}).capture(limit=8, timeout=20)
+            assert events
+            assert not any(secret in str(seen) for secret in (PASSWORD, QUOTED))
 
 
 def refusal(url: str) -> str:
@@ -41,14 +50,16 @@ def refusal(url: str) -> str:
     return told.value.message
 
 
-def test_a_user_with_the_documented_permissions_is_enough(tmp_path: Path) -> None:
+@pytest.mark.parametrize("celery_tools", [False, True])
+def test_a_user_with_the_documented_permissions_is_enough(tmp_path: Path, celery_tools: bool) -> None:
     page = (Path(__file__).parents[2] / "docs/redis.md").read_text()
-    rule = page.partition("```text\nuser clip-queue ")[2].partition("```")[0]
+    rules = re.findall(r"```text\nuser clip-queue (.*?)```", page, re.DOTALL)
+    rule = " ".join(rules if celery_tools else rules[:1])
     permissions = " ".join(rule.replace("on >PASSWORD", f'on ">{PASSWORD}"').split())
     with server(tmp_path, user=f"clip-queue {permissions}") as it:
         with redis.Redis(port=it.port) as client:
             client.execute_command("ACL", "LOG", "RESET")
-            serves(tmp_path, f"redis://clip-queue:{QUOTED}@127.0.0.1:{it.port}/0")
+            serves(tmp_path, f"redis://clip-queue:{QUOTED}@127.0.0.1:{it.port}/0", celery_tools=celery_tools)
             denied = [entry["object"] for entry in client.acl_log()]
             assert denied == []
             client.execute_command("ACL", "SETUSER", "poor", "on", ">pass", "~*", "+ping", "+hello", "+client")
@@ -77,7 +88,7 @@ def test_over_tls_with_an_authority_and_a_password(tmp_path: Path) -> None:
 def test_over_a_socket_of_this_machine(tmp_path: Path) -> None:
     socket = tmp_path / "redis.sock"
     with server(tmp_path, unixsocket=str(socket), requirepass=f'"{PASSWORD}"'):
-        serves(tmp_path, f"unix://:{QUOTED}@{socket}?db=2")
+        serves(tmp_path, f"unix://:{QUOTED}@{socket}?db=2", celery_tools=True)
 
 
 def test_a_cluster_is_refused_with_a_sentence(tmp_path: Path) -> None:

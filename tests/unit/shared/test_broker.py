@@ -46,3 +46,10 @@ def test_sentinels_are_asked_by_the_broker_with_their_password_and_a_timeout() -
     asked = options["sentinel_kwargs"]
     assert (asked["password"], asked["socket_timeout"], asked["socket_connect_timeout"]) == ("sp", 0.7, 0.7)
     assert options["socket_timeout"] is None, "a receiver waits for the master as long as it takes"
+
+
+def test_workers_are_looked_at_only_where_a_setting_says_so() -> None:
+    for wanted in (False, True):
+        conf = celery_app(SETTINGS.model_copy(update={"celery_tools": wanted})).conf
+        assert (conf.worker_enable_remote_control, conf.worker_send_task_events) == (wanted, wanted)
+    assert not Settings.model_fields["celery_tools"].default

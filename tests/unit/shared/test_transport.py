@@ -23,6 +23,7 @@ class Server:
 
     def __init__(self) -> None:
         self.scripts: list[tuple[Any, ...]] = []
+        self.expiring: dict[str, int] = {}
 
     def __enter__(self) -> Server:
         return self
@@ -32,6 +33,9 @@ class Server:
 
     def eval(self, *args: Any) -> None:
         self.scripts.append(args)
+
+    def pexpire(self, key: str, milliseconds: int) -> None:
+        self.expiring[key] = milliseconds
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "sentinel"])
@@ -50,6 +54,7 @@ def test_what_is_refused_is_sent_by_a_script_that_may(monkeypatch: pytest.Monkey
         raise OutOfMemoryError("no")
 
     channel = transport.Channel.__new__(transport.Channel)
+    channel._expires = {"r": 10_000}
     monkeypatch.setattr(kombu_redis.Channel, "_put", refuse)
     monkeypatch.setattr(kombu_redis.Channel, "_queue_bind", refuse)
     monkeypatch.setattr(transport.Channel, "conn_or_acquire", lambda self: server)
@@ -63,6 +68,19 @@ def test_what_is_refused_is_sent_by_a_script_that_may(monkeypatch: pytest.Monkey
         ("_kombu.binding_permanent.q", "SADD"),
     ]
     assert len({s[4] for s in bound}) == 1
+    channel._queue_bind("r", "r", "", "r")
+    assert [s[2] for s in server.scripts[3:]] == ["_kombu.binding.r"], "or it would be kept for ever"
+
+
+def test_an_answer_to_a_remote_command_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kombu lets it expire only in the channel that has declared the list, which is that of who asked."""
+    server = Server()
+    channel = transport.Channel.__new__(transport.Channel)
+    monkeypatch.setattr(kombu_redis.Channel, "_put", lambda *_, **__: None)
+    monkeypatch.setattr(transport.Channel, "conn_or_acquire", lambda self: server)
+    channel._put("clip.m.interactive", {})
+    channel._put("x.reply.celery.pidbox", {})
+    assert server.expiring == {"x.reply.celery.pidbox": 60_000}
 
 
 def test_what_cannot_be_given_back_is_forgotten_and_written_to_no_file(
