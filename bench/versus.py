@@ -104,10 +104,10 @@ def compare(name: str, case: Case, old: Path) -> None:
 
 
 @contextmanager
-def served(case: Case, checkout: Path | None) -> Iterator[str]:
-    """A service of a checkout, by its own ``.venv``; None: of this one. Yields its URL."""
+def served(case: Case, checkout: Path | None, more: dict[str, str] | None = None) -> Iterator[str]:
+    """A service of a checkout, by its own ``.venv``; None: of this one. ``more``: of its environment. Yields its URL."""
     command = [sys.executable, "-m", "clip_queue.cli"]
-    env = {**os.environ, "CLIP_QUEUE_MODELS": case.model, "CLIP_QUEUE_MAX_QUEUED_ITEMS": "100000"}
+    env = {**os.environ, "CLIP_QUEUE_MODELS": case.model, "CLIP_QUEUE_MAX_QUEUED_ITEMS": "100000", **(more or {})}
     if checkout:
         command = [str(checkout / ".venv/bin/clip-queue")]
         env.pop("PYTHONPATH", None)  # or it would run this code
