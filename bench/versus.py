@@ -105,7 +105,7 @@ def compare(name: str, case: Case, old: Path) -> None:
 
 @contextmanager
 def served(case: Case, checkout: Path | None, more: dict[str, str] | None = None) -> Iterator[str]:
-    """A service of a checkout, by its own ``.venv``; None: of this one. ``more``: of its environment. Yields its URL."""
+    """A service of a checkout, by its own ``.venv``; None: of this one. ``more``: variables for it. Yields its URL."""
     command = [sys.executable, "-m", "clip_queue.cli"]
     env = {**os.environ, "CLIP_QUEUE_MODELS": case.model, "CLIP_QUEUE_MAX_QUEUED_ITEMS": "100000", **(more or {})}
     if checkout:
