@@ -29,6 +29,7 @@ from clip_queue.worker.inference.fatal import die
 from clip_queue.worker.inference.gpu import Gpu
 from clip_queue.worker.inference.image_limits import Limits, examine
 from clip_queue.worker.inference.item import BatchItem, Recipient
+from clip_queue.worker.inference.pass_threads import PassThreads
 from clip_queue.worker.inference.text_cache import TextCache
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 
@@ -53,6 +54,7 @@ class InferenceEngine:
         self.device = pick_device(settings.device)
         self.gpu = Gpu(self.device)
         self.models = {name: load_model(spec, settings) for name, spec in parse_models(settings.models).items()}
+        self._passes = {model.info.name: PassThreads(model) for model in self.models.values()}
         cuda = self.device.type == "cuda"
         batch = settings.batch_size or (256 if cuda else 32)
         background = settings.background_batch_size or (batch if cuda else min(8, batch))
@@ -171,7 +173,7 @@ class InferenceEngine:
             if features is not None and not (cut and len(tokens) >= model.tokenizer.context_length):
                 self.text_cache.put(owner, model.fingerprint, text, features)
 
-        self.batcher.put(BatchItem(recipient, lane, model.embed_texts, tokens, began, leave))
+        self.batcher.put(BatchItem(recipient, lane, self._passes[model.info.name].texts, tokens, began, leave))
 
     def _embed_image(self, model: ClipModel, lane: Lane, data: bytes, recipient: Recipient) -> None:
         """Decode an image and pass it to the batcher; in a decoding thread."""
@@ -222,4 +224,8 @@ class InferenceEngine:
             self.release(lane)
             recipient.fail(error)
             return
-        self.batcher.put(BatchItem(recipient, lane, model.embed_images, pixels, began, lambda _: self.release(lane)))
+        self.batcher.put(
+            BatchItem(
+                recipient, lane, self._passes[model.info.name].images, pixels, began, lambda _: self.release(lane)
+            )
+        )

@@ -24,6 +24,7 @@ class Model:
     """
 
     fingerprint, precision, draft = "f", "fp32", 0
+    device = SimpleNamespace(type="none")
     info = ModelInfo(MODEL, "none", fingerprint, 1, 77, (2, 2), precision)
 
     def __init__(self, *_: object) -> None:

@@ -138,11 +138,10 @@ def test_an_image_whose_recipient_goes_while_it_waits_is_dropped_before_its_pass
 
 
 def test_an_error_of_the_model_reaches_the_recipient(engine: InferenceEngine) -> None:
-    class Broken(Model):
-        def embed_images(self, images: object) -> None:
-            raise ZeroDivisionError("inside")
+    def broken(images: object) -> None:
+        raise ZeroDivisionError("inside")
 
-    engine.models[MODEL] = Broken()  # type: ignore[assignment]
+    engine.models[MODEL].embed_images = broken  # type: ignore[method-assign,assignment]
     error = embed(engine, WHITE).wait()
     assert isinstance(error, ClipError)
     assert error.message == "The model failed on this item (ZeroDivisionError)."

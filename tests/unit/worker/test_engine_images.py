@@ -52,7 +52,12 @@ def embed_images(images: Any) -> Any:
 
 
 MODEL: Any = SimpleNamespace(
-    preprocess=np.asarray, draft=0, embed_images=embed_images, info=SimpleNamespace(name="m", source="s"), precision=""
+    preprocess=np.asarray,
+    draft=0,
+    device=SimpleNamespace(type="none"),
+    embed_images=embed_images,
+    info=SimpleNamespace(name="m", source="s"),
+    precision="",
 )
 
 
