@@ -106,7 +106,7 @@ def test_no_key_is_echoed_or_logged_by_api_or_worker(served: tuple[Stack, Api], 
     assert [a.status_code for a in answers] == [200, 200, 200, 401, 422, 422, 400]
     assert not any(key in a.text for a in answers for key in (KEY, OTHER, WRONG))
     logged = locked.log.read_text()
-    assert "POST /clip/embed_text?api_key=… HTTP" in logged, "the access log is there, its keys are not"
+    assert "POST /clip/embed_text HTTP" in logged, "the access log is there, its keys are not"
     logs = logged + "".join(s.log.read_text() for s in served[0].services)
     assert not any(key in logs for key in (KEY, OTHER, WRONG))
 
@@ -116,5 +116,5 @@ def test_a_secret_beside_a_key_in_the_query_is_not_logged_either(locked: Api) ->
         query = f"countinference=false&service_secret=s3cr3t-a&api_key={KEY}"
         ok(http.post(f"/clip/embed_text?{query}", json={"text": "a"}))
     logged = locked.log.read_text()
-    assert "countinference=false&service_secret=…&api_key=…" in logged
+    assert "/clip/embed_text?countinference=false HTTP" in logged
     assert "s3cr3t-a" not in logged
