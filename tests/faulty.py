@@ -80,7 +80,7 @@ def remembering(self: Tokenizer, text: str) -> NDArray[np.int64]:
 
 
 def texts_of(_: ClipModel, items: Sequence[Any]) -> list[str]:
-    return [SENT[tokens.tobytes()] for tokens in items]
+    return [SENT.get(tokens.tobytes(), "") for tokens in items]  # the worker tries some of its own when it starts
 
 
 Tokenizer.__call__ = remembering  # type: ignore[method-assign]
