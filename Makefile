@@ -6,7 +6,7 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/uv pip install --quiet --python
-PARALLEL := --numprocesses 2 --dist loadfile
+PARALLEL := --numprocesses 3 --dist loadfile
 # The longest first, so that none of them runs alone at the end.
 TESTS ?= tests/chaos tests/integration tests/unit
 SDK := inference-sdk==1.8.3
