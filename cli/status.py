@@ -19,6 +19,7 @@ from rich.text import Text
 from clip_queue.cli.service import Service, ServiceError
 
 INTERVAL = 2.0  # seconds between looks with --watch
+STALLED = 60.0  # seconds without a row from which it is worth a word
 _P = "clip_queue_"
 
 
@@ -52,6 +53,8 @@ class Worker:
 class Status:
     """``problem``: why the service is not ready, or None. ``workers_of``: live workers by model and device. ``limits``:
     items of a lane and bytes in the store from which new jobs get 429, and Redis' maxmemory; None: none, or not known.
+    ``datasets``: by model that has some, bulk runs under way, their rows a second, and for how many seconds the rows of
+    one of them have not grown; an API of release 0.1 does not tell them.
     """
 
     url: str
@@ -64,6 +67,7 @@ class Status:
     redis_bytes: int | None
     limits: dict[str, int | None]
     workers_lost: int
+    datasets: dict[str, dict[str, float]] = field(default_factory=dict)
     taken: float = field(default_factory=time.monotonic, compare=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -121,6 +125,15 @@ def parse(text: str, url: str, problem: str | None, before: Status | None) -> St
         batches, busy, rate = (of.get((name,), 0.0) for of in counted[1:])
         now = (items - earlier[name]) / passed if name in earlier and passed > 0 else None
         workers.append(Worker(name, int(items), int(batches), busy, rate, now))
+    found = {
+        name: by(f"bulk_{metric}", "model")
+        for name, metric in (("runs", "runs"), ("rows_per_s", "rows_per_second"), ("stalled_s", "stalled_seconds"))
+    }
+    datasets = {
+        model: {name: of.get((model,), 0.0) for name, of in found.items()}
+        for (model,), number in found["runs"].items()
+        if number
+    }
     limits = {name: one(f"{name}_limit") for name in ("items", "held_bytes")}
     return Status(
         url,
@@ -133,6 +146,7 @@ def parse(text: str, url: str, problem: str | None, before: Status | None) -> St
         one("redis_memory_bytes"),
         {**limits, "redis_bytes": one("redis_memory_limit_bytes") or None},
         one("workers_lost_total") or 0,
+        datasets,
         taken,
     )
 
@@ -183,6 +197,9 @@ def picture(status: Status) -> RenderableType:
         else _of(_size(status.redis_bytes), _size(status.limits["redis_bytes"]))
     )
     lines.append(f"jobs and results hold {held}; Redis' memory {redis}; workers lost so far: {status.workers_lost}")
+    for model, of in status.datasets.items():
+        still = f", no row for {of['stalled_s']:.0f} s" if of["stalled_s"] >= STALLED else ""
+        lines.append(f"datasets of {escape(model)}: {of['runs']:.0f} under way, {of['rows_per_s']:.0f} rows/s{still}")
     return Group(*map(Text.from_markup, lines), _lanes(status), _workers(status))
 
 

@@ -37,6 +37,15 @@ clip_queue_worker_batches_total{worker="w-1"} 10.0
 clip_queue_worker_busy_seconds_total{worker="w-1"} 2.5
 # TYPE clip_queue_worker_rate gauge
 clip_queue_worker_rate{worker="w-1"} 256.0
+# TYPE clip_queue_bulk_runs gauge
+clip_queue_bulk_runs{model="[red]m:1/x"} 2.0
+clip_queue_bulk_runs{model="idle"} 0.0
+# TYPE clip_queue_bulk_rows_per_second gauge
+clip_queue_bulk_rows_per_second{model="[red]m:1/x"} 12.5
+clip_queue_bulk_rows_per_second{model="idle"} 0.0
+# TYPE clip_queue_bulk_stalled_seconds gauge
+clip_queue_bulk_stalled_seconds{model="[red]m:1/x"} 75.0
+clip_queue_bulk_stalled_seconds{model="idle"} 0.0
 # TYPE clip_queue_something_of_a_later_release gauge
 clip_queue_something_of_a_later_release{of="it"} 1.0
 """
@@ -54,6 +63,7 @@ def test_what_is_read() -> None:
     assert read.workers == [Worker("w-1", 640, 10, 2.5, 256.0)]
     assert read.limits == {"items": 1000, "held_bytes": None, "redis_bytes": None}
     assert (read.held_bytes, read.redis_bytes) == (2**20, None)
+    assert read.datasets == {MODEL: {"runs": 2, "rows_per_s": 12.5, "stalled_s": 75}}
     assert "taken" not in read.to_json()
 
 
@@ -75,6 +85,17 @@ def test_what_is_shown() -> None:
     assert line.split() == f"{MODEL} 2 on cuda:0 interactive 3 of 1,000 2 1.2 s 1,234 succeeded".split()
     (worker,) = [line for line in shown.splitlines() if line.strip().startswith("w-1")]
     assert worker.split() == ["w-1", "640", "10", "64.0", "2.5", "s", "256.0", "-"]
+
+
+def test_datasets_are_shown_while_they_are_under_way() -> None:
+    def shown(text: str) -> str:
+        on = console()
+        on.print(status.picture(status.parse(text, "http://x", None, None)))
+        return printed(on)
+
+    assert f"datasets of {MODEL}: 2 under way, 12 rows/s, no row for 75 s" in shown(TEXT)
+    assert "12 rows/s\n" in shown(TEXT.replace("} 75.0", "} 3.0"))
+    assert "datasets" not in shown(TEXT.replace("} 2.0\nclip_queue_bulk_runs", "} 0.0\nclip_queue_bulk_runs"))
 
 
 def test_a_model_without_lanes_or_workers_is_shown() -> None:
