@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_queue.client import batches, jobs
-from clip_queue.client.batches import Answered, Batches, ClientLimits, Kind, OnError
+from clip_queue.client.batches import Answered, Batches, ClientLimits, Kind, LongTexts, OnError
 from clip_queue.client.errors import ClientClosed, ClipQueueError, Unavailable
 from clip_queue.client.images import Image
 from clip_queue.client.jobs import Document
@@ -56,10 +56,15 @@ class AsyncClient:
         return call.embeddings()
 
     async def embed_texts(
-        self, texts: str | Iterable[str], *, model: str | None = None, on_error: OnError = "fail"
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | None = None,
+        on_error: OnError = "fail",
+        long_texts: LongTexts = "fail",
     ) -> Embeddings:
         """As :meth:`Client.embed_texts`."""
-        call = batches.embedding("text", model, on_error, self._server.limits)
+        call = batches.embedding("text", model, on_error, self._server.limits, long_texts)
         await self._send_all(call, batches.several(texts, "text"), "texts")
         return call.embeddings()
 

@@ -19,6 +19,7 @@ from clip_queue.client.results import Embeddings, ItemError, cosines, item_error
 from clip_queue.client.steps import Answer, Request, Steps, ask
 
 OnError: TypeAlias = Literal["fail", "skip"]
+LongTexts: TypeAlias = Literal["fail", "cut"]
 Kind: TypeAlias = Literal["image", "text"]
 
 _TOO_MANY = re.compile(r"holds \d+ items; at most (\d+) fit in a request")
@@ -297,9 +298,14 @@ def _failure(index: int, error: ClipQueueError) -> ItemError:
     return ItemError(index, error.code or ("too_large" if error.status == 413 else "bad_input"), error.message)
 
 
-def embedding(kind: Kind, model: str | None, on_error: OnError, limits: ClientLimits) -> Batches:
+def embedding(
+    kind: Kind, model: str | None, on_error: OnError, limits: ClientLimits, long_texts: LongTexts = "fail"
+) -> Batches:
     """A call of ``embed_images`` or ``embed_texts``."""
-    return Batches(ROUTES[kind], kind, limits, _model(model), on_error)
+    if long_texts not in ("fail", "cut"):
+        raise ValueError(f"Long texts 'fail' or are 'cut', not {long_texts!r}.")
+    cut = {"long_texts": dumps("cut")} if long_texts == "cut" else {}
+    return Batches(ROUTES[kind], kind, limits, {**_model(model), **cut}, on_error)
 
 
 def comparison(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_queue.client import batches, jobs
-from clip_queue.client.batches import Answered, Batches, ClientLimits, Kind, OnError
+from clip_queue.client.batches import Answered, Batches, ClientLimits, Kind, LongTexts, OnError
 from clip_queue.client.errors import ClientClosed, ClipQueueError, Unavailable
 from clip_queue.client.images import Image
 from clip_queue.client.jobs import Document
@@ -84,10 +84,19 @@ class Client:
         return call.embeddings()
 
     def embed_texts(
-        self, texts: str | Iterable[str], *, model: str | None = None, on_error: OnError = "fail"
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | None = None,
+        on_error: OnError = "fail",
+        long_texts: LongTexts = "fail",
     ) -> Embeddings:
-        """The vectors of texts, in order; otherwise as :meth:`embed_images`."""
-        call = batches.embedding("text", model, on_error, self._server.limits)
+        """The vectors of texts, in order; otherwise as :meth:`embed_images`.
+
+        Args:
+            long_texts: ``fail``: a text that is longer than the model takes is bad; ``cut``: its beginning is embedded.
+        """
+        call = batches.embedding("text", model, on_error, self._server.limits, long_texts)
         self._send_all(call, batches.several(texts, "text"), "texts")
         return call.embeddings()
 

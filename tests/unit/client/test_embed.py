@@ -35,6 +35,15 @@ def test_texts_are_cut_and_come_back_in_order(face: Face, server: FakeServer) ->
     assert len(found) == 1000
 
 
+def test_long_texts_are_cut_where_the_caller_says_so(face: Face, server: FakeServer) -> None:
+    face.do(face.client.embed_texts, ["a"] * 300, long_texts="cut")
+    assert [body["long_texts"] for body in server.bodies()] == ["cut", "cut"]
+    face.do(face.client.embed_texts, "a")
+    assert "long_texts" not in server.bodies()[-1]
+    with pytest.raises(ValueError, match="Long texts 'fail' or are 'cut', not 'shorten'"):
+        face.do(face.client.embed_texts, "a", long_texts="shorten")
+
+
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_only_so_many_requests_are_in_flight(make: Made, server: FakeServer, concurrency: int) -> None:
     face = make(concurrency=concurrency)
