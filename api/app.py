@@ -78,6 +78,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # its pages would load from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         telemetry={"operation_spans": False},
     )
     app.state.body_budget = BodyBudget(settings.max_total_body_bytes)

@@ -21,6 +21,10 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("query_string"):
             take_key(scope)
+        path = scope.get("path", "")
+        if len(path) > 1 and path.endswith("/"):
+            # Answered as without the slash. The framework would redirect, to an address that has lost the key.
+            scope["path"] = path.rstrip("/") or "/"
         await super().__call__(scope, receive, send)
 
 

@@ -195,6 +195,16 @@ def test_a_key_in_the_query_leaves_the_address(sent: bytes, left: bytes, key: st
     assert (scope["query_string"], scope.get(KEY)) == (left, key)
 
 
+async def test_a_slash_at_the_end_of_a_path_changes_nothing() -> None:
+    async with serve(api_keys="one") as service:
+        for path in ("/clip/embed_text/", "/clip/embed_text//"):
+            answer = await service.http.post(f"{path}?api_key=one", json=TEXT)
+            assert answer.status_code == 200
+        assert (await service.http.get("/healthz/")).status_code == 200
+        assert (await service.http.get("//")).status_code < 400
+        assert (await service.http.get("/nowhere/")).status_code == 404
+
+
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
 async def test_the_pages_of_the_document_load_nothing_from_elsewhere(service: Service, page: str) -> None:
     html = (await service.http.get(page)).text
