@@ -7,6 +7,7 @@ import contextlib
 import io
 import itertools
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,17 @@ def worker_of(stack: EmbeddedStack) -> WorkerInfo:
     """What the service's worker reports; at most a second old."""
     with contextlib.closing(Store.connect(stack.settings)) as store:
         return store.execute(workers())[0]
+
+
+def quiet(stack: EmbeddedStack, seconds: float = 3.0, timeout: float = 120.0) -> None:
+    """Wait until the worker has computed nothing for so long: what ran before must not be measured with what comes."""
+    until, since, items = time.monotonic() + timeout, time.monotonic(), -1
+    while time.monotonic() - since < seconds:
+        if (now := worker_of(stack).items) != items:
+            since, items = time.monotonic(), now
+        if time.monotonic() > until:
+            raise TimeoutError(f"the worker was not quiet within {timeout:g} s")
+        time.sleep(0.2)
 
 
 def bare(model: str, settings: Settings | None = None) -> ClipModel:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import httpx
 
 from bench import datasets
-from bench.common import ROUNDS, VIT, Row, bare, image_bodies, photo, served, show
+from bench.common import ROUNDS, VIT, Row, bare, image_bodies, photo, quiet, served, show
 from bench.load import run
 from clip_queue.bulk.run.embed import embed
 from clip_queue.stack.embedded import EmbeddedStack
@@ -40,6 +40,7 @@ def _one(model: str, clip: ClipModel, stack: EmbeddedStack, lane: str, beside: B
     run(stack.api_url, ask, bodies, at_once=1, seconds=2)
     alone, busy, passes, rates = [], [], [], []
     for _ in range(ROUNDS):
+        quiet(stack)  # the round before has left something to be finished
         alone.append(run(stack.api_url, ask, bodies, at_once=1, seconds=6))
         began = time.perf_counter()
         for _ in range(5):
