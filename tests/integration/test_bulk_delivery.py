@@ -82,7 +82,9 @@ def test_a_killed_commands_shards_are_done_and_adopted_and_a_second_one_is_refus
     assert second.ended() == 3, second.said
     all_there(output, source, whole)
     shards = [job for job in jobs(pair, Kind.EMBED_SHARD) if job.id not in before]
-    assert len(shards) == SHARDS, "what ran already was adopted"
+    # What ran already was adopted. One that ends between the look at the output and the submission is submitted again,
+    # and its worker finds it complete: so no pass is made twice.
+    assert SHARDS <= len(shards) <= SHARDS + len(pair.workers)
     computed = [text for p in pair.faults.passes()[passed:] for text in p.items]
     assert sorted(computed) == sorted(caption for _, _, caption in source.good if caption), "nothing was done twice"
 
