@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -21,15 +22,18 @@ from clip_queue.shared.job import Job, JobResult
 from clip_queue.version import __version__
 
 if TYPE_CHECKING:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
 
 log = logging.getLogger(__name__)
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-FLUSH_TIMEOUT = 3000  # milliseconds that the last spans may take to be sent when a process ends
+LAST_SPANS = 3.0  # seconds that the last spans may take to be sent when a process ends
+GIVING_UP = 1.0  # seconds that the SDK has to stop trying after that
 _W3C = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("clip_queue", __version__)
 _provider: TracerProvider | None = None
+_exporter: OTLPSpanExporter | None = None
 
 
 def wanted() -> bool:
@@ -45,7 +49,7 @@ def install(service: str) -> None:
     Args:
         service: its name among services, unless ``OTEL_SERVICE_NAME`` has another.
     """
-    global _provider
+    global _provider, _exporter
     if not wanted() or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return  # the last: somebody has set it up, such as ``opentelemetry-instrument``
     try:
@@ -59,17 +63,26 @@ def install(service: str) -> None:
     named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
     resource = Resource.create({"service.version": __version__, **named})
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    _exporter = OTLPSpanExporter()
+    _provider.add_span_processor(BatchSpanProcessor(_exporter))
     trace.set_tracer_provider(_provider)
 
 
 def stop() -> None:
-    """Send what is left and end the sending thread, within :data:`FLUSH_TIMEOUT`."""
-    global _provider
-    if _provider:
-        _provider.force_flush(FLUSH_TIMEOUT)
-        _provider.shutdown()
-        _provider = None
+    """Send what is left and end the sending thread. A receiver that is away or hangs holds it up for some four seconds:
+    the SDK's own ends have no timeout, or one that it does not keep.
+    """
+    global _provider, _exporter
+    if not _provider or not _exporter:
+        return
+    sending = threading.Thread(target=_provider.shutdown, name="last spans", daemon=True)
+    sending.start()
+    sending.join(LAST_SPANS)
+    if sending.is_alive():
+        # No further try; a request that is under way is left to the end of the process.
+        _exporter.shutdown()  # type: ignore[no-untyped-call]
+        sending.join(GIVING_UP)
+    _provider = _exporter = None
 
 
 def stage(name: str) -> AbstractContextManager[object]:

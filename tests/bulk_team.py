@@ -79,6 +79,22 @@ def jobs(team: Team, kind: Kind) -> list[Job]:
     return [job for job in there if job.kind is kind]
 
 
+def submissions(team: Team, before: set[str]) -> dict[int, list[Job]]:
+    """The jobs of each shard that are not ``before``, in the order of their submission."""
+    store = team.store()
+    try:
+        keys = [key for key in store.client.scan_iter("cq:job:*", count=1000) if key[7:].decode() not in before]
+        found = [fields for key in keys if (fields := store.client.hgetall(key)) and b"idem" in fields]
+    finally:
+        store.close()
+    turns: dict[int, dict[int, Job]] = {}
+    for fields in found:
+        if (job := ops.record(fields)).kind is Kind.EMBED_SHARD:
+            _, shard, turn = fields[b"idem"].decode().rsplit(":", 2)
+            turns.setdefault(int(shard), {})[int(turn)] = job
+    return {shard: [job for _, job in sorted(of.items())] for shard, of in turns.items()}
+
+
 @contextmanager
 def crowd(team: Team, folder: Path) -> Iterator[None]:
     """A worker has 100,000 rows of bulk before it, in passes of half a second; 1,250 of them make a shard."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from clip_queue.shared.job import Kind, State
 from tests import datasets
 from tests.bulk_command import count_complete
-from tests.bulk_team import LOST, PASS, SHARDS, all_there, at_work, command, jobs, under_way
+from tests.bulk_team import LOST, PASS, SHARDS, all_there, at_work, command, jobs, submissions, under_way
 from tests.harness import wait_for
 from tests.team import Team
 
@@ -81,10 +82,11 @@ def test_a_killed_commands_shards_are_done_and_adopted_and_a_second_one_is_refus
     second.start()
     assert second.ended() == 3, second.said
     all_there(output, source, whole)
-    shards = [job for job in jobs(pair, Kind.EMBED_SHARD) if job.id not in before]
-    # What ran already was adopted. One that ends between the look at the output and the submission is submitted again,
-    # and its worker finds it complete: so no pass is made twice.
-    assert SHARDS <= len(shards) <= SHARDS + len(pair.workers)
+    shards = submissions(pair, before)
+    assert sorted(shards) == [*range(SHARDS)]
+    # One that ends between the look at the output and the submission is submitted again; its worker finds it complete.
+    for turns in shards.values():
+        assert all(0 < one.finished <= next_.created for one, next_ in pairwise(turns)), "what ran already was adopted"
     computed = [text for p in pair.faults.passes()[passed:] for text in p.items]
     assert sorted(computed) == sorted(caption for _, _, caption in source.good if caption), "nothing was done twice"
 
