@@ -18,7 +18,8 @@ from clip_queue.shared.errors import ClipError, QueueFull
 from clip_queue.shared.job import Job, JobResult, Kind, OnError
 
 CHUNK = 128  # most items of a chunk, which is one job
-PAUSE = 0.1  # seconds after which a chunk is submitted again that found the queue full
+PAUSE = 0.1  # seconds after which a chunk is submitted again that found the queue full; each time twice as many,
+LONGEST_PAUSE = 2.0  # up to these: with each try the images go to the store
 AHEAD = 2  # most chunks of a request in the queue: one is prepared while the other is computed
 
 
@@ -55,6 +56,7 @@ async def embed(
 
     async def patiently(chunk: FetchedItems) -> JobResult:
         """As an attempt, but a full queue is waited for: the request was accepted with its first chunk."""
+        pause = PAUSE
         while True:
             try:
                 return await attempt(chunk)
@@ -62,7 +64,8 @@ async def embed(
                 if gone.is_set() or time.monotonic() - began > client.settings.request_timeout:
                     raise
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(gone.wait(), PAUSE)
+                    await asyncio.wait_for(gone.wait(), pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     async def run(start: int) -> JobResult:
         chunk = FetchedItems(replace(items.inputs, items=inputs[start : start + size]))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clip_queue.worker.inference import engine
 from clip_queue.worker.inference.clip_model import ClipModel, PendingFeatures
+from clip_queue.worker.inference.pass_threads import TEXT_TOKENS
 from clip_queue.worker.inference.text import Tokenizer
 
 Embed = Callable[[ClipModel, Sequence[Any]], PendingFeatures]
@@ -69,21 +70,25 @@ def hanging(*given: Any) -> Any:
     return preprocess(*given)
 
 
-SENT: dict[bytes, str] = {}  # the texts, by their tokens
-tokenize = Tokenizer.__call__
+# The texts, by their tokens. Those of ones are no texts: a worker measures its passes with them when it starts.
+SENT: dict[bytes, str] = {np.ones(length, np.int64).tobytes(): "" for length in range(1, TEXT_TOKENS + 1)}
 
 
-def remembering(self: Tokenizer, text: str) -> NDArray[np.int64]:
-    tokens = tokenize(self, text)
-    SENT[tokens.tobytes()] = text
-    return tokens
+def remembering(tokenize: Callable[[Tokenizer, str], NDArray[np.int64]]) -> Callable[..., NDArray[np.int64]]:
+    def remembered(self: Tokenizer, text: str) -> NDArray[np.int64]:
+        tokens = tokenize(self, text)
+        SENT[tokens.tobytes()] = text
+        return tokens
+
+    return remembered
 
 
 def texts_of(_: ClipModel, items: Sequence[Any]) -> list[str]:
-    return [SENT.get(tokens.tobytes(), "") for tokens in items]  # the worker tries some of its own when it starts
+    return [SENT[tokens.tobytes()] for tokens in items]
 
 
-Tokenizer.__call__ = remembering  # type: ignore[method-assign]
+Tokenizer.__call__ = remembering(Tokenizer.__call__)  # type: ignore[method-assign]
+Tokenizer.cut = remembering(Tokenizer.cut)  # type: ignore[method-assign]
 engine.preprocessed = hanging  # type: ignore[attr-defined]
 ClipModel.embed_texts = faulty(ClipModel.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
 ClipModel.embed_images = faulty(ClipModel.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
