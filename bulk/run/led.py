@@ -56,7 +56,9 @@ def main() -> None:
 
 
 def _end_with_the_worker() -> None:
-    sys.stdin.buffer.read()
+    # Not by sys.stdin: its lock, held by a thread that waits, would end an interpreter that ends with an abort.
+    while os.read(0, 4096):
+        pass
     os._exit(1)  # killed at any moment: the next leader goes on
 
 
