@@ -1,4 +1,4 @@
-"""Celery, configured in the same way for both sides. Its messages hold only references to jobs."""
+"""Celery, configured for workers: they receive its messages (:mod:`clip_queue.shared.messages`)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from typing import Any
 from celery import Celery
 
 from clip_queue.shared import transport
-from clip_queue.shared.lane import Lane
 from clip_queue.shared.redis_client import sentinel_options
 from clip_queue.shared.redis_url import RedisUrl, parse_redis_url
 from clip_queue.shared.settings import Settings
 
-TASK = "clip.run"
-MESSAGE = 64  # most references in a message
 VISIBILITY_TIMEOUT = 6 * 3600  # seconds; a last resort: leases and the reconciler act much earlier
-
-
-def queue_name(model: str, lane: Lane) -> str:
-    """The Celery queue, and so the Redis list, of a model's lane (``reconcile.lua`` has the same format)."""
-    return f"clip.{model}.{lane}"
 
 
 def _sentinel(url: RedisUrl, settings: Settings) -> dict[str, Any]:

@@ -1,5 +1,5 @@
--- What all scripts use. shared/store.py puts NEXT (the table of transitions), ERRORS and LANES before this text, and
--- held.lua and transitions.lua after it.
+-- What all scripts use. shared/store.py puts NEXT (the table of transitions), ERRORS, LANES and CLAIMED before this text
+-- where they are used, and the parts that a script names after it.
 --
 --   cq:job:ID            hash    the record
 --   cq:in:ID, cq:out:ID  string  inputs and result (msgpack)
