@@ -230,7 +230,8 @@ def _mean(rows: Matrix) -> Vector:
     length = float(np.linalg.norm(mean))
     if not np.isfinite(length) or length == 0:
         raise BadInput("The query has no direction: the model made zeros or NaN of it, or its parts cancel out.")
-    return (mean / length).astype(np.float32)
+    direction: Vector = (mean / length).astype(np.float32)
+    return direction
 
 
 async def _model(client: JobClient, output: dict[str, Any]) -> str:

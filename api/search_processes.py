@@ -1,7 +1,7 @@
 """The processes that search for this process: each does one thing at a time, and one that overstays is ended.
 
-A search reads files: vectors, metadata, pictures, perhaps on a slow disk or in a broken container. Neither the event loop
-nor a thread could be freed of that; a process can be killed. It imports no torch, has no keys, and reads what
+A search reads files: vectors, metadata, pictures, perhaps on a slow disk or in a broken container. Neither the event
+loop nor a thread could be freed of that; a process can be killed. It imports no torch, has no keys, and reads what
 ``clip_queue.bulk.search.service`` says. It is run by its name: this layer does not import that one.
 """
 
@@ -160,7 +160,7 @@ class _Process:
         process.stdin.write(HEAD.pack(len(message)) + message)
         await process.stdin.drain()
         (size,) = HEAD.unpack(await process.stdout.readexactly(HEAD.size))
-        answer, data = msgpack.unpackb(await process.stdout.readexactly(size), max_buffer_size=size)
+        answer, data = msgpack.unpackb(await process.stdout.readexactly(size))
         return answer, data
 
     async def end(self) -> None:

@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     search: CommaList = Field(
         [],
         description="Outputs of `clip-queue embed` that `/search` opens, comma-separated: `photos=/data/vectors`. The "
-        "API needs the folders, and `pip install '.[bulk]'` ([http.md](http.md#search)).",
+        "API needs the folders, and `pip install '.[outputs]'` ([http.md](http.md#search)).",
     )
     search_timeout: float = Field(
         10.0, gt=0, description="Longest search, or reading of a hit's picture, in its process, seconds; then 504."

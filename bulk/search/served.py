@@ -114,6 +114,7 @@ class ServedOutput:
         path, source = columns.get("image_path"), index.plan.source
         if (why := _not_served(source, path, columns)) is not None:
             raise NoPicture(why)
+        assert isinstance(path, str)
         confinement.confine(_within(source, self._settings))
         try:
             data = registry.find_image(source, path, self._settings, place_of(source, columns))
@@ -128,6 +129,8 @@ class ServedOutput:
             raise NoPicture(f"The picture cannot be read ({error.strerror or type(error).__name__}).") from None
         except ClipError as error:
             raise NoPicture(_cause(error)) from None
+        except ValueError:  # what the metadata hold is no path: NUL, half of a character
+            raise NoPicture("The picture cannot be read from its source.") from None
         if len(data) > self._settings.max_image_bytes:
             raise NoPicture("The picture is larger than is served (setting max_image_bytes).")
         if (media_type := type_of(data)) is None:

@@ -18,8 +18,6 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # seconds and 200 MB, for what numpy does as well
-
 import msgpack
 import numpy as np
 
@@ -32,10 +30,11 @@ from clip_queue.shared.startup import CANNOT_WORK
 log = logging.getLogger(__name__)
 
 NICE = 5  # behind the event loop and the worker, where they share a core
-MISSING = "search needs packages that are not installed here ({}): pip install 'clip-queue[bulk]'"
+MISSING = "search needs packages that are not installed here ({}): pip install 'clip-queue[outputs]'"
 
 
 def main() -> None:
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # seconds and 200 MB, for what numpy does as well
     settings = Settings()
     if "--check" in sys.argv:
         try:
