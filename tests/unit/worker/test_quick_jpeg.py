@@ -14,7 +14,7 @@ from clip_queue.worker.inference import decode as decoding
 from clip_queue.worker.inference.image_limits import Limits, examine
 from clip_queue.worker.inference.quick_jpeg import quick_jpeg
 
-pytest.importorskip("simplejpeg")
+simplejpeg = pytest.importorskip("simplejpeg")
 LIMITS = Limits(10**8, 10**8)
 SIZES = ((1, 1), (2, 3), (8, 8), (17, 33), (31, 100), (255, 257), (641, 479))
 
@@ -45,6 +45,22 @@ def test_the_pixels_are_pillows(size: tuple[int, int]) -> None:
         quick += same(picture(size, mode))
     quick += same(picture(size, keep_rgb=True))
     assert quick or min(size) < 4
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+def test_so_they_are_in_what_other_encoders_write(subsampling: str) -> None:
+    """With and without a JFIF segment, and with what Adobe's says of the colours."""
+    for width, height in ((5, 7), (33, 65), (257, 130)):
+        pixels = np.asarray(Image.open(io.BytesIO(picture((width, height)))))
+        data = simplejpeg.encode_jpeg(pixels, quality=80, colorsubsampling=subsampling)
+        assert data[2:4] == b"\xff\xe0"
+        after = 4 + int.from_bytes(data[4:6], "big")
+        quick = same(data) + same(data[:2] + data[after:])
+        for transform in range(3):
+            adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0" + bytes([transform])
+            same(data[:2] + adobe + data[after:])
+            quick += same(data[:after] + adobe + data[after:])
+        assert quick >= 4
 
 
 def same(data: bytes) -> bool:
