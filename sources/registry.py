@@ -227,6 +227,14 @@ def find_image(source: Source, image_path: str, settings: Settings, place: Place
         raise OSError(f"{image_path} cannot be read: {reason(error)}") from error
 
 
+def forget_files() -> None:
+    """Look at the sources' files again when an image is asked for next: they may have changed."""
+    from clip_queue.sources.formats import parquet, table, tar_index
+
+    for module in (parquet, table, tar_index):
+        module.forget_files()
+
+
 def names() -> tuple[str, ...]:
     """The names of all formats."""
     return tuple(FORMATS)

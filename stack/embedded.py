@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.redis_errors import what_it_means
+from clip_queue.shared.searches import parse_searches
 from clip_queue.shared.server_check import WrongServer, server_check
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.startup import CANNOT_WORK
@@ -93,6 +94,7 @@ class EmbeddedStack:
         self.data_dir = Path(self._temporary.name) if self._temporary else (data_dir or Path()).expanduser().absolute()
         # The children run in the data folder, so that no folder of the user hides their packages.
         update = {"models": [absolute(m) for m in settings.models], "data_dir": self.data_dir}
+        update["search"] = [f"{name}={folder}" for name, folder in parse_searches(settings.search).items()]
         if settings.cache_dir:
             update["cache_dir"] = settings.cache_dir.absolute()
         self.settings = settings.model_copy(update=update)

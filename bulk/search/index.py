@@ -134,6 +134,7 @@ class Index:
         self._markers = list(complete_markers(self.output, self.plan))
         if not self._markers:
             raise BadInput(f"none of the {self.plan.shards} shards of {url} is finished yet")
+        self._rows: dict[int, int] = {marker["shard"]: marker["rows"] for marker in self._markers}
         self.vector_index = VectorIndex(self.output, self.stored, self.among, self._markers)
         self._filter = RowFilter(filter) if filter is not None else None
         if self._filter and (some := next((marker for marker in self._markers if marker["rows"]), None)):
@@ -151,6 +152,10 @@ class Index:
     @property
     def rows(self) -> int:
         return sum(marker["rows"] for marker in self._markers)
+
+    def rows_of(self, shard: int) -> int:
+        """The rows of a shard; 0: there is no such shard, or it is not complete."""
+        return self._rows.get(shard, 0)
 
     @property
     def uses_index(self) -> bool:

@@ -220,6 +220,11 @@ def _piece_of(source: Source, image_path: str) -> Piece:
     raise BadInput(f"no row of {source.shown} has the image path {image_path}")
 
 
+def forget_files() -> None:
+    """Look at the sources' files again when an image is asked for next."""
+    _containers.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _containers(url: str, suffixes: tuple[str, ...]) -> list[tuple[bytes, int]]:
     return containers(url, suffixes)

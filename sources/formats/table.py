@@ -174,6 +174,12 @@ def _base(source: Source) -> tuple[str, bytes] | None:
     return protocol, os.fsencode(folder)
 
 
+def forget_files() -> None:
+    """Look at the sources' tables again when an image is asked for next."""
+    _folders.cache_clear()
+    _files.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _folders(url: str, suffixes: tuple[str, ...]) -> list[bytes]:
     """The folders of a source's tables."""

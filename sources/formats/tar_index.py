@@ -29,3 +29,8 @@ def index_of(protocol: str, path: bytes, column: str | None = None) -> tuple[dic
                 else:
                     found[name] = member.offset_data, member.size
     return found, doubled
+
+
+def forget_files() -> None:
+    """Look at the tars again when an image is asked for next."""
+    index_of.cache_clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from clip_queue.worker.inference.image_limits import ImageFile, Limits, check_de
 from clip_queue.worker.inference.jpeg import Jpeg
 from clip_queue.worker.inference.orientation import orientation, upright
 from clip_queue.worker.inference.png import Png
+from clip_queue.worker.inference.quick_jpeg import quick_jpeg
 from clip_queue.worker.inference.tiff import Tiff
 
 # Formats that are images people have; Pillow's others (EPS runs Ghostscript, PSD, FITS, …) stay closed.
@@ -51,11 +53,23 @@ def decode(
         BadImage: too large, not an image, of a form that is not supported, or broken.
     """
     limits = Limits(max_bytes, max_pixels)
-    return preprocessed(to_rgb(examine(data, limits), limits, draft), preprocess)
+    return decoded(examine(data, limits), preprocess, limits, draft)
+
+
+def decoded(
+    file: ImageFile,
+    preprocess: Callable[[Image.Image], Image.Image | NDArray[np.uint8]],
+    limits: Limits,
+    draft: int = 0,
+) -> NDArray[np.uint8]:
+    """As :func:`decode`, of a file that was examined."""
+    # A preprocessing that takes arrays gets a JPEG's pixels without a detour through Pillow; they are the same.
+    pixels = None if draft or not getattr(preprocess, "takes_arrays", False) else quick_jpeg(file)
+    return preprocessed(to_rgb(file, limits, draft) if pixels is None else pixels, preprocess)
 
 
 def preprocessed(
-    image: Image.Image, preprocess: Callable[[Image.Image], Image.Image | NDArray[np.uint8]]
+    image: Image.Image | NDArray[np.uint8], preprocess: Callable[[Any], Image.Image | NDArray[np.uint8]]
 ) -> NDArray[np.uint8]:
     """What a model's preprocessing makes of an RGB image. Whatever it raises is the image's fault."""
     try:

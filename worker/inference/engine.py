@@ -23,7 +23,7 @@ from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.vectors import Pixels, Vector
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.clip_model import ClipModel, pick_device
-from clip_queue.worker.inference.decode import preprocessed, to_rgb
+from clip_queue.worker.inference.decode import decoded, preprocessed
 from clip_queue.worker.inference.decode_helpers import DecodeHelpers, Unwanted
 from clip_queue.worker.inference.fatal import die
 from clip_queue.worker.inference.gpu import Gpu
@@ -137,15 +137,16 @@ class InferenceEngine:
             except Exception as error:
                 pixels.set_exception(error)
 
-        def finish(image: Image.Image) -> None:
+        def ask() -> None:
+            image = self.helpers.to_rgb(data, model.draft)
             pixels.set_result(preprocessed(image, model.preprocess))
 
         def begin() -> None:
             file = examine(data, self.limits)
             if file.in_thread:
-                finish(to_rgb(file, self.limits, model.draft))
+                pixels.set_result(decoded(file, model.preprocess, self.limits, model.draft))
             else:
-                self._askers.submit(lane, lambda: attempt(lambda: finish(self.helpers.to_rgb(data, model.draft))))
+                self._askers.submit(lane, lambda: attempt(ask))
 
         self.decoders.submit(lane, lambda: attempt(begin))
         return pixels
@@ -187,11 +188,14 @@ class InferenceEngine:
             recipient.fail(error)
             return
         if file.in_thread:
-            self._decode(model, lane, lambda: to_rgb(file, self.limits, model.draft), recipient, began)
+            self._decode(
+                model, lane, lambda: decoded(file, model.preprocess, self.limits, model.draft), recipient, began
+            )
             return
 
-        def load() -> Image.Image:
-            return self.helpers.to_rgb(data, model.draft, lambda: not recipient.gone)
+        def load() -> Pixels:
+            image = self.helpers.to_rgb(data, model.draft, lambda: not recipient.gone)
+            return preprocessed(image, model.preprocess)
 
         def ask() -> None:
             if not self._passed_over(lane, recipient):
@@ -211,12 +215,12 @@ class InferenceEngine:
         self,
         model: ClipModel,
         lane: Lane,
-        load: Callable[[], Image.Image],
+        load: Callable[[], Pixels],
         recipient: Recipient,
         began: float,
     ) -> None:
         try:
-            pixels = preprocessed(load(), model.preprocess)
+            pixels = load()
         except Unwanted:
             self._passed_over(lane, recipient)
             return

@@ -36,6 +36,7 @@ def fast(config: PreprocessCfg) -> Preprocess | None:
     older versions of Pillow resize the width first.
 
     Returns:
+        What takes, as its ``takes_arrays`` says, also pixels (height, width, 3), uint8, that may be written to.
         None if the transform has a step that torch cannot do in the same way (padding that keeps the aspect ratio).
     """
     steps = _steps(config)
@@ -44,14 +45,16 @@ def fast(config: PreprocessCfg) -> Preprocess | None:
     resize, *center_crop = steps
 
     @torch.inference_mode()
-    def preprocess(image: Image.Image) -> NDArray[np.uint8]:
-        pixels = functional.pil_to_tensor(image)
+    def preprocess(image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        array = isinstance(image, np.ndarray)
+        pixels = torch.from_numpy(image).permute(2, 0, 1) if array else functional.pil_to_tensor(image)
         pixels = functional.resize(pixels, resize.size, resize.interpolation, antialias=True)
         for step in center_crop:
             pixels = functional.center_crop(pixels, step.size)
         out: NDArray[np.uint8] = pixels.permute(1, 2, 0).contiguous().numpy()
         return out
 
+    preprocess.takes_arrays = True  # type: ignore[attr-defined]
     return preprocess
 
 

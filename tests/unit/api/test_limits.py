@@ -220,6 +220,14 @@ ELSEWHERE = {
     "how long a result is kept": "integration/test_jobs_poll.py",
     "workers that a job may take down": "integration/test_give_up.py",
     "runs that a worker leads at once": "unit/worker/test_leading.py",
+    "hits of a page": "integration/test_search_route.py",
+    "hits of a query on all pages": "integration/test_search_route.py",
+    "texts or images of a query": "integration/test_search_route.py",
+    "searches and pictures at once": "integration/test_search_route.py",
+    "those that wait for a process": "integration/test_search_route.py",
+    "time of a search": "integration/test_search_route.py",
+    "bytes of a picture": "integration/test_search_route.py",
+    "places that pictures may lie in": "integration/test_search_route.py",
 }
 
 
