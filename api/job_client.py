@@ -20,7 +20,6 @@ from clip_queue.api.refused import complete_result, with_name
 from clip_queue.api.registry import Registry
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
 from clip_queue.shared import ops, submissions, tracing
-from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable, UnknownJob
 from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.held import ByteLimits
@@ -57,14 +56,14 @@ class JobClient:
         self.replies = replies
         self.fetcher = fetcher
         self.registry = Registry(self.store, settings)
-        self.reconciler = Reconciler(self.store, self.registry, self.publisher, settings)
+        self.reconciler = Reconciler(self.store, self.registry, settings)
         self.proofs = Proofs()
 
     @classmethod
     def connect(cls, settings: Settings) -> JobClient:
         """A client of the Redis that the settings name."""
         store = AsyncStore.connect(settings)
-        publisher = CoalescingPublisher(store, celery_app(settings, publisher=True), replicas=_replicas(settings))
+        publisher = CoalescingPublisher(store, replicas=_replicas(settings))
         return cls(settings, store, publisher, ReplyListener.connect(settings), Fetcher(settings))
 
     @staticmethod

@@ -1,8 +1,8 @@
 """Celery's messages, which the store's scripts push into its queues themselves (``shared/lua/message.lua``).
 
-So a job and the message that names it are written in one step, and no message takes a round trip of its own. Celery makes
-a message of each queue once, in memory; what changes from one to the next has a mark in it. Its body is plain JSON where
-kombu would write base64, which a script cannot: kombu reads both.
+So a job and the message that names it are written in one step, and no message takes a round trip of its own. Celery
+makes a message of each queue once, in memory; what changes from one to the next has a mark in it. Its body is plain
+JSON where kombu would write base64, which a script cannot: kombu reads both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def queue_name(model: str, lane: Lane) -> str:
 class _Channel(virtual.Channel):
     """Keeps what it is to send."""
 
-    body_encoding = None
+    body_encoding = None  # type: ignore[assignment] # kombu's own word for plain text
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:  # noqa: ARG002 - kombu's signature
         self.kept = message

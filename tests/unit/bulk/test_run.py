@@ -51,8 +51,7 @@ def planned(source: str, output: Output, **options: Any) -> manifest.RunPlan:
 
 def run(worker: Worker, output: Output, plan: manifest.RunPlan, **options: Any) -> Report:
     more: Any = {"retry": RetryPolicy(), "show": ignore, "should_stop": lambda: False, **options}
-    sender: Any = worker
-    return run_plan(SETTINGS, output, plan, worker.store, sender, **more)
+    return run_plan(SETTINGS, output, plan, worker.store, **more)
 
 
 def test_a_run_embeds_every_row_and_reports_those_that_fail(source: str, tmp_path: Path, worker: Worker) -> None:
