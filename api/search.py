@@ -141,9 +141,8 @@ async def list_searches(request: Request) -> Response:
 async def search(request: Request, name: str) -> Response:
     """The rows of an output that are nearest to texts, to images, or to one of its rows, best first."""
     client, searches = JobClient.of(request), searches_of(request)
-    authenticate(request, client.settings)
-    searches.check(name)
     sent, owner = await body.read(request, client.settings, _SEARCH)
+    searches.check(name)
     if sum(each is not None for each in (sent.text, sent.image, sent.row)) != 1:
         raise BadInput("Search for one of 'text', 'image' and 'row'.")
     if sent.offset + sent.limit > MAX_HITS:
