@@ -72,7 +72,7 @@ def measured(name: str, device: str, seconds: float) -> dict[str, object]:
                     part.wait()
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     figures: dict[str, object] = {key: value for line in lines for key, value in line.items()}
-    return {**figures, "left out": problem} if problem else figures
+    return {"left out": problem, **figures} if problem else figures  # its own words, where it has any
 
 
 if __name__ == "__main__":

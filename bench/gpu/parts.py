@@ -150,7 +150,7 @@ def passes(launch: Callable[[], Any], seconds: float) -> tuple[float, float]:
     """Passes a second with one launched ahead, and the seconds of one alone (median)."""
     for _ in range(3):
         launch().result()
-    taken = []
+    taken: list[float] = []
     until = time.perf_counter() + seconds / 2
     while time.perf_counter() < until or not taken:
         began = time.perf_counter()
@@ -202,10 +202,11 @@ def serving(bench: Bench) -> None:
         tempfile.TemporaryDirectory() as logs,
         served(VIT, device=bench.device) as stack,
         more_apis(stack, apis - 1, Path(logs)) as others,
+        ProcessPoolExecutor(apis) as clients,  # forked by the first load, before this process has threads
     ):
         processes = {**stack.pids, **{f"api-{port}": pid for port, pid in others.items()}}
         urls = [stack.api_url, *(f"http://127.0.0.1:{port}" for port in others)]
-        load(urls, 32, 3.0)
+        load(clients, urls, 4 * apis, 3.0)
         for at_once in AT_ONCE:
             seconds = min(15.0, bench.left / len(AT_ONCE) - 3)
             if seconds < 2:
@@ -213,7 +214,7 @@ def serving(bench: Bench) -> None:
             before, spent = worker_of(stack), cpu(processes)
             with Busy(torch.device(bench.device)) as busy:
                 began = time.monotonic()
-                found = load(urls, at_once, seconds)
+                found = load(clients, urls, at_once, seconds)
                 wall = time.monotonic() - began
             used = {name: (now - spent[name]) / wall for name, now in cpu(processes).items()}
             time.sleep(1.2)  # the worker's figures are a second old at most
@@ -269,12 +270,11 @@ def wait_ready(port: int, timeout: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-def load(urls: list[str], at_once: int, seconds: float) -> Load:
+def load(clients: ProcessPoolExecutor, urls: list[str], at_once: int, seconds: float) -> Load:
     """A load of single images, by a process for each API so that no client is the limit; their figures together."""
-    clients = min(len(urls), at_once)
-    shares = [at_once // clients + (number < at_once % clients) for number in range(clients)]
-    with ProcessPoolExecutor(clients) as pool:
-        found = list(pool.map(_client, urls[:clients], shares, [seconds] * clients))
+    count = min(len(urls), at_once)
+    shares = [at_once // count + (number < at_once % count) for number in range(count)]
+    found = list(clients.map(_client, urls[:count], shares, [seconds] * count))
     whole = Load(max(one.seconds for one in found))
     for one in found:
         whole.latencies += one.latencies
@@ -315,7 +315,7 @@ def bulk(bench: Bench) -> None:
     from clip_queue.bulk.run.embed import embed
 
     datasets.folder("256")
-    rows, rate = 2000, 0.0
+    rows, rate = (2000 if bench.gpu else 64), 0.0
     for workers in WORKERS:
         each = bench.left / (len(WORKERS) - WORKERS.index(workers))
         if each < 5:
@@ -334,7 +334,7 @@ def bulk(bench: Bench) -> None:
                 )
             rate = max(rate, report.rate)
             took = time.monotonic() - warm
-            count = max(rows, min(ROWS, int(rate * min(20.0, each / 2 - took)) // 1000 * 1000))
+            count = max(rows, min(ROWS, int(rate * min(20.0, each / 2 - took)) // 64 * 64))
             processes = {name: pid for name, pid in stack.pids.items() if name.startswith("worker")}
             spent = cpu(processes)
             with Busy(torch.device(bench.device)) as busy, tempfile.TemporaryDirectory() as output:

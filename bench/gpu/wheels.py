@@ -1,7 +1,7 @@
 """A folder of wheels with all that a bare GPU machine needs but torch, CUDA and pyarrow, for Python 3.12 on Linux.
 
-``make wheels-gpu``, here; then, there, with the checkout and the folder: ``sh bench/gpu/install.sh``. Versions are those
-of ``requirements.lock``. What torch itself needs is where torch is. pyarrow (55 MB) must be there for bulk.
+``make wheels-gpu``, here; then, there, with the checkout and the folder, ``sh bench/gpu/install.sh``. Versions are
+those of ``requirements.lock``. What torch itself needs is where torch is. pyarrow (55 MB) must be there for bulk.
 """
 
 from __future__ import annotations

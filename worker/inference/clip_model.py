@@ -57,7 +57,8 @@ class PendingFeatures:
 class ClipModel:
     """An open_clip model at one precision on one device.
 
-    Many threads may use :attr:`preprocess`, :attr:`tokenizer` and :meth:`stack`. Only one thread may use the rest.
+    Many threads may use :attr:`preprocess`, :attr:`tokenizer`, :meth:`stack` and :meth:`padded`. Only one thread may use
+    the rest.
     :attr:`image_size` is (height, width) in pixels; :attr:`draft` is the ``draft`` that
     :func:`clip_queue.worker.inference.decode.decode` gets for this model.
     """
@@ -127,18 +128,27 @@ class ClipModel:
     @torch.inference_mode()
     def embed_stack(self, stack: torch.Tensor) -> PendingFeatures:
         """Raw features of a batch that :meth:`stack` has made."""
-        batch = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC in memory: channels_last
+        return PendingFeatures(self.image_tower(stack.to(self.device, non_blocking=True)))
+
+    def image_tower(self, stack: torch.Tensor) -> torch.Tensor:
+        """The raw features (n, dimension) of a stack on the device."""
+        batch = stack.permute(0, 3, 1, 2)  # NHWC in memory: channels_last
         batch = ((batch.float() - self._mean) / self._std).to(self._dtype)
-        return PendingFeatures(self._model.encode_image(batch.contiguous(memory_format=self._format)))
+        features: torch.Tensor = self._model.encode_image(batch.contiguous(memory_format=self._format))
+        return features
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[Tokens]) -> PendingFeatures:
         """Raw features of tokenised texts, each (length,), int64, with 1 ≤ length ≤ context length."""
         length = self.text_tower.length(max(map(len, texts)), self.tokenizer.context_length)
+        return PendingFeatures(self.text_tower(self.padded(texts, length).to(self.device, non_blocking=True)))
+
+    def padded(self, texts: Sequence[Tokens], length: int) -> torch.Tensor:
+        """Tokenised texts as one batch on the host (n, length), int64. For many threads."""
         batch = self._on_host((len(texts), length), torch.int64).fill_(self.tokenizer.pad)
         for row, tokens in zip(batch.numpy(), texts, strict=True):
             row[: len(tokens)] = tokens
-        return PendingFeatures(self.text_tower(batch.to(self.device, non_blocking=True)))
+        return batch
 
 
 def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:

@@ -199,7 +199,7 @@ class StandInGpu:
         """A model on the stand-in, for any thread."""
         with _Mode(self):
             model = ClipModel(parse_model(name), Settings(device="cuda:1", **settings))
-        for method in ("stack", "embed_images", "embed_stack", "embed_texts"):
+        for method in ("stack", "padded", "embed_images", "embed_stack", "embed_texts"):
             setattr(model, method, self.within(getattr(model, method)))
         return model
 
