@@ -57,8 +57,8 @@ class PendingFeatures:
 class ClipModel:
     """An open_clip model at one precision on one device.
 
-    Many threads may use :attr:`preprocess`, :attr:`tokenizer`, :meth:`stack` and :meth:`padded`. Only one thread may use
-    the rest.
+    Many threads may use :attr:`preprocess`, :attr:`tokenizer`, :meth:`stack` and :meth:`padded`. Only one thread may
+    use the rest.
     :attr:`image_size` is (height, width) in pixels; :attr:`draft` is the ``draft`` that
     :func:`clip_queue.worker.inference.decode.decode` gets for this model.
     """
