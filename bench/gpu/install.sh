@@ -13,7 +13,10 @@ own=$(.venv-gpu/bin/python -c 'import sysconfig; print(sysconfig.get_path("purel
 echo "$site" >"$own/torch.pth" # behind the packages of .venv-gpu itself
 pip() { "$PYTHON" -m pip --python .venv-gpu/bin/python --disable-pip-version-check "$@"; }
 wheels=$(ls .wheels-gpu/*.whl | grep -v /torchvision-)
-.venv-gpu/bin/python -c 'import torchvision' 2>/dev/null || wheels="$wheels $(ls .wheels-gpu/torchvision-*.whl)"
+if ! .venv-gpu/bin/python -c 'import torchvision' 2>/dev/null; then
+    wheels="$wheels $(ls .wheels-gpu/torchvision-*.whl)" ||
+        { echo "install.sh: no torchvision beside torch: make wheels-gpu without --lean" >&2; exit 1; }
+fi
 # shellcheck disable=SC2086
 pip install --quiet --no-index --no-deps --ignore-installed --no-compile --no-warn-script-location $wheels
 pip install --quiet --no-index --no-deps --no-build-isolation --ignore-installed --editable .

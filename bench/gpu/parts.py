@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -363,7 +364,8 @@ def bulk(bench: Bench) -> None:
 
 def reported(bench: Bench, title: str, rows: list[Row], digits: int = 4) -> None:
     show(title, rows, digits)
-    bench.report(**{title: {row.name: row.values[0] for row in rows}})
+    values = {f"{row.name} ({row.unit})" if row.unit else row.name: row.values[0] for row in rows}
+    bench.report(**{title: {name: None if math.isnan(value) else value for name, value in values.items()}})
 
 
 PARTS = {
