@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, TypeAdapter
 
 from clip_queue.api import body, chunks
 from clip_queue.api.clip import FETCH_SHARE, about, disconnected, matrix, respond
@@ -28,6 +28,9 @@ from clip_queue.shared.searches import DEFAULT_LIMIT, MAX_HITS, MAX_LIMIT, Other
 from clip_queue.shared.vectors import Matrix, Vector, normalise
 
 router = APIRouter(prefix="/search", tags=["Search"])
+
+# An integer in JSON may be written 24.0.
+Whole = Annotated[StrictInt, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
 
 LARGEST_ROW = 2**53  # JSON's numbers are exact below
 
@@ -48,9 +51,9 @@ class SearchRequest(BaseModel):
 
     text: StrictStr | Annotated[list[StrictStr], Field(fail_fast=True)] | None = None
     image: Images | None = None
-    row: StrictInt | None = Field(None, description="The `row` of a hit: what is like it.")
-    limit: StrictInt = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most hits of this page.")
-    offset: StrictInt = Field(0, ge=0, description=f"Hits before this page; with `limit` at most {MAX_HITS:,}.")
+    row: Whole | None = Field(None, description="The `row` of a hit: what is like it.")
+    limit: Whole = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most hits of this page.")
+    offset: Whole = Field(0, ge=0, description=f"Hits before this page; with `limit` at most {MAX_HITS:,}.")
 
 
 class SearchHit(BaseModel):

@@ -60,14 +60,15 @@ def faulty(embed: Embed, words: Callable[[ClipModel, Sequence[Any]], list[str]])
     return wrapped
 
 
-preprocess = engine.preprocessed
+def hanging(make: Callable[..., Any]) -> Callable[..., Any]:
+    """What makes pixels of an image, in a thread or of a helper's image; it does not end while the test says so."""
 
+    def hangs(*given: Any) -> Any:
+        while (FOLDER / "hang-images").exists():
+            time.sleep(0.05)
+        return make(*given)
 
-def hanging(*given: Any) -> Any:
-    """The preprocessing of an image, which does not end while the test says so."""
-    while (FOLDER / "hang-images").exists():
-        time.sleep(0.05)
-    return preprocess(*given)
+    return hangs
 
 
 # The texts, by their tokens. Those of ones are no texts: a worker measures its passes with them when it starts.
@@ -89,7 +90,8 @@ def texts_of(_: ClipModel, items: Sequence[Any]) -> list[str]:
 
 Tokenizer.__call__ = remembering(Tokenizer.__call__)  # type: ignore[method-assign]
 Tokenizer.cut = remembering(Tokenizer.cut)  # type: ignore[method-assign]
-engine.preprocessed = hanging  # type: ignore[attr-defined]
+engine.decoded = hanging(engine.decoded)  # type: ignore[attr-defined]
+engine.preprocessed = hanging(engine.preprocessed)  # type: ignore[attr-defined]
 ClipModel.embed_texts = faulty(ClipModel.embed_texts, texts_of)  # type: ignore[method-assign,assignment]
 ClipModel.embed_images = faulty(ClipModel.embed_images, lambda _, items: ["image"] * len(items))  # type: ignore[method-assign,assignment]
 
