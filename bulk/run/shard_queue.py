@@ -70,10 +70,12 @@ class ShardQueue:
             accepted = self._until_available(submissions.accept([submission]))[0]
             if isinstance(accepted, ClipError):
                 raise accepted
+            if not accepted.duplicate:
+                return accepted.job_id
             view, _ = self._until_available(ops.outcome(accepted.job_id))
             if view and view.job.state not in FINAL:
-                if accepted.duplicate:  # its message may be lost; another costs a look
-                    self._until_available(publish(self._place, Lane.BULK, [accepted.job_id]))
+                # Its message may be lost; another costs a look.
+                self._until_available(publish(self._place, Lane.BULK, [accepted.job_id]))
                 return accepted.job_id
         raise AssertionError  # count() does not end
 

@@ -62,6 +62,7 @@ class Worker:
     def __init__(self, engine: Any) -> None:
         self.store = TakenStore(self._work)
         self.engine = engine
+        self.deaf = False  # takes messages and does nothing
         self.beat()
 
     def beat(self) -> None:
@@ -72,7 +73,7 @@ class Worker:
         return self.store.sent
 
     def _work(self, job_ids: list[str]) -> None:
-        for job_id in job_ids:
+        for job_id in [] if self.deaf else job_ids:
             (claim,) = self.store.execute(ops.claim([job_id], WORKER, 3))
             if claim.job is None or claim.inputs is None:
                 continue
