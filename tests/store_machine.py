@@ -156,6 +156,8 @@ class StoreMachine(StoreModel):
         job = self.known.get(job_id)
         if job and not job.ended:
             self.store.client.hset(f"cq:job:{job_id}", "deadline", 1)
+            if job.state is State.QUEUED and not job.unsent:
+                self.store.client.zadd(f"cq:open:{MODEL}", {job_id: 1})
             job.late = True
 
     @rule(job_id=jobs)

@@ -111,7 +111,12 @@ class StoreModel(RuleBasedStateMachine):
     def queues_and_load_mirror_the_unfinished_jobs(self) -> None:
         client = self.store.client
         unfinished = [job for job in self.known.values() if not job.ended]
-        assert _members(client.zrange(f"cq:open:{MODEL}", 0, -1)) == {job.id for job in unfinished}
+        looks = dict(client.zrange(f"cq:open:{MODEL}", 0, -1, withscores=True))
+        assert _members(looks) == {job.id for job in unfinished}
+        for job in unfinished:  # nothing that needs a look is forgotten
+            at = looks[job.id.encode()]
+            deadline = float(client.hget(f"cq:job:{job.id}", "deadline") or "inf")
+            assert at == 0 if job.state is State.RUNNING or job.unsent else at in (0, deadline)
         for lane in Lane:
             queued = {job.id for job in unfinished if job.lane is lane and job.state is State.QUEUED}
             assert _members(client.zrange(f"cq:queued:{MODEL}:{lane}", 0, -1)) == queued

@@ -37,7 +37,7 @@ local function accept(a)
   for i = 16, #a do fields[#fields + 1] = a[i] end
   redis.call('HSET', job(id), unpack(fields))
   redis.call('SET', 'cq:in:' .. id, inputs)
-  redis.call('ZADD', 'cq:open:' .. model, int(t), id)
+  redis.call('ZADD', 'cq:open:' .. model, deadline_in > 0 and int(t + deadline_in) or NEVER, id)
   redis.call('ZADD', 'cq:queued:' .. place, int(t), id)
   redis.call('HINCRBY', 'cq:load', place, int(total))
   if idempotency ~= '' then redis.call('SET', idem(owner, idempotency), id .. digest) end

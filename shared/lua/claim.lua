@@ -24,6 +24,7 @@ local function claim(id)
   end
   if attempts > 0 and suspicion < (attempts + 1 == max_attempts and 2 or 1) then return {'suspect'} end
   redis.call('HSET', k, 'state', 'running', 'worker', worker, 'started', int(t), 'attempts', int(attempts + 1))
+  redis.call('ZADD', 'cq:open:' .. (f[5] or ''), 'XX', RUNNING, id)
   redis.call('ZREM', 'cq:queued:' .. (f[5] or '') .. ':' .. (f[6] or ''), id)
   tell_watchers(id)
   local inputs = false
