@@ -25,7 +25,9 @@ def accept(store: Store, jobs: int) -> list[str]:
     """Jobs of one text that wait in the background, half of them with a deadline."""
     ids: list[str] = []
     while jobs:
-        some = [Job(Kind.EMBED_TEXT, MODEL, 1, Lane.BACKGROUND, owner="me", ttl=60_000) for _ in range(min(jobs, MESSAGE))]
+        some = [
+            Job(Kind.EMBED_TEXT, MODEL, 1, Lane.BACKGROUND, owner="me", ttl=60_000) for _ in range(min(jobs, MESSAGE))
+        ]
         given = [
             Submission(job, Inputs(["x"]), 10**9, listed=True, deadline_in=3600.0 * (number % 2))
             for number, job in enumerate(some)
