@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from clip_queue.api.answered import AnsweredJobs
 from clip_queue.api.critical_task import terminate
 from clip_queue.api.items import FetchedItems, RequestItems
 from clip_queue.api.proofs import Proofs
@@ -57,6 +58,7 @@ class JobClient:
         self.fetcher = fetcher
         self.registry = Registry(self.store, settings)
         self.reconciler = Reconciler(self.store, self.registry, settings)
+        self.answered = AnsweredJobs(self.store)
         self.proofs = Proofs()
 
     @classmethod
@@ -76,6 +78,7 @@ class JobClient:
         self.replies.start()
         self.registry.start()
         self.reconciler.start()
+        self.answered.start()
 
     async def check_server(self) -> None:
         """End this process if the Redis cannot serve it ever. One that is away now may be right when it comes."""
@@ -90,10 +93,11 @@ class JobClient:
     @property
     def alive(self) -> bool:
         """Whether all its tasks run."""
-        return self.replies.alive and self.registry.alive and self.reconciler.alive
+        return all(part.alive for part in (self.replies, self.registry, self.reconciler, self.answered))
 
     async def close(self) -> None:
         await self.reconciler.close()
+        await self.answered.close()
         await self.publisher.close()
         await self.replies.close()
         await self.registry.close()
@@ -209,6 +213,7 @@ class JobClient:
             with self._cancelling(job, disconnected) as watch:
                 result = await self._result(job, reply, began + timeout, timeout, watch)
         if not result.error:
+            self.answered.add(job.id)
             self.proofs.add(model, items.inputs, result)
         return result
 

@@ -117,6 +117,11 @@ def reused() -> KeyReused:
     return KeyReused("This Idempotency-Key was used before with another body; use a new key.")
 
 
+def forget(job_ids: Iterable[str]) -> Op[None]:
+    """Remove jobs of synchronous requests that have succeeded and whose results the caller of this has."""
+    return Op([call("forget", *job_ids)], lambda replies: None)
+
+
 def discard(job_ids: Iterable[str]) -> Op[None]:
     """Remove jobs that could not be put in the queue, except those that a worker holds or a duplicate refers to."""
     return Op([call("discard", i) for i in job_ids], lambda replies: None)

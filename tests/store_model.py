@@ -55,7 +55,8 @@ class StoreModel(RuleBasedStateMachine):
         self.store = self.connect()
         self.store.client.flushall()
         self.known: dict[str, Known] = {}
-        self.discarded: set[str] = set()
+        self.discarded: set[str] = set()  # and those that are forgotten
+        self.forgotten: dict[str, bytes] = {}  # their results
         self.alive: set[str] = set()
         self.told: Counter[str] = Counter()  # how many messages the watcher must have, by job
         self.frozen: dict[str, dict[bytes, bytes]] = {}  # records of ended jobs as first seen
@@ -125,7 +126,8 @@ class StoreModel(RuleBasedStateMachine):
     @invariant()
     def an_end_is_told_exactly_once(self) -> None:
         replies = [unpack_reply(data) for data in self.store.client.lrange(REPLY, 0, -1)]
-        assert sorted(replies) == sorted((job.id, job.result) for job in self.known.values() if job.ended)
+        ends = [(job.id, job.result) for job in self.known.values() if job.ended]
+        assert sorted(replies) == sorted([*ends, *self.forgotten.items()])
         received = Counter(unpack_reply(data)[0] for data in self.store.client.lrange(WATCHER, 0, -1))
         assert received == +self.told
 
