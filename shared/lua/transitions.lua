@@ -13,10 +13,9 @@ local function close(id, state, err, result, t)
   -- A record that lacks a field, of another release or damaged, must be able to end too.
   local ttl, waits, owner = tonumber(f[6]) or 60000, f[5] and f[5] ~= '', f[8] or ''
   f[2], f[3] = f[2] or '', f[3] or ''
-  -- Nobody asks for the result of a synchronous request after its deadline.
-  local result_ttl = waits and tonumber(f[10]) and math.min(ttl, math.max(0, tonumber(f[10]) - t) + GRACE) or ttl
+  local stays = waits and result_ttl(ttl, f[10], t) or ttl
   if result ~= '' then
-    local written = redis.pcall('SET', 'cq:out:' .. id, result, 'PX', int(result_ttl))
+    local written = redis.pcall('SET', 'cq:out:' .. id, result, 'PX', int(stays))
     if type(written) == 'table' and written.err then state, err, result = 'failed', ERRORS.unwritable, '' end
   end
   count(state, f[3], f[2])
@@ -33,8 +32,8 @@ local function close(id, state, err, result, t)
   if waits then push(f[5], #result <= INLINE and id .. result or id) end
   local bytes = RECORD + #err
   hold(owner, bytes + #result - (tonumber(f[9]) or 0))
-  if result_ttl == ttl then bytes = bytes + #result
-  elseif result ~= '' then keep(owner, #result, t + result_ttl) end
+  if stays == ttl then bytes = bytes + #result
+  elseif result ~= '' then keep(owner, #result, t + stays) end
   keep(owner, bytes, t + ttl)
   return 1
 end
