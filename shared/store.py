@@ -35,7 +35,7 @@ PARTS = ("prelude", "held", "message", "recount", "transitions")  # what scripts
 # What a worker is told of a job's record: what is missing is of jobs that have ended, or that are runs.
 CLAIMED = (
     *("id", "kind", "model", "lane", "state", "total", "rows", "owner", "reply", "on_error", "worker", "refused"),
-    *("created", "started", "deadline", "ttl", "attempts", "progress", "trace"),
+    *("created", "started", "deadline", "ttl", "attempts", "progress", "trace", "size", "watched"),
 )
 
 # The errors of jobs that the store itself ends.

@@ -12,7 +12,7 @@ local max_attempts, resend_after, resend_anyway = tonumber(ARGV[4]), tonumber(AR
 local neglected = tonumber(ARGV[7])
 
 local OLDEST = 256 -- those of a lane that may have lost their messages
-local SOME = 200 -- others that a pass looks at: a worker of an earlier release does not mark that a job runs
+local SOME = 100 -- others that a pass looks at: a worker of an earlier release does not mark that a job runs
 local t = now()
 local open = 'cq:open:' .. model
 local alive, waiting, looked, out = {}, {}, {}, {}
