@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
 
 from clip_queue.api import (
     clip,
@@ -21,6 +22,7 @@ from clip_queue.api import (
     metrics,
     openai_embeddings,
     openapi,
+    plain_routes,
     search,
     search_processes,
     weaviate,
@@ -82,7 +84,7 @@ def create_app(
         docs_url=None,  # its pages would load from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"operation_spans": False},
+        telemetry=telemetry(),
     )
     app.state.body_budget = BodyBudget(settings.max_total_body_bytes)
     app.state.metrics = metrics.Metrics()
@@ -96,9 +98,19 @@ def create_app(
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     for module in (clip, *wires, jobs, search, health, metrics, compat):
         app.include_router(module.router)
+    plain_routes.install(app, clip.router)
     docs_page.install(app)
     openapi.complete(app, settings)
     return app
+
+
+def telemetry() -> TelemetryConfig:
+    """What the framework does for traces. Where nobody wants them it is told so once: it would look into the environment
+    at each request."""
+    auto = os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() == "true"
+    if auto or tracing.installed():
+        return {"operation_spans": False}
+    return {"tracing": False, "metrics": False, "logs": False}
 
 
 def cors(origins: list[str]) -> dict[str, Any]:
