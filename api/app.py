@@ -105,8 +105,8 @@ def create_app(
 
 
 def telemetry() -> TelemetryConfig:
-    """What the framework does for traces. Where nobody wants them it is told so once: it would look into the environment
-    at each request."""
+    """What the framework does for traces. Where nobody wants them it is told so once: it would look into the
+    environment at each request."""
     auto = os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() == "true"
     if auto or tracing.installed():
         return {"operation_spans": False}

@@ -1,7 +1,7 @@
 """The routes that applications wait for, without what the framework does for each request of a route of its own.
 
-Their functions take a request and return a response, so they need no parameters solved and no model written. FastAPI's own
-routes stay behind them: the documentation is made from those.
+Their functions take a request and return a response, so they need no parameters solved and no model written. FastAPI's
+own routes stay behind them: the documentation is made from those.
 """
 
 from __future__ import annotations
@@ -28,5 +28,4 @@ def install(app: FastAPI, router: APIRouter) -> None:
     for route in routes:
         assert not route.dependant.dependencies
         assert route.dependant.request_param_name
-    app.router.routes[:0] = [PlainRoute(r.path, r.endpoint, methods=list(r.methods), name=r.name) for r in routes]
-
+    app.router.routes[:0] = [PlainRoute(r.path, r.endpoint, methods=list(r.methods or ()), name=r.name) for r in routes]

@@ -16,10 +16,11 @@ from .store_calls import HOUR, MODEL, accepted, new, offer
 def test_a_pass_sends_all_lost_interactive_jobs_and_one_message_for_the_background(store: Store) -> None:
     interactive = accepted(store, *(new(lane=Lane.INTERACTIVE) for _ in range(70)))
     accepted(store, *(new() for _ in range(70)))
-    for job_id in interactive:
-        store.client.hset(f"cq:job:{job_id}", "sent", 0)
-    for key in store.client.keys("cq:job:*"):
-        store.client.hset(key, "sent", 0)
+    for key in store.client.keys("cq:job:*"):  # all were submitted and sent long ago
+        store.client.hset(key, "sent", 1)
+    for lane in Lane.INTERACTIVE, Lane.BACKGROUND:
+        queued = f"cq:queued:{MODEL}:{lane}"
+        store.client.zadd(queued, dict.fromkeys(store.client.zrange(queued, 0, -1), 1))  # type: ignore[arg-type]
     reconciling = ReconcilePass([MODEL, "another"], Settings())
     while (op := reconciling.op) is not None:
         reconciling.advance(store.execute(op))
