@@ -73,6 +73,7 @@ class ClipModel:
         except Exception as error:  # open_clip, torch and the hub raise errors of many kinds
             why = reason(spec, error)
             raise CannotWork(f"CLIP_QUEUE_MODELS: {spec.name}={spec.source} cannot be loaded: {why}") from error
+        scale = logit_scale(model)  # before it is rounded to the precision
         self._model = model.eval().requires_grad_(False)
         self.config = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
@@ -100,6 +101,7 @@ class ClipModel:
             precision=self.precision,
             resize=self.resize,
             jpeg_draft=settings.jpeg_draft,
+            logit_scale=scale,
         )
 
     def stack(self, images: Sequence[Pixels]) -> torch.Tensor:
@@ -213,6 +215,12 @@ def pick_precision(name: str, device: torch.device) -> str:
 def context_length(model: Any) -> int:
     """The most tokens of a text that a model takes."""
     return int(getattr(model, "context_length", None) or model.text.context_length)
+
+
+def logit_scale(model: Any) -> float | None:
+    """What the model was trained to multiply cosines with, where its architecture says so."""
+    scale = getattr(model, "logit_scale", None)
+    return None if scale is None else round(float(scale.detach().exp()), 4)
 
 
 def architecture(name: str) -> Any:
