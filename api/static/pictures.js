@@ -8,7 +8,7 @@ const RAW = { imageOrientation: "from-image", colorSpaceConversion: "none", prem
 
 // What a file is: {name, file, width, height, thumb, error}. Sizes are 0 where this browser cannot read it: the service
 // may. It is measured before anything is decoded, so that a huge picture costs nothing.
-export async function take(file, limits) {
+export async function take(file, limits, preview = true) {
   const picture = { name: file.name || "picture", file, width: 0, height: 0, thumb: null, error: "" };
   if (file.size > limits.max_image_bytes) {
     picture.error = `This file has ${mega(file.size)} million bytes; the service takes ${mega(limits.max_image_bytes)}.`;
@@ -19,7 +19,7 @@ export async function take(file, limits) {
   if (picture.width * picture.height > limits.max_image_pixels) {
     const most = mega(limits.max_image_pixels);
     picture.error = `This picture has ${mega(picture.width * picture.height)} million pixels; the service takes ${most}.`;
-  } else if (picture.width) {
+  } else if (preview && picture.width) {
     picture.thumb = await draw(file, picture, THUMB / Math.max(picture.width, picture.height)).catch(() => null);
   }
   return picture;
