@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from clip_queue.api.openapi import errors
 from clip_queue.api.recent import Recent, models_of
 from clip_queue.shared.census import Census, census, memory
 from clip_queue.shared.errors import Unavailable
-from clip_queue.shared.models import NOTICES, ModelInfo
+from clip_queue.shared.models import NOTICES
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.workers import WorkerInfo
 from clip_queue.version import __version__
@@ -122,20 +122,20 @@ async def status(
     settings = client.settings
     authenticate(request, settings)
     readiness: Readiness = request.app.state.readiness
-    ready, problem = await _readiness(readiness)
+    problem = await _problem(readiness)
     found, used, most = None, None, None
     with suppress(Unavailable):
         found = await client.store.execute(census(models_of(client)))
         with suppress(Unavailable):  # its user may be forbidden to ask
             used, most = await client.store.execute(memory())
     if found is None and problem is None:
-        ready, problem = False, "The job store cannot be reached."
+        problem = "The job store cannot be reached."
     ring: Recent = request.app.state.recent
     return respond(
         {
             "version": __version__,
             "now": time.time(),
-            "ready": ready,
+            "ready": problem is None,
             "problem": problem,
             "models": models(client),
             "workers": [worker(each) for each in client.registry.workers],
@@ -160,39 +160,35 @@ async def status(
     )
 
 
-async def _readiness(readiness: Readiness) -> tuple[bool, str | None]:
-    """Whether it is ready, and why not. A probe that takes its time goes on; it counts as not ready, without a reason."""
+async def _problem(readiness: Readiness) -> str | None:
+    """Why it is not ready, or None. While a probe takes its time this is what the last one has found."""
     looking = asyncio.ensure_future(readiness.problem())
     done, _ = await asyncio.wait({looking}, timeout=PROBLEM_TIMEOUT)
     if done:
-        return looking.result() is None, looking.result()
+        return looking.result()
     looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-    return False, "The service is slow to answer now."
+    return readiness.latest
 
 
 def models(client: JobClient) -> list[dict[str, Any]]:
     """The models that are configured or served, the default first."""
     registry = client.registry
     names = [*registry.configured, *(name for name in registry.models if name not in registry.configured)]
-    return [
-        _model(name, [m for w in registry.workers for m in w.models if m.name == name], default=name == registry.default)
-        for name in names
-    ]
+    return [_model(name, registry.workers, default=name == registry.default) for name in names]
 
 
-def _model(name: str, served: list[ModelInfo], *, default: bool) -> dict[str, Any]:
-    about: dict[str, Any] = {}
-    if served:
-        one = next((each for each in served if each.logit_scale is not None), served[0])
-        fields = ("source", "dimension", "image_size", "context_length", "precision", "logit_scale")
-        about = {field: getattr(one, field) for field in fields}
+def _model(name: str, workers: Sequence[WorkerInfo], *, default: bool) -> dict[str, Any]:
+    served = [model for worker in workers for model in worker.models if model.name == name]
+    scales = [worker.logit_scales[name] for worker in workers if name in worker.logit_scales]
+    fields = ("source", "dimension", "image_size", "context_length", "precision") if served else ()
     return {
         "name": name,
         "default": default,
         "notice": NOTICES.get(name),
         "workers": len(served),
         "fingerprints": _each(model.fingerprint for model in served),
-        **about,
+        **{field: getattr(served[0], field) for field in fields},
+        "logit_scale": scales[0] if scales else None,
     }
 
 

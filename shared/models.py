@@ -25,9 +25,7 @@ class ModelSpec:
 @dataclass(frozen=True)
 class ModelInfo:
     """A model as a worker serves it. ``image_size`` is (height, width) in pixels; ``precision``, ``resize`` and
-    ``jpeg_draft`` are the settings of these names, with ``auto`` replaced by the value that the worker chose.
-    ``logit_scale`` is what the model was trained to multiply cosines with before a softmax; None: a worker of an
-    earlier release does not say it."""
+    ``jpeg_draft`` are the settings of these names, with ``auto`` replaced by the value that the worker chose."""
 
     name: str
     source: str
@@ -38,7 +36,6 @@ class ModelInfo:
     precision: str
     resize: str = "exact"
     jpeg_draft: float = 0.0
-    logit_scale: float | None = None
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> ModelInfo:

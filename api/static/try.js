@@ -166,7 +166,7 @@ export function mount(root, { api, status, say, signal }) {
     times.push(["rest", Math.max(0, seconds - times.reduce((sum, [, each]) => sum + each, 0))]);
     const bar = el("div", { class: "stages", "aria-hidden": "true" }, times.map(([name, value]) => {
       const piece = el("span", { class: `stage-${name}` });
-      piece.style.flexGrow = Math.max(value, 1e-5);
+      piece.style.flexGrow = value * 1000 + 0.01; // milliseconds: a sum below one would not fill the line
       return piece;
     }));
     const what = kind === "image" ? "pictures" : "words";

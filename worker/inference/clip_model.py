@@ -53,7 +53,8 @@ class ClipModel:
     """An open_clip model at one precision on one device.
 
     Many threads may use :attr:`preprocess`, :attr:`tokenizer` and :meth:`stack`. Only one thread may use the rest.
-    :attr:`image_size` is (height, width) in pixels; :attr:`draft` is the ``draft`` that
+    :attr:`image_size` is (height, width) in pixels; :attr:`logit_scale` is None where the architecture has none;
+    :attr:`draft` is the ``draft`` that
     :func:`clip_queue.worker.inference.decode.decode` gets for this model.
     """
 
@@ -73,7 +74,7 @@ class ClipModel:
         except Exception as error:  # open_clip, torch and the hub raise errors of many kinds
             why = reason(spec, error)
             raise CannotWork(f"CLIP_QUEUE_MODELS: {spec.name}={spec.source} cannot be loaded: {why}") from error
-        scale = logit_scale(model)  # before it is rounded to the precision
+        self.logit_scale = logit_scale(model)  # before it is rounded to the precision
         self._model = model.eval().requires_grad_(False)
         self.config = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
@@ -101,7 +102,6 @@ class ClipModel:
             precision=self.precision,
             resize=self.resize,
             jpeg_draft=settings.jpeg_draft,
-            logit_scale=scale,
         )
 
     def stack(self, images: Sequence[Pixels]) -> torch.Tensor:
