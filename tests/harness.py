@@ -188,7 +188,7 @@ class Stack:
         finally:
             store.close()
 
-    def ready(self, *services: Service, timeout: float = 60.0) -> None:
+    def ready(self, *services: Service, timeout: float = 180.0) -> None:
         """Wait until workers have registered and APIs can embed."""
         for service in services:
             if isinstance(service, Api):

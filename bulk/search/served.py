@@ -37,14 +37,8 @@ MAX_TEXT = 2000  # characters of a text in a hit
 MAX_COLUMNS = 64  # of the source's own in a hit
 
 Answer = tuple[dict[str, Any], bytes]
-_PACKED_ENDS = (
-    *PACKED[:-1],
-    ".tgz",
-    ".tbz2",
-    ".tbz",
-    ".txz",
-    ".tzst",
-)  # of archives that are unpacked from their start
+# Ends of names of what is unpacked from its start; a zip has a table of its members.
+_PACKED_ENDS = (*(set(PACKED) - {".zip"}), ".tgz", ".tbz2", ".tbz", ".txz", ".tzst")
 
 
 class ServedOutput:

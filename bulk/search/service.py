@@ -35,7 +35,7 @@ MISSING = "search needs packages that are not installed here ({}): pip install '
 
 def main() -> None:
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type] # seconds and 200 MB, for what numpy does as well
-    settings = Settings()
+    settings = Settings(_env_file=None)  # `.env` may have keys; all else is in the environment
     if "--check" in sys.argv:
         try:
             check(settings)
@@ -112,8 +112,6 @@ class _Outputs:
         if what == "list":
             return {"searches": [self._about(name) for name in self._folders]}, b""
         output = self._get(arguments["name"])
-        if what == "about":
-            return output.about(), b""
         found: tuple[dict[str, Any], bytes]
         if what == "picture":
             found = output.picture(arguments["row"])

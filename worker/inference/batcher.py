@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ class Batcher:
                 if items is None and not in_flight:
                     return
                 if items:
-                    self._busy_since = time.monotonic()
+                    self._busy_since = self._busy_since or time.monotonic()  # what is in flight has begun before
                     in_flight.append(self._launch(items))
                 if in_flight and (not items or len(in_flight) > self._depth):
                     self._collect(in_flight.popleft())
@@ -219,6 +220,8 @@ class Batcher:
         """
         if _breaks_device(error):
             self._fatal(error)
+        # The traceback would keep what the failed pass has computed in the device's memory while its halves want it.
+        traceback.clear_frames(error.__traceback__)
         if len(items) == 1:
             log.error("the model failed on an item", exc_info=error)
             items[0].fail(error)
@@ -228,7 +231,14 @@ class Batcher:
             self._collect(self._launch(part))
 
 
+# Signs of too little memory, which leaves the device as it was, in errors of other kinds: of a pinned allocation, and
+# of the libraries' workspaces.
+_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED")
+
+
 def _breaks_device(error: Exception) -> bool:
     """Whether the device cannot be used any more: after a CUDA error other than lack of memory, its context is lost."""
-    name = type(error).__name__
-    return name == "AcceleratorError" or ("CUDA error" in str(error) and name != "OutOfMemoryError")
+    name, said = type(error).__name__, str(error)
+    if name == "OutOfMemoryError" or any(sign in said for sign in _MEMORY):
+        return False
+    return name == "AcceleratorError" or "CUDA error" in said

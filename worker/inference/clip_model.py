@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,10 @@ from clip_queue.worker.inference import preprocess
 from clip_queue.worker.inference.libraries import PreprocessCfg, open_clip
 from clip_queue.worker.inference.text import TextTower, Tokenizer
 
+log = logging.getLogger(__name__)
+
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+TENSOR_CORES, BF16 = (7, 0), (8, 0)  # the CUDA capabilities from which a GPU has them
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,11 +37,12 @@ class PendingFeatures:
 
     def __init__(self, features: torch.Tensor) -> None:
         self._event: torch.cuda.Event | None = None
-        if features.is_cuda:
+        if features.device.type == "cuda":
             self._host = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
             self._host.copy_(features.float(), non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
+            # Of the features' own device, which need not be the current one. Blocking: waiting takes no core.
+            self._event = torch.cuda.Event(blocking=True)
+            self._event.record(torch.cuda.current_stream(features.device))
         else:
             self._host = features.float().cpu()
 
@@ -52,7 +57,8 @@ class PendingFeatures:
 class ClipModel:
     """An open_clip model at one precision on one device.
 
-    Many threads may use :attr:`preprocess`, :attr:`tokenizer` and :meth:`stack`. Only one thread may use the rest.
+    Many threads may use :attr:`preprocess`, :attr:`tokenizer`, :meth:`stack` and :meth:`padded`. Only one thread may
+    use the rest.
     :attr:`image_size` is (height, width) in pixels; :attr:`logit_scale` is None where the architecture has none;
     :attr:`draft` is the ``draft`` that
     :func:`clip_queue.worker.inference.decode.decode` gets for this model.
@@ -87,8 +93,8 @@ class ClipModel:
         channels_last = self.device.type == "cpu" or self._dtype != torch.float32
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._model.visual.to(memory_format=self._format)
-        self._mean = torch.tensor(config.mean, device=self.device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(config.std, device=self.device).view(1, 3, 1, 1) * 255
+        self._mean = (torch.tensor(config.mean).view(1, 3, 1, 1) * 255).to(self.device)
+        self._std = (torch.tensor(config.std).view(1, 3, 1, 1) * 255).to(self.device)
         self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
         self.text_tower = TextTower(self._model)
         self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
@@ -106,9 +112,16 @@ class ClipModel:
 
     def stack(self, images: Sequence[Pixels]) -> torch.Tensor:
         """Images, each (height, width, 3), as one batch on the host (n, height, width, 3), uint8. For many threads."""
-        stack = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        stack = self._on_host((len(images), *images[0].shape), torch.uint8)
         np.stack(images, out=stack.numpy())
         return stack
+
+    def _on_host(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor that is copied to the device without waiting: from other memory CUDA may wait for earlier passes.
+
+        torch's allocator gives the memory to nobody else before a copy that was begun from it is done.
+        """
+        return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
 
     def embed_images(self, images: Sequence[Pixels]) -> PendingFeatures:
         """Raw features of preprocessed images, each (height, width, 3), uint8, of :attr:`image_size`."""
@@ -117,18 +130,27 @@ class ClipModel:
     @torch.inference_mode()
     def embed_stack(self, stack: torch.Tensor) -> PendingFeatures:
         """Raw features of a batch that :meth:`stack` has made."""
-        batch = stack.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # NHWC in memory: channels_last
+        return PendingFeatures(self.image_tower(stack.to(self.device, non_blocking=True)))
+
+    def image_tower(self, stack: torch.Tensor) -> torch.Tensor:
+        """The raw features (n, dimension) of a stack on the device."""
+        batch = stack.permute(0, 3, 1, 2)  # NHWC in memory: channels_last
         batch = ((batch.float() - self._mean) / self._std).to(self._dtype)
-        return PendingFeatures(self._model.encode_image(batch.contiguous(memory_format=self._format)))
+        features: torch.Tensor = self._model.encode_image(batch.contiguous(memory_format=self._format))
+        return features
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[Tokens]) -> PendingFeatures:
         """Raw features of tokenised texts, each (length,), int64, with 1 ≤ length ≤ context length."""
         length = self.text_tower.length(max(map(len, texts)), self.tokenizer.context_length)
-        batch = np.full((len(texts), length), self.tokenizer.pad, dtype=np.int64)
-        for row, tokens in zip(batch, texts, strict=True):
+        return PendingFeatures(self.text_tower(self.padded(texts, length).to(self.device, non_blocking=True)))
+
+    def padded(self, texts: Sequence[Tokens], length: int) -> torch.Tensor:
+        """Tokenised texts as one batch on the host (n, length), int64. For many threads."""
+        batch = self._on_host((len(texts), length), torch.int64).fill_(self.tokenizer.pad)
+        for row, tokens in zip(batch.numpy(), texts, strict=True):
             row[: len(tokens)] = tokens
-        return PendingFeatures(self.text_tower(torch.from_numpy(batch).to(self.device, non_blocking=True)))
+        return batch
 
 
 def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:
@@ -202,12 +224,15 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> str:
     """The precision of a setting: ``fp32``, ``bf16`` or ``fp16``.
 
-    ``auto``: fp16 on CUDA; bf16 on a CPU that multiplies it natively, at twice the speed of fp32; else fp32.
+    ``auto``: fp16 on a GPU with tensor cores, where it is as fast as bf16 and nearer to fp32; bf16 on a CPU that
+    multiplies it natively, at twice the speed of fp32; else fp32.
     """
+    if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < BF16:
+        log.warning("this GPU has no bf16 of its own and is slow at it: set CLIP_QUEUE_PRECISION=fp16, or auto")
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "fp16"
+        return "fp16" if torch.cuda.get_device_capability(device) >= TENSOR_CORES else "fp32"
     native = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return "bf16" if native else "fp32"
 

@@ -1,8 +1,10 @@
-"""How many of torch's threads a forward pass on a CPU gets: one if it is short, else all.
+"""How the forward pass of a few rows is made cheap: on a CPU by one of torch's threads, on CUDA by a graph.
 
-A pass of a few rows is as quick with one thread as with all, since to wake the others costs what they save. They also
-go on spinning for a while, on the cores that decoding, the API and the store need. How many rows are few is measured
-when the model is loaded. Passes of datasets do not come here: their bytes must not depend on a measurement.
+On a CPU a pass of a few rows is as quick with one thread as with all, since to wake the others costs what they save.
+They also go on spinning for a while, on the cores that decoding, the API and the store need. How many rows are few is
+measured when the model is loaded. On CUDA such a pass is bound by its launches
+(:mod:`clip_queue.worker.inference.cuda_graphs`). Passes of datasets do not come here: their bytes must not depend on a
+measurement.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 
 from clip_queue.shared.vectors import Pixels, Tokens
 from clip_queue.worker.inference.clip_model import ClipModel, PendingFeatures
+from clip_queue.worker.inference.cuda_graphs import CudaGraphs
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class PassThreads:
         self._model = model
         self._all = torch.get_num_threads()
         self.few_images = self.few_texts = 0  # most rows that one thread computes
+        self._graphs = CudaGraphs.of(model) if model.device.type == "cuda" else None
         if model.device.type != "cpu" or self._all == 1:
             return
         image = np.zeros((*model.image_size, 3), np.uint8)
@@ -47,10 +51,14 @@ class PassThreads:
 
     def images(self, images: Sequence[Pixels]) -> PendingFeatures:
         """As :meth:`ClipModel.embed_images`."""
+        if self._graphs and self._graphs.take(images):
+            return self._graphs.embed_images(images)
         return self._with(1 if len(images) <= self.few_images else self._all, lambda: self._model.embed_images(images))
 
     def texts(self, texts: Sequence[Tokens]) -> PendingFeatures:
         """As :meth:`ClipModel.embed_texts`."""
+        if self._graphs and self._graphs.take(texts):
+            return self._graphs.embed_texts(texts)
         return self._with(1 if len(texts) <= self.few_texts else self._all, lambda: self._model.embed_texts(texts))
 
     def _with(self, threads: int, forward: Callable[[], PendingFeatures]) -> PendingFeatures:

@@ -68,7 +68,7 @@ async def fetcher() -> AsyncIterator[Fetcher]:
             fetch_allow_ip_hosts=True,
             fetch_allow_networks=["127.0.0.0/8"],
             fetch_max_redirects=2,
-            fetch_timeout=1.0,
+            fetch_timeout=3.0,  # also what the site takes to answer, on a busy machine
             max_image_bytes=LIMIT,
         ),
         look_up=look_up,

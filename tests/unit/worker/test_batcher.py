@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -253,6 +254,41 @@ def test_depth_is_how_many_passes_are_launched_ahead_of_the_one_waited_for(batch
         assert order == [(launch, 0), (launch, 1), (wait, 0), (launch, 2), (wait, 1), (wait, 2)]
     else:
         assert order == [(launch, 0), (wait, 0), (launch, 1), (wait, 1), (launch, 2), (wait, 2)]
+
+
+def test_busy_counts_all_the_time_in_which_a_pass_is_in_flight(batcher: Make) -> None:
+    def forward(payloads: Sequence[Any]) -> Ready:  # launching takes long, as many small operations do
+        time.sleep(0.05)
+        return Ready(np.array([[2 * p] for p in payloads], dtype=np.float32))
+
+    one = batcher(limit=1, depth=1)
+    entries = put(one, [Entry(n, forward) for n in range(2)])
+    assert [e.wait() for e in entries] == [0, 2]
+    wait_for(lambda: one.busy_for() == 0, WAIT)
+    assert one.busy >= 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "broken"),
+    [
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB.", False),
+        ("AcceleratorError", "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", False),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", False),
+        ("AcceleratorError", "CUDA error: an illegal memory access was encountered", True),
+        ("RuntimeError", "CUDA error: device-side assert triggered", True),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`", True),
+        ("RuntimeError", "mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_which_errors_leave_the_device_unusable(batcher: Make, kind: str, text: str, broken: bool) -> None:
+    ends: list[BaseException] = []
+    error = type(kind, (RuntimeError,), {})(text)
+    model = Model()
+    model.poison = lambda payloads: error
+    entry = Entry(1, model)
+    batcher(fatal=ends.append).put(entry)
+    assert entry.wait() is error
+    assert ends == ([error] if broken else [])
 
 
 def test_stopping_computes_the_items_that_wait(batcher: Make) -> None:

@@ -109,12 +109,26 @@ def test_the_device_is_cuda_where_there_is_one() -> None:
         pick_device("cuda:99")
 
 
-def test_the_precision_follows_the_device() -> None:
+def test_the_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     native = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert pick_precision("auto", torch.device("cuda")) == "fp16"
     assert pick_precision("auto", torch.device("cpu")) == ("bf16" if native else "fp32")
     assert pick_precision("auto", torch.device("mps")) == "fp32"
     assert pick_precision("bf16", torch.device("cuda")) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("capability", "auto"), [((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((12, 0), "fp16")]
+)
+def test_a_gpu_without_tensor_cores_computes_at_fp32_and_one_without_bf16_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: tuple[int, int], auto: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_precision("auto", torch.device("cuda")) == auto
+    assert not caplog.records
+    assert pick_precision("bf16", torch.device("cuda")) == "bf16"
+    assert ("this GPU has no bf16 of its own" in caplog.text) == (capability < (8, 0))
 
 
 def test_of_a_local_path_clients_see_the_last_part_only() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from clip_queue.worker.inference.clip_model import ClipModel
+from clip_queue.worker.inference.cuda_graphs import CudaGraphs
 from clip_queue.worker.inference.pass_threads import PassThreads
 from tests.unit.worker.test_clip_model import emoji as emoji  # the fixture
 
@@ -86,7 +87,8 @@ def test_an_error_leaves_the_threads_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_other_devices_are_not_measured(device: str) -> None:
+def test_other_devices_are_not_measured(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaGraphs, "of", lambda model: None)
     model = Timed(0.001, 0.002)
     model.device = torch.device(device)
     assert chosen(model).few_images == 0
