@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 5.0  # seconds between two samples
 KEPT = 120  # samples: ten minutes
+MOST_WORKERS = 32  # whose own figures a sample has
 
 
 @dataclass(frozen=True)
 class Counts:
     """All that is counted, as it stood at a moment (``at``: by the monotonic clock, seconds).
 
-    ``requests``: those that ask for work, answered. ``failures``: of these, by code. ``ended``: jobs by state.
+    ``requests``: those that ask for work, answered. ``failures``: of these, by code. ``ended``: jobs by state; None
+    while the store has not told it.
     ``workers``: items, batches and busy seconds by worker. ``stages``: number and seconds by worker and stage, of the
     interactive lane.
     """
@@ -42,7 +44,7 @@ class Counts:
     at: float
     requests: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
-    ended: Mapping[str, int] = field(default_factory=dict)
+    ended: Mapping[str, int] | None = None
     workers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     stages: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
@@ -82,8 +84,8 @@ def sample(before: Counts, now: Counts, found: Census | None, *, at: float) -> d
     """The figures of the time between two counts. ``found``: None where the store is away. ``at``: unix time, s."""
     seconds = max(now.at - before.at, 1e-3)
     # A worker that has just been seen for the first time did its work before: it is counted from now on.
-    workers = [each for name, each in grown(now.workers, before.workers).items() if name in before.workers]
-    items, batches, busy = (sum(each[i] for each in workers) for i in range(3))
+    workers = {name: each for name, each in grown(now.workers, before.workers).items() if name in before.workers}
+    items, batches, busy = (sum(each[i] for each in workers.values()) for i in range(3))
     times: dict[str, list[float]] = {}
     for (worker, stage), (number, spent) in grown(now.stages, before.stages).items():
         if worker in before.workers and number:
@@ -94,17 +96,29 @@ def sample(before: Counts, now: Counts, found: Census | None, *, at: float) -> d
     for lane in found.lanes if found else ():
         lanes[lane.lane] += lane.items
     return {
-        "at": round(at, 1),
+        "at": round(at, 3),
         "requests_per_s": round((now.requests - before.requests) / seconds, 3),
         "failures": _more(now.failures, before.failures),
-        "ended": _more(now.ended, before.ended),
+        "ended": {} if now.ended is None or before.ended is None else _more(now.ended, before.ended),
         "items_per_s": round(items / seconds, 2),
-        "batch": round(items / batches, 2) if batches else None,
-        "busy": round(min(1.0, busy / seconds / len(workers)), 3) if workers else None,
+        "batch": _batch(items, batches),
+        "busy": _share(busy / len(workers), seconds) if workers else None,
+        "workers": {
+            name: {"batch": _batch(items, batches), "busy": _share(busy, seconds)}
+            for name, (items, batches, busy) in sorted(workers.items())[:MOST_WORKERS]
+        },
         "stages": {stage: round(spent / number, 5) for stage, (number, spent) in times.items()},
         "lanes": dict(lanes) if found else None,
         "held_bytes": found.held if found else None,
     }
+
+
+def _batch(items: float, batches: float) -> float | None:
+    return round(items / batches, 2) if batches else None
+
+
+def _share(busy: float, seconds: float) -> float:
+    return round(min(1.0, busy / seconds), 3)
 
 
 def _more(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
@@ -132,27 +146,31 @@ class Recent:
         return [each for each in self._samples if each["at"] > at]
 
     async def _run(self) -> None:
-        before, _ = await self._count(Counts(time.monotonic()))
+        before: Counts | None = None
         while True:
+            try:
+                now, found = await self._count(before)
+                if before:
+                    self._samples.append(sample(before, now, found, at=time.time()))
+                before = now
+            except Exception:  # figures for people are no reason to end a process that answers requests
+                log.exception("the last seconds could not be counted")
             await asyncio.sleep(self._interval)
-            now, found = await self._count(before)
-            self._samples.append(sample(before, now, found, at=time.time()))
-            before = now
 
-    async def _count(self, before: Counts) -> tuple[Counts, Census | None]:
+    async def _count(self, before: Counts | None) -> tuple[Counts, Census | None]:
         client = self._client
         found = None
         try:
             found = await client.store.execute(census(models_of(client)))
         except Unavailable as error:
             log.debug("the store cannot be counted: %s", error.message)
-        requests, failures = requests_of(self._metrics)
+        requests, failures = await asyncio.to_thread(requests_of, self._metrics)  # it may read other processes' files
         workers = client.registry.workers
         counts = Counts(
             time.monotonic(),
             requests,
             failures,
-            ended_by_state(found) if found else before.ended,
+            ended_by_state(found) if found else before and before.ended,
             {worker.id: (worker.items, worker.batches, worker.busy) for worker in workers},
             stages_of(workers),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+
+from clip_queue.api.page import SAMPLES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WAIT = 60.0  # seconds that a page may take for anything on a loaded machine
@@ -68,6 +71,7 @@ class Watched:
     def page(self, part: str = "try") -> Page:
         page = self.context.new_page()
         page.goto(f"/#{part}")
+        page.locator(f"#part-{part} h2").wait_for()  # it listens to what is dropped from now on
         return page
 
     def close(self) -> None:
@@ -97,3 +101,29 @@ DROP = """([kind, files]) => {
     : new DragEvent("drop", { ...options, dataTransfer: data });
   document.body.dispatchEvent(event);
 }"""
+
+
+def give(page: Page, kind: str, *files: tuple[str, str, bytes]) -> None:
+    """Drop or paste files: (name, type, content)."""
+    page.evaluate(DROP, [kind, [[name, type, base64.b64encode(data).decode()] for name, type, data in files]])
+
+
+def sample(page: Page, *names: str) -> None:
+    """Click samples."""
+    for name in names:
+        page.get_by_role("button", name=f"Sample: {name}", exact=True).click()
+
+
+def card(page: Page, name: str) -> Locator:
+    """A picture of Try, with its bars."""
+    return page.locator("#part-try .cards > li").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def best(page: Page, name: str) -> Locator:
+    """The word that is marked as the best for a picture."""
+    return card(page, name).locator(".best .word")
+
+
+def read(name: str) -> bytes:
+    """A sample's content."""
+    return (SAMPLES / f"{name}.png").read_bytes()

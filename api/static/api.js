@@ -29,9 +29,10 @@ export const onRefused = (act) => (refused = act);
 // fetch with the key: it rejects where there is no answer.
 export async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
-  if (key.get()) headers.set("Authorization", `Bearer ${String.fromCharCode(...new TextEncoder().encode(key.get()))}`);
+  const used = key.get();
+  if (used) headers.set("Authorization", `Bearer ${String.fromCharCode(...new TextEncoder().encode(used))}`);
   const response = await fetch(address(path), { ...options, headers, credentials: "omit", cache: "no-store" });
-  if (response.status === 401) refused();
+  if (response.status === 401 && used === key.get()) refused();
   return response;
 }
 

@@ -1,9 +1,10 @@
-// Lines over the last ten minutes, in SVG.
+// Lines over the last ten minutes, or as many as the service has measured, in SVG.
 
-import { el } from "./dom.js";
+import { el, span } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, SECONDS] = [600, 120, 600];
+const [WIDTH, HEIGHT] = [600, 120];
+const [LEAST, MOST] = [60, 600]; // seconds
 
 const svg = (tag, attributes, ...children) => {
   const made = document.createElementNS(SVG, tag);
@@ -12,29 +13,29 @@ const svg = (tag, attributes, ...children) => {
   return made;
 };
 
-// A figure with a line for each of `names`. update(now, points, write): points[i] is a list of [time, value or null].
-export function chart(title, names, most = 0) {
-  const lines = names.map((_, i) => svg("path", { class: `line line-${i}` }));
-  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, ...lines);
+// A figure. update(now, lines, write): lines is {name: [[time, value or null], ...]}, in at most five colours.
+export function chart(title, most = 0) {
+  const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
   const top = el("span", { class: "top" });
+  const begin = el("span");
+  const axis = el("div", { class: "axis", "aria-hidden": "true" }, begin, el("span", {}, "now"));
   const legend = el("ul", { class: "legend" });
-  const figure = el("figure", { class: "chart" }, el("figcaption", {}, title), top, picture, legend);
-  const update = (now, points, write) => {
-    const all = points.flat().map(([, value]) => value ?? 0);
-    const highest = Math.max(most, ...all) || 1;
+  const figure = el("figure", { class: "chart" }, el("figcaption", {}, title), top, picture, axis, legend);
+  const update = (now, lines, write) => {
+    const points = Object.values(lines);
+    const seconds = Math.min(MOST, Math.max(LEAST, ...points.map(([first]) => now - (first?.[0] ?? now))));
+    begin.textContent = `${span(seconds)} ago`;
+    const highest = Math.max(most, ...points.flat().map(([, value]) => value ?? 0)) || 1;
     top.textContent = write(highest);
-    points.forEach((list, i) => lines[i].setAttribute("d", path(list, now, highest)));
-    const said = names.map((name, i) => {
-      const last = points[i].at(-1)?.[1] ?? null;
-      return [name, last === null ? "-" : write(last)];
-    });
-    legend.replaceChildren(...said.map(([name, value], i) => el("li", { class: `key-${i}` }, `${name} ${value}`)));
-    picture.setAttribute("aria-label", `${title}, ten minutes. Now: ${said.map((each) => each.join(" ")).join(", ")}`);
+    picture.replaceChildren(...points.map((list, i) => svg("path", { class: `line line-${i % 5}`, d: path(list, now, seconds, highest) })));
+    const said = Object.entries(lines).map(([name, list]) => `${name} ${list.at(-1)?.[1] == null ? "-" : write(list.at(-1)[1])}`);
+    legend.replaceChildren(...said.map((text, i) => el("li", { class: `key-${i % 5}` }, text)));
+    picture.setAttribute("aria-label", `${title}, the last ${begin.textContent.replace(" ago", "")}. Now: ${said.join(", ")}`);
   };
   return { figure, update };
 }
 
-function path(points, now, highest) {
+function path(points, now, seconds, highest) {
   let pen = "M";
   let out = "";
   for (const [at, value] of points) {
@@ -42,8 +43,9 @@ function path(points, now, highest) {
       pen = "M"; // nothing was measured: a gap
       continue;
     }
-    const x = WIDTH * (1 - (now - at) / SECONDS);
-    out += `${pen}${x.toFixed(1)} ${(HEIGHT * (1 - value / highest)).toFixed(1)}`;
+    const x = WIDTH * (1 - (now - at) / seconds);
+    const y = (HEIGHT * (1 - value / highest)).toFixed(1);
+    out += `${pen}${x.toFixed(1)} ${y}${pen === "M" ? "h0" : ""}`; // a lone value is a dot
     pen = "L";
   }
   return out;

@@ -32,6 +32,9 @@ export const span = (seconds) =>
   : seconds < 60 ? `${seconds.toFixed(1)} s`
   : seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 
+// What Server-Timing and the workers measure of a request.
+export const STAGES = { queue: "in the queue", prepare: "reading", wait: "until the model is free", forward: "in the model" };
+
 // Lists of at most `size` each.
 export function parts(list, size) {
   const out = [];

@@ -19,32 +19,42 @@ export function mount(root, { api, status, say, signal }) {
   const names = new Map(); // by id, of what was dropped here
   const following = new Set();
   let limit = 20;
+  let turns = 0; // of looks: an earlier one's answer is too old
+  let timer = 0;
   const note = el("p", { class: "note", role: "status" });
   const none = el("p", { class: "hint" }, "You have no jobs now. Results are kept for a while, then they go.");
   const listed = el("ul", { class: "jobs", "aria-label": "Your jobs" });
   const more = el("button", { type: "button", hidden: true, on: { click: () => ((limit = 100), look()) } }, "Show more");
+  const { all: place, smaller } = intake("Drop, paste or pick many pictures", submit, signal);
   root.append(
     el("h2", {}, "Your jobs"),
     el("p", { class: "lead" }, "A job is work that nobody waits for. Drop many pictures here and they become one."),
-    intake("Drop, paste or pick many pictures", submit, signal),
+    place,
     note, none, listed, more);
 
   async function look() {
-    if (signal.aborted || root.offsetParent === null || document.hidden || status.failure?.status === 401) return;
-    try {
-      const { jobs, cursor } = await api.get(`jobs?limit=${limit}`, { signal });
-      const now = new Set(jobs.map((job) => job.id));
-      for (const [id, row] of rows) if (!now.has(id)) (row.item.remove(), rows.delete(id));
-      jobs.forEach((job, place) => {
-        const { item } = show(job);
-        if (listed.children[place] !== item) listed.insertBefore(item, listed.children[place] ?? null);
-      });
-      none.hidden = jobs.length > 0;
-      more.hidden = !cursor || limit === 100;
-      for (const job of jobs) if (!ENDED.includes(job.state)) follow(job.id);
-    } catch {
-      return; // the banner says it
+    clearTimeout(timer);
+    const turn = ++turns;
+    if (root.offsetParent !== null && !document.hidden && status.failure?.status !== 401) {
+      await list(() => turn !== turns).catch(() => {}); // the banner says it
     }
+    if (turn === turns && !signal.aborted) timer = setTimeout(look, INTERVAL);
+  }
+
+  async function list(old) {
+    const { jobs, cursor } = await api.get(`jobs?limit=${limit}`, { signal });
+    if (old()) return;
+    const now = new Set(jobs.map((job) => job.id));
+    for (const [id, row] of rows) if (!now.has(id)) (row.item.remove(), rows.delete(id));
+    jobs.forEach((job, place) => {
+      const { item } = show(job);
+      if (listed.children[place] !== item) listed.insertBefore(item, listed.children[place] ?? null);
+    });
+    none.hidden = jobs.length > 0;
+    more.hidden = !cursor || limit === 100;
+    const unfinished = jobs.filter((job) => !ENDED.includes(job.state)).reverse(); // the first in line first
+    for (const job of unfinished) follow(job.id);
+    for (const job of unfinished) if (job.state === "queued" && !old()) show(await api.get(`jobs/${job.id}`, { signal })); // its place
   }
 
   async function follow(id) {
@@ -83,6 +93,13 @@ export function mount(root, { api, status, say, signal }) {
     const asNpy = button("Result as .npy", () => download(id, "application/x-npy", "npy"));
     const item = el("li", { "data-job": id }, el("div", { class: "head" }, state, title), bar, about, error,
       el("div", { class: "buttons" }, cancel, asJson, asNpy));
+    let report = null; // of a run that has ended: its failures by reason
+    const settle = async (job) => {
+      report = job.progress?.reasons ?? {};
+      const found = await api.get(`jobs/${id}/result`, { signal }).catch(() => ({}));
+      report = found.errors ?? report;
+      draw(job);
+    };
     const draw = (job) => {
       const ended = ENDED.includes(job.state);
       const run = job.task === "embed_dataset";
@@ -101,21 +118,15 @@ export function mount(root, { api, status, say, signal }) {
         `model ${job.model}`,
         job.finished && `took ${span((Date.parse(job.finished) - Date.parse(job.created)) / 1000)}`,
       ].filter(Boolean).join(" · ");
-      if (job.error) error.textContent = job.error.message;
-      else if (run && failed && job.state === "succeeded" && !error.textContent) reasons(id, error);
+      if (run && failed && job.state === "succeeded" && !report) settle(job);
+      const found = Object.entries(report ?? job.progress?.reasons ?? {});
+      const reasons = found.map(([code, about]) => `${count(about.rows ?? about)} ${code}`);
+      error.textContent = [job.error?.message, reasons.length && `Failed rows: ${reasons.join(", ")}.`].filter(Boolean).join(" ");
       cancel.hidden = ended;
       asJson.hidden = job.state !== "succeeded";
       asNpy.hidden = asJson.hidden || run;
     };
     return { item, draw, job: null };
-  }
-
-  // Which failures a bulk run had: its result says it.
-  async function reasons(id, place) {
-    place.textContent = "…";
-    const found = await api.get(`jobs/${id}/result`, { signal }).catch(() => ({}));
-    const each = Object.entries(found.reasons ?? {});
-    place.textContent = each.map(([why, number]) => `${count(number)}: ${why}`).join("; ");
   }
 
   async function tell(act) {
@@ -151,7 +162,7 @@ export function mount(root, { api, status, say, signal }) {
       for (const file of files) {
         const picture = await take(file, limits, false);
         if (picture.error && ++left) continue;
-        const image = await inline(await bytesFor(picture, Math.max(...(it.image_size ?? [0])), true));
+        const image = await inline(await bytesFor(picture, Math.max(...(it.image_size ?? [0])), smaller.checked));
         if (images.length >= limits.max_job_items || held + image.value.length > most) await send();
         if (!images.length) first = picture.name;
         images.push(image);
@@ -179,8 +190,7 @@ export function mount(root, { api, status, say, signal }) {
     }
   }
 
-  const timer = setInterval(look, INTERVAL);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  signal.addEventListener("abort", () => clearTimeout(timer));
   addEventListener("hashchange", () => setTimeout(look), { signal });
   look();
 }

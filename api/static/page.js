@@ -17,10 +17,7 @@ function say(text) {
   say.timer = setTimeout(() => (by("said").textContent = ""), 6000);
 }
 
-const chosen = () => {
-  const wanted = location.hash.slice(1);
-  return PARTS.includes(wanted) ? wanted : "try";
-};
+const chosen = () => (PARTS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "try");
 
 async function show() {
   const part = chosen();
@@ -73,7 +70,6 @@ status.subscribe(({ latest, failure }) => {
   const before = wrong;
   wrong = failure?.message ?? latest?.problem ?? "";
   const banner = by("banner");
-  banner.classList.toggle("away", Boolean(failure));
   if (wrong) {
     const text = failure ? wrong : `The service is not ready: ${wrong}`;
     banner.textContent = `${text} This page goes on by itself when the service does.`;

@@ -11,12 +11,12 @@ export function mount(root, { api, status, signal }) {
   const outputs = el("select", { id: "search-output" });
   const form = el("form", { class: "search-form", on: { submit: byWords } },
     el("p", {}, el("label", { for: "search-output" }, "Search in "), outputs),
-    el("p", {}, el("label", { for: "search-words" }, "for "), words, " ", el("button", { type: "submit" }, "Search")));
+    el("p", {}, el("label", { for: "search-words" }, "for "), words, el("button", { type: "submit" }, "Search")));
   const note = el("p", { class: "note", role: "status" });
   const hits = el("ul", { class: "hits", "aria-label": "Hits" });
   const more = el("button", { type: "button", hidden: true, on: { click: () => page() } }, "More");
-  root.append(el("h2", {}, "Search"), form, intake("Or drop, paste or pick a picture to find what is like it", byPicture, signal),
-    note, hits, more);
+  const { all: place, smaller } = intake("Or drop, paste or pick a picture to find what is like it", byPicture, signal);
+  root.append(el("h2", {}, "Search"), form, place, note, hits, more);
 
   let query = null; // {name, body, about} of the request whose pages are shown
   let next = null; // offset of its next page
@@ -127,7 +127,7 @@ export function mount(root, { api, status, signal }) {
     if (taken.error) return (note.textContent = taken.error);
     const searched = latest.searches.find((each) => each.name === outputs.value);
     const side = Math.max(...(status.model(searched?.model)?.image_size ?? [0]));
-    begin({ image: await inline(await bytesFor(taken, side, true)) }, `like “${taken.name}”`);
+    begin({ image: await inline(await bytesFor(taken, side, smaller.checked)) }, `like “${taken.name}”`);
   }
 
   const scrolled = new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && page());

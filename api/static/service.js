@@ -1,12 +1,12 @@
 // Service: is it well, and if not, what is full? With the last ten minutes.
 
 import { chart } from "./chart.js";
-import { bytes, count, el, span, table } from "./dom.js";
+import { STAGES, bytes, count, el, span, table } from "./dom.js";
 
 const FULL = 0.8; // share of a limit from which it is worth a word
 const STALLED = 60; // seconds without a row
+const LINES = 5; // workers with lines of their own: the table has all
 const LANES = { interactive: "requests", background: "jobs", bulk: "datasets" };
-const STAGES = { queue: "in the queue", prepare: "reading", wait: "until the model is free", forward: "in the model" };
 
 const per = (value) => `${value < 10 ? value.toFixed(1) : count(Math.round(value))} /s`;
 const percent = (value) => `${Math.round(value * 100)} %`;
@@ -14,15 +14,12 @@ const percent = (value) => `${Math.round(value * 100)} %`;
 export function mount(root, { status, signal }) {
   const verdict = el("p", { class: "verdict", role: "status" });
   const meters = el("ul", { class: "meters", "aria-label": "How full it is" });
-  const work = chart("Requests and items, each second", ["requests", "items"]);
-  const times = chart("Where a request's time goes", Object.values(STAGES));
-  const waiting = chart("Unfinished items", Object.values(LANES));
-  const busy = chart("Share of the time in which workers compute", ["busy"], 1);
-  const tables = el("div");
-  root.append(
-    el("h2", {}, "Is it well?"), verdict, meters,
-    el("div", { class: "charts" }, work.figure, times.figure, waiting.figure, busy.figure), tables);
-  let before = null;
+  const charts = [
+    chart("Requests and items, each second"), chart("Where a request's time goes"), chart("Unfinished items"),
+    chart("Share of the time in which each worker computes", 1), chart("Items in a batch, by worker"), chart("Memory of jobs and results"),
+  ];
+  const tables = el("div", { class: "tables" });
+  root.append(el("h2", {}, "Is it well?"), verdict, meters, el("div", { class: "charts" }, charts.map((each) => each.figure)), tables);
   let shown = "";
 
   status.subscribe(({ latest, failure, recent }) => {
@@ -31,20 +28,25 @@ export function mount(root, { status, signal }) {
       return;
     }
     const full = gauges(latest);
-    const wrong = troubles(latest, full);
+    const wrong = troubles(latest, full, recent);
     say(verdict, wrong.join(" ") || "It is well.", !wrong.length);
     meters.replaceChildren(...full.map(gauge));
     const line = (read) => recent.map((sample) => [sample.at, read(sample) ?? null]);
-    work.update(latest.now, [line((it) => it.requests_per_s), line((it) => it.items_per_s)], per);
-    times.update(latest.now, Object.keys(STAGES).map((stage) => line((it) => it.stages[stage])), span);
+    const named = (names, read) => Object.fromEntries(Object.entries(names).map(([key, name]) => [name, line((it) => read(it, key))]));
+    const ids = Object.fromEntries(latest.workers.slice(0, LINES).map(({ id }) => [id, id]));
     const whole = (number) => count(Math.round(number));
-    waiting.update(latest.now, Object.keys(LANES).map((lane) => line((it) => it.lanes?.[lane])), whole);
-    busy.update(latest.now, [line((it) => it.busy)], percent);
-    const next = [workers(latest, before), models(latest), runs(latest), failures(recent)].filter(Boolean);
+    [
+      [{ requests: line((it) => it.requests_per_s), items: line((it) => it.items_per_s) }, per],
+      [named(STAGES, (it, stage) => it.stages[stage]), span],
+      [named(LANES, (it, lane) => it.lanes?.[lane]), whole],
+      [named(ids, (it, id) => it.workers[id]?.busy), percent],
+      [named(ids, (it, id) => it.workers[id]?.batch), (value) => value.toFixed(1)],
+      [{ held: line((it) => it.held_bytes) }, bytes],
+    ].forEach(([lines, write], i) => charts[i].update(latest.now, lines, write));
+    const next = [workers(latest, recent), models(latest), runs(latest), failures(recent)].filter(Boolean);
     const text = next.map((each) => each.textContent).join();
     if (text !== shown) tables.replaceChildren(...next); // else a selection or the focus would be lost
     shown = text;
-    before = latest;
   }, signal);
 }
 
@@ -71,9 +73,12 @@ function gauges({ lanes, store, models }) {
   return out;
 }
 
-function troubles({ problem, runs }, full) {
+function troubles({ problem, runs, now }, full, recent) {
   const out = problem ? [`It is not ready: ${problem}`] : [];
   for (const [name, share, words] of full) if (share >= FULL) out.push(`${name}: ${percent(share)} full (${words}).`);
+  const lately = recent.filter(({ at }) => at > now - 60).flatMap(({ failures }) => Object.entries(failures));
+  const refused = lately.reduce((sum, [code, number]) => sum + (code.endsWith("_full") ? number : 0), 0);
+  if (refused) out.push(`In the last minute ${count(refused)} requests were refused because it was full.`);
   for (const run of runs) {
     if (run.stalled_s > STALLED) out.push(`A dataset of ${run.model} has had no row for ${span(run.stalled_s)}.`);
   }
@@ -86,18 +91,17 @@ function gauge([name, share, words]) {
   return el("li", {}, el("span", {}, name), bar, el("span", {}, words));
 }
 
-function workers(latest, before) {
+function workers(latest, recent) {
   if (!latest.workers.length) return el("p", { class: "bad" }, "No worker is there.");
   const rows = latest.workers.map((worker) => {
-    const then = before?.workers.find((each) => each.id === worker.id);
-    const [items, batches, busy] = ["items", "batches", "busy_s"].map((name) => worker[name] - (then?.[name] ?? 0));
-    const seconds = then ? latest.now - before.now : 0;
-    const share = seconds > 0 ? percent(Math.max(0, Math.min(1, busy / seconds))) : "-";
+    const own = recent.map((sample) => sample.workers[worker.id]).filter(Boolean);
+    const mean = (list) => list.length && list.reduce((sum, each) => sum + each, 0) / list.length;
+    const [busy, batches] = [own.map((each) => each.busy), own.map((each) => each.batch).filter(Boolean)];
     const card = worker.gpu.busy === undefined ? "" : `, card ${percent(worker.gpu.busy)}`;
-    return [worker.id, worker.device, worker.models.join(", "), batches > 0 ? (items / batches).toFixed(1) : "-",
-      share + card, count(worker.items)];
+    return [worker.id, worker.device, worker.models.join(", "), busy.length ? percent(busy.at(-1)) + card : "-",
+      busy.length ? percent(mean(busy)) : "-", batches.length ? mean(batches).toFixed(1) : "-", count(worker.items)];
   });
-  return table("Workers", ["Worker", "Device", "Models", "Batch", "Busy", "Items so far"], rows);
+  return table("Workers", ["Worker", "Device", "Models", "Busy now", "Busy, 10 min", "Batch, 10 min", "Items so far"], rows);
 }
 
 function models(latest) {
@@ -116,8 +120,10 @@ function failures(recent) {
   for (const { at, failures } of recent) {
     for (const [code, number] of Object.entries(failures)) found.set(code, [(found.get(code)?.[0] ?? 0) + number, at]);
   }
+  const ended = recent.filter((sample) => sample.ended.failed);
+  if (ended.length) found.set("jobs that failed", [ended.reduce((sum, it) => sum + it.ended.failed, 0), ended.at(-1).at]);
   const rows = [...found].sort(([, a], [, b]) => b[1] - a[1]).map(([code, [number, at]]) =>
     [code, count(number), new Date(at * 1000).toLocaleTimeString()]);
-  return rows.length ? table("Requests that failed in the last ten minutes", ["Code", "Number", "Last"], rows)
-    : el("p", { class: "hint" }, "No request failed in the last ten minutes.");
+  return rows.length ? table("What failed in the last ten minutes", ["Code", "Number", "Last"], rows)
+    : el("p", { class: "hint" }, "Nothing failed in the last ten minutes.");
 }

@@ -5,6 +5,7 @@ import { Failure, get } from "./api.js";
 const INTERVAL = 2000; // milliseconds
 const TIMEOUT = 8000;
 const KEPT = 600; // seconds
+const APART = 4; // seconds between two samples at least: other processes on the same port measure at other times
 
 export class Status {
   latest = null; // the newest document; null: none yet, or the service is away
@@ -12,15 +13,13 @@ export class Status {
   recent = []; // samples, oldest first
   #told = new Set();
   #timer = 0;
-  #looking = false;
+  #control = new AbortController(); // of the look under way
 
-  // act(status) is called now and after each look. Returns what ends that.
+  // act(status) is called now and after each look, until the signal.
   subscribe(act, signal) {
     this.#told.add(act);
-    const end = () => this.#told.delete(act);
-    signal?.addEventListener("abort", end);
+    signal?.addEventListener("abort", () => this.#told.delete(act));
     act(this);
-    return end;
   }
 
   start() {
@@ -28,22 +27,23 @@ export class Status {
     this.look();
   }
 
+  // A look that is under way is given up for a new one: it may have been made with another key.
   async look() {
-    if (this.#looking) return;
-    this.#looking = true;
     clearTimeout(this.#timer);
+    this.#control.abort();
+    const { signal } = (this.#control = new AbortController());
+    let [found, failure] = [null, null];
     try {
-      const since = this.recent.at(-1)?.at ?? 0;
-      const found = await get(`status?since=${since}`, { signal: AbortSignal.timeout(TIMEOUT) });
-      this.recent = [...this.recent, ...found.recent].filter((sample) => sample.at > found.now - KEPT);
-      [this.latest, this.failure] = [found, null];
+      const since = this.recent.length ? this.recent.at(-1).at + APART : 0;
+      found = await get(`status?since=${since}`, { signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT)]) });
     } catch (error) {
-      this.latest = null;
-      this.failure = error instanceof Failure ? error : new Failure(0, "away", "The service does not answer.");
+      failure = error instanceof Failure ? error : new Failure(0, "away", "The service does not answer.");
     }
-    this.#looking = false;
+    if (signal.aborted) return;
+    if (found) this.recent = [...this.recent, ...found.recent].filter((sample) => sample.at > found.now - KEPT);
+    [this.latest, this.failure] = [found, failure];
     for (const act of this.#told) act(this);
-    if (!document.hidden && this.failure?.status !== 401) this.#timer = setTimeout(() => this.look(), INTERVAL);
+    if (!document.hidden && failure?.status !== 401) this.#timer = setTimeout(() => this.look(), INTERVAL);
   }
 
   model(name) {

@@ -1,19 +1,13 @@
 // Try: pictures and words, compared. The vectors come from /clip, the cosines are computed here.
 
 import { snippets } from "./code.js";
-import { el, parts, span, table } from "./dom.js";
+import { STAGES, el, parts, span, table } from "./dom.js";
 import { bytesFor, inline, intake, take } from "./pictures.js";
 
 const MOST = { pictures: 24, words: 100, kept: 2000 };
 const PAUSE = 300; // milliseconds after the last letter
 const FIRST = "dog\ncat\npizza\nrocket";
-const STAGES = {
-  queue: "in the queue",
-  prepare: "reading the pictures or words",
-  wait: "until the model is free",
-  forward: "in the model",
-  rest: "on the way",
-};
+const TIMES = { ...STAGES, rest: "on the way" };
 const LEAD =
   "CLIP turns a picture, or words, into a list of numbers: an arrow. Where two arrows point the same way, the words " +
   "fit the picture. The number says how much: 1 is the same direction, 0 is nothing in common.";
@@ -27,7 +21,7 @@ export function mount(root, { api, status, say, signal }) {
 
   const words = el("textarea", { id: "words", rows: 6, value: FIRST, spellcheck: false, on: { input: () => changed() } });
   const softmax = tick("Show shares", () => draw());
-  const scaled = tick("Make large pictures smaller before they are sent", () => changed(0), true);
+  const { all: place, smaller } = intake("Drop, paste or pick pictures", add, signal, () => changed(0));
   const model = el("select", { id: "model", on: { change: () => choose() } });
   const modelLine = el("p", {}, el("label", { for: "model" }, "Model "), model);
   const notice = el("p", { class: "notice" });
@@ -35,7 +29,7 @@ export function mount(root, { api, status, say, signal }) {
   const note = el("p", { class: "note", role: "status" });
   const samples = el("div", { class: "samples", role: "group", "aria-label": "Samples" });
   const cards = el("ul", { class: "cards", "aria-label": "Pictures" });
-  const tables = el("div");
+  const tables = el("div", { class: "tables" });
   const timing = el("div");
   const code = codeBox(say);
 
@@ -46,18 +40,15 @@ export function mount(root, { api, status, say, signal }) {
     el("div", { class: "columns" },
       el("div", {},
         el("h3", {}, "Pictures"),
-        intake("Drop, paste or pick pictures", add, signal),
-        el("p", { class: "hint" }, "Or take one of these:"),
-        samples),
+        el("p", { class: "hint" }, "Click one of these, or bring your own:"),
+        samples,
+        place),
       el("div", {},
         el("h3", {}, el("label", { for: "words" }, "Words, a line each")),
         words,
         modelLine,
         softmax.line,
-        explained,
-        scaled.line,
-        el("p", { class: "hint" }, "A copy four times as large as what the model sees is sent sooner, and changes the " +
-          "vector a little."))),
+        explained)),
     note, cards, tables, timing, code.box);
   fill(samples, add, api).catch(() => (samples.textContent = "The samples could not be read."));
 
@@ -70,7 +61,7 @@ export function mount(root, { api, status, say, signal }) {
       const remove = el("button", { type: "button", "aria-label": `Remove ${picture.name}` }, "Remove");
       const frame = el("div", { class: "thumb" }, picture.thumb ?? "no preview");
       if (picture.thumb) frame.setAttribute("aria-hidden", "true");
-      const card = el("li", {}, frame, el("div", {}, el("h3", {}, picture.name), picture.bars), remove);
+      const card = el("li", {}, el("div", { class: "side" }, frame, remove), el("div", {}, el("h3", {}, picture.name), picture.bars));
       remove.addEventListener("click", () => {
         pictures.splice(pictures.indexOf(picture), 1);
         card.remove();
@@ -89,7 +80,7 @@ export function mount(root, { api, status, say, signal }) {
   };
   const about = () => status.model(model.value);
   const mark = (it) => `${it.name} ${it.fingerprints}`;
-  const markOf = (picture, it) => `${mark(it)} ${scaled.box.checked && picture.width > 0}`;
+  const markOf = (picture, it) => `${mark(it)} ${smaller.checked && picture.width > 0}`;
 
   function changed(pause = PAUSE) {
     clearTimeout(timer);
@@ -133,17 +124,29 @@ export function mount(root, { api, status, say, signal }) {
 
   async function embedPictures(it) {
     const missing = pictures.filter((picture) => !picture.error && !picture.vectors.has(markOf(picture, it)));
-    for (const part of parts(missing, status.latest?.limits.max_items ?? 8)) {
-      const marks = part.map((picture) => markOf(picture, it));
-      const side = Math.max(...it.image_size);
-      const images = [];
-      for (const picture of part) images.push(await inline(await bytesFor(picture, side, scaled.box.checked)));
-      const found = await embed("image", images, it);
-      part.forEach((picture, i) => picture.vectors.set(marks[i], found[i]));
+    const { max_items: items = 8, max_body_bytes: most = 6e7 } = status.latest?.limits ?? {};
+    let [part, held] = [[], 0];
+    const send = async () => {
+      const found = part.length ? await embed("image", part.map(({ image }) => image), it) : [];
+      part.forEach(({ picture, mark }, i) => picture.vectors.set(mark, found[i]));
+      [part, held] = [[], 0];
+    };
+    for (const picture of missing) {
+      const mark = markOf(picture, it);
+      try {
+        const image = await inline(await bytesFor(picture, Math.max(...it.image_size), smaller.checked));
+        if (part.length === items || held + image.value.length > most * 0.9) await send();
+        part.push({ picture, mark, image });
+        held += image.value.length;
+      } catch (error) {
+        if (error.code !== "unreadable") throw error;
+        picture.error = error.message; // a folder, or a file that has gone
+      }
     }
+    await send();
   }
 
-  // {vector} or {error} of each. A request none of whose items is good is an error as a whole: they are asked for alone.
+  // {vector} or {error} of each. A request that is refused whole, for one bad item or its size, is made for each alone.
   async function embed(kind, items, it) {
     try {
       const asked = { [kind]: items, on_error: "skip", ...(it.default ? {} : { clip_version_id: it.name }) };
@@ -152,7 +155,7 @@ export function mount(root, { api, status, say, signal }) {
       const errors = new Map((answer.body.errors ?? []).map((error) => [error.index, error.message]));
       return answer.body.embeddings.map((row, i) => (row ? { vector: unit(row) } : { error: errors.get(i) }));
     } catch (error) {
-      if (error.status !== 400) throw error;
+      if (![400, 413, 422].includes(error.status)) throw error;
       if (items.length === 1) return [{ error: error.message }];
       const out = [];
       for (const item of items) out.push(...(await embed(kind, [item], it)));
@@ -162,7 +165,7 @@ export function mount(root, { api, status, say, signal }) {
 
   function showTime({ headers, seconds }, kind, number) {
     const stages = (headers.get("Server-Timing") ?? "").split(",").map((each) => each.trim().split(";dur="));
-    const times = stages.filter(([name]) => name in STAGES).map(([name, value]) => [name, Number(value) / 1000]);
+    const times = stages.filter(([name]) => name in TIMES).map(([name, value]) => [name, Number(value) / 1000]);
     times.push(["rest", Math.max(0, seconds - times.reduce((sum, [, each]) => sum + each, 0))]);
     const bar = el("div", { class: "stages", "aria-hidden": "true" }, times.map(([name, value]) => {
       const piece = el("span", { class: `stage-${name}` });
@@ -173,7 +176,7 @@ export function mount(root, { api, status, say, signal }) {
     timing.replaceChildren(
       el("h3", {}, `Time of the last request (${what}: ${number}): ${span(seconds)}`), bar,
       el("ul", { class: "legend" }, times.map(([name, value]) =>
-        el("li", { class: `stage-${name}` }, `${STAGES[name]} ${span(value)}`))));
+        el("li", { class: `stage-${name}` }, `${TIMES[name]} ${span(value)}`))));
   }
 
   function draw() {
@@ -207,9 +210,9 @@ export function mount(root, { api, status, say, signal }) {
     }
     tables.replaceChildren(...heats);
     const url = api.address("").href.replace(/\/$/, "");
-    const files = pictures.map((picture) => picture.name);
-    const asked = it.default ? null : it.name;
-    code.show(snippets({ url, model: asked, files, words: shown, keyed: Boolean(api.key.get()) }));
+    const files = rows.filter((row) => !row.error).map((row) => row.picture.name).slice(0, status.latest?.limits.max_items);
+    const keyed = Boolean(api.key.get());
+    code.show(snippets({ url, model: it.name, first: it.default, files, words: shown, keyed }));
   }
 
   function choose() {
@@ -296,6 +299,7 @@ function codeBox(say) {
   const show = (snippets) => {
     found = snippets;
     if (!choice.length) choice.append(...snippets.map(({ name }) => el("option", {}, name)));
+    box.hidden = !snippets.length;
     write();
   };
   return { box, show };
