@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser import WAIT, Watched, accessible, best, card, sample
 from tests.harness import Api, Stack, wait_for
@@ -80,6 +80,20 @@ def test_it_is_painted_at_once(here: Watched) -> None:
     print(f"first paint after {painted:.0f} ms, {total:,} bytes")
     assert painted < 1500, "300 ms on a machine that does nothing else"
     assert total < 100_000
+
+
+def test_it_works_under_a_path_of_a_proxy(here: Watched) -> None:
+    def forward(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/under/a/path/", "/")))
+
+    here.context.route("**/under/a/path/**", forward)
+    page = here.context.new_page()
+    page.goto("/under/a/path/#try")
+    sample(page, "dog")
+    expect(best(page, "dog.png")).to_have_text("dog")
+    page.get_by_role("link", name="Service").click()
+    expect(page.get_by_text("It is well.")).to_be_visible()
+    assert [url for url in here.requests if "/under/a/path/" not in url] == []
 
 
 def test_nothing_is_asked_for_by_who_does_not_look(here: Watched) -> None:

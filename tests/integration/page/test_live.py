@@ -175,7 +175,7 @@ def test_it_says_what_is_full(team: Team, visit: Callable[..., Watched]) -> None
 @pytest.fixture
 def searching(keyed: Api, team: Team, visit: Callable[..., Watched]) -> Page:
     watched = visit(keyed.url)
-    watched.expected = ("401",)
+    watched.expected = ("401", "400")
     page = watched.page("search")
     give_key(page, KEYS[0])
     expect(page.get_by_label("Search in")).to_contain_text("photos (52 rows, emoji-mini)")

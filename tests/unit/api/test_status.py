@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx
+import pytest
 
-from clip_queue.api.recent import Counts, sample
+from clip_queue.api.recent import Counts, Recent, sample
 from clip_queue.shared import ops
 from clip_queue.shared.census import Census, LaneCensus
 from clip_queue.shared.models import ModelInfo
@@ -129,12 +131,30 @@ def test_a_sample_is_what_has_grown() -> None:
         "items_per_s": 20.0,  # of what `b` did before it was seen nothing is known
         "batch": 10.0,
         "busy": 0.5,
+        "workers": {"a": {"batch": 10.0, "busy": 0.5}},
         "stages": {"forward": 0.05},
         "lanes": {"bulk": 4},
         "held_bytes": 77,
     }
+    unknown = sample(replace(before, ended=None), now, None, at=1000.0)
+    assert unknown["ended"] == {}  # jobs of the time before are not taken for those of the last seconds
     idle = sample(now, Counts(110.0, 20, now.failures, now.ended, now.workers, now.stages), None, at=1005.0)
     assert (idle["requests_per_s"], idle["batch"], idle["lanes"], idle["stages"]) == (0.0, None, None, {})
+
+
+async def test_what_cannot_be_counted_is_left_out_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve() as service:
+        ring = Recent(service.client, service.app.state.metrics, interval=0.02)
+        broken = [True]
+        monkeypatch.setattr("clip_queue.api.recent.stages_of", lambda workers: {} if not broken else 1 / 0)
+        ring.start()
+        await asyncio.sleep(0.1)
+        assert ring.since(0) == []
+        broken.clear()
+        async with asyncio.timeout(20):
+            while not ring.since(0):
+                await asyncio.sleep(0.02)
+        await ring.close()
 
 
 async def test_it_is_in_the_documentation() -> None:
