@@ -170,7 +170,7 @@ class Recent:
             time.monotonic(),
             requests,
             failures,
-            ended_by_state(found) if found else before and before.ended,
+            ended_by_state(found) if found else before.ended if before else None,
             {worker.id: (worker.items, worker.batches, worker.busy) for worker in workers},
             stages_of(workers),
         )

@@ -31,7 +31,7 @@ from clip_queue.version import __version__
 
 router = APIRouter(tags=["Status"])
 
-PROBLEM_TIMEOUT = 1.0  # seconds that a look at the service waits for its readiness; a probe may take longer
+PATIENCE = 1.0  # seconds that it waits for the readiness, and for the searches: a probe or a process may take longer
 
 
 class ServedModel(BaseModel):
@@ -152,7 +152,7 @@ async def status(
                 {"model": run.model, "rows_per_s": run.rate, "stalled_s": run.stalled}
                 for run in (found.runs if found else ())
             ],
-            "searches": await search.summaries(request),
+            "searches": await search.summaries(request, patience=PATIENCE),
             "limits": limits(settings),
             "recent": [] if since is None else ring.since(since),
         },
@@ -163,7 +163,7 @@ async def status(
 async def _problem(readiness: Readiness) -> str | None:
     """Why it is not ready, or None. While a probe takes its time this is what the last one has found."""
     looking = asyncio.ensure_future(readiness.problem())
-    done, _ = await asyncio.wait({looking}, timeout=PROBLEM_TIMEOUT)
+    done, _ = await asyncio.wait({looking}, timeout=PATIENCE)
     if done:
         return looking.result()
     looking.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -23,7 +23,7 @@ from tests.browser import Watched, best, browser, sample
 from tests.harness import ROOT, Api, stack
 from tests.images import base64_image
 
-SIZE = {"width": 1100, "height": 820}
+SIZE = {"width": 1200, "height": 1150}
 SECONDS = 120.0  # of work, so that the charts have something to show
 SCHEMES: tuple[Any, ...] = ("light", "dark")
 SHOWN = ("dog", "pizza", "rocket", "cat")

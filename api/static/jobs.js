@@ -25,11 +25,11 @@ export function mount(root, { api, status, say, signal }) {
   const none = el("p", { class: "hint" }, "You have no jobs now. Results are kept for a while, then they go.");
   const listed = el("ul", { class: "jobs", "aria-label": "Your jobs" });
   const more = el("button", { type: "button", hidden: true, on: { click: () => ((limit = 100), look()) } }, "Show more");
-  const { all: place, smaller } = intake("Drop, paste or pick many pictures", submit, signal);
+  const { place, option, smaller } = intake("Drop, paste or pick many pictures", submit, signal);
   root.append(
     el("h2", {}, "Your jobs"),
     el("p", { class: "lead" }, "A job is work that nobody waits for. Drop many pictures here and they become one."),
-    place,
+    place, option,
     note, none, listed, more);
 
   async function look() {
@@ -162,14 +162,16 @@ export function mount(root, { api, status, say, signal }) {
       for (const file of files) {
         const picture = await take(file, limits, false);
         if (picture.error && ++left) continue;
-        const image = await inline(await bytesFor(picture, Math.max(...(it.image_size ?? [0])), smaller.checked));
+        const sent = await bytesFor(picture, Math.max(...(it.image_size ?? [0])), smaller.checked);
+        const image = await inline(sent).catch(() => null); // null: a folder, or a file that has gone
+        if (!image && ++left) continue;
         if (images.length >= limits.max_job_items || held + image.value.length > most) await send();
         if (!images.length) first = picture.name;
         images.push(image);
         held += image.value.length;
       }
       await send();
-      note.textContent = left ? `Left out, because too large for this service: ${count(left)}.` : "";
+      note.textContent = left ? `Left out, too large or not to be read: ${count(left)}.` : "";
     } catch (error) {
       if (!signal.aborted) note.textContent = error.message;
     }

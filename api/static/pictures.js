@@ -77,11 +77,11 @@ export function base64(blob) {
 // What the service takes as an image.
 export const inline = async (blob) => ({ type: "base64", value: await base64(blob) });
 
-const SMALLER = "Large pictures are sent four times as large as what the model sees. That is quicker and changes the vector " +
-  "a little: its cosine with that of the whole picture is about 0.999. Without the tick they are sent as they are.";
+const SMALLER = "They are sent at four times the size that the model sees. That is quicker, and changes the vector a little: " +
+  "its cosine with that of the whole picture is about 0.999.";
 
 // A place to drop, paste and pick files, and to use the camera: each calls taken(files). It listens while it is seen.
-// `smaller` is the switch for making pictures smaller; switched(): it was used.
+// `smaller` is the switch for making pictures smaller, in `option`; switched(): it was used.
 export function intake(text, taken, signal, switched = () => {}) {
   const smaller = el("input", { type: "checkbox", checked: true, on: { change: switched } });
   const file = el("input", { type: "file", accept: "image/*", multiple: true, class: "file" });
@@ -90,8 +90,7 @@ export function intake(text, taken, signal, switched = () => {}) {
     file.value = "";
   });
   const place = el("div", { class: "drop" }, el("label", { class: "pick" }, el("span", {}, text), file));
-  const all = el("div", {}, place, el("label", { class: "tick" }, smaller, "Make large pictures smaller"),
-    el("p", { class: "hint" }, SMALLER));
+  const option = el("div", {}, el("label", { class: "tick" }, smaller, "Make large pictures smaller"), el("p", { class: "hint" }, SMALLER));
   if (navigator.mediaDevices?.getUserMedia) {
     place.append(el("button", { type: "button", on: { click: () => camera(taken) } }, "Use the camera"));
   }
@@ -108,7 +107,7 @@ export function intake(text, taken, signal, switched = () => {}) {
   document.addEventListener("drop", (event) => (mark(false), files(event, event.dataTransfer)), { signal });
   document.addEventListener("dragover", () => mark(true), { signal });
   document.addEventListener("dragleave", (event) => event.relatedTarget || mark(false), { signal });
-  return { all, smaller };
+  return { place, option, smaller };
 }
 
 async function camera(taken) {

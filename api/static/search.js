@@ -15,8 +15,8 @@ export function mount(root, { api, status, signal }) {
   const note = el("p", { class: "note", role: "status" });
   const hits = el("ul", { class: "hits", "aria-label": "Hits" });
   const more = el("button", { type: "button", hidden: true, on: { click: () => page() } }, "More");
-  const { all: place, smaller } = intake("Or drop, paste or pick a picture to find what is like it", byPicture, signal);
-  root.append(el("h2", {}, "Search"), form, place, note, hits, more);
+  const { place, option, smaller } = intake("Or drop, paste or pick a picture to find what is like it", byPicture, signal);
+  root.append(el("h2", {}, "Search"), form, place, option, note, hits, more);
 
   let query = null; // {name, body, about} of the request whose pages are shown
   let next = null; // offset of its next page
@@ -117,17 +117,18 @@ export function mount(root, { api, status, signal }) {
   function byWords(event) {
     event.preventDefault();
     const text = words.value.trim();
-    if (text) begin({ text }, `nearest to “${text}”`);
+    if (text && outputs.value) begin({ text }, `nearest to “${text}”`);
   }
 
   async function byPicture([file]) {
     const { latest } = status;
-    if (!latest) return;
+    if (!latest || !outputs.value) return;
     const taken = await take(file, latest.limits, false);
     if (taken.error) return (note.textContent = taken.error);
     const searched = latest.searches.find((each) => each.name === outputs.value);
     const side = Math.max(...(status.model(searched?.model)?.image_size ?? [0]));
-    begin({ image: await inline(await bytesFor(taken, side, smaller.checked)) }, `like “${taken.name}”`);
+    const image = await inline(await bytesFor(taken, side, smaller.checked)).catch((error) => void (note.textContent = error.message));
+    if (image) begin({ image }, `like “${taken.name}”`);
   }
 
   const scrolled = new IntersectionObserver((entries) => entries.some((each) => each.isIntersecting) && page());

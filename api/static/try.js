@@ -21,7 +21,7 @@ export function mount(root, { api, status, say, signal }) {
 
   const words = el("textarea", { id: "words", rows: 6, value: FIRST, spellcheck: false, on: { input: () => changed() } });
   const softmax = tick("Show shares", () => draw());
-  const { all: place, smaller } = intake("Drop, paste or pick pictures", add, signal, () => changed(0));
+  const { place, option, smaller } = intake("Drop, paste or pick pictures", add, signal, () => changed(0));
   const model = el("select", { id: "model", on: { change: () => choose() } });
   const modelLine = el("p", {}, el("label", { for: "model" }, "Model "), model);
   const notice = el("p", { class: "notice" });
@@ -48,7 +48,8 @@ export function mount(root, { api, status, say, signal }) {
         words,
         modelLine,
         softmax.line,
-        explained)),
+        explained,
+        option)),
     note, cards, tables, timing, code.box);
   fill(samples, add, api).catch(() => (samples.textContent = "The samples could not be read."));
 
@@ -217,7 +218,8 @@ export function mount(root, { api, status, say, signal }) {
 
   function choose() {
     const it = about();
-    notice.textContent = it.notice ?? "";
+    const sees = it.dimension && `${it.name} (${it.source}) sees ${it.image_size.join(" × ")} pixels and answers with ${it.dimension} numbers.`;
+    notice.textContent = [sees, it.notice && `${it.notice}.`].filter(Boolean).join(" ");
     softmax.box.disabled = !it.logit_scale;
     explained.textContent = it.logit_scale
       ? `Shares: the cosines times ${it.logit_scale.toFixed(1)}, the model's own scale, as a softmax. For each picture they add up to 100 %.`

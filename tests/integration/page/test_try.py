@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright._impl._driver import compute_driver_executable
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from clip_queue.api.page import SAMPLES
 from tests.browser import WAIT, Watched, accessible, best, card, give, read, sample
@@ -223,3 +223,28 @@ def test_a_large_picture_is_sent_smaller_with_nearly_the_same_vector(here: Watch
     print(f"cosine of the smaller {kind} to the whole: {a @ b:.5f}; bytes {sizes}")
     assert sizes[0] < sizes[1] / 3
     assert a @ b > 0.999  # as the page says
+
+
+def test_another_model_is_asked_by_its_name(here: Watched) -> None:
+    """The browser is told of a second model, which the service then does not know: its answer is shown."""
+
+    def second(route: Route) -> None:
+        response = route.fetch()
+        found = response.json()
+        found["models"].append({**found["models"][0], "name": "second", "default": False, "notice": None})
+        route.fulfill(response=response, json=found)
+
+    here.expected = ("404",)
+    here.context.route("**/status?*", second)
+    page = here.page()
+    sample(page, "dog")
+    expect(best(page, "dog.png")).to_have_text("dog")
+    with page.expect_request("**/clip/embed_text") as asked:
+        page.get_by_label("Model", exact=True).select_option("second")
+    assert asked.value.post_data_json["clip_version_id"] == "second"
+    expect(page.locator("#part-try .note")).to_contain_text("'second'")
+    page.get_by_text("The same from your own program").click()
+    expect(page.get_by_role("region", name="Code")).to_contain_text('"clip_version_id": "second"')
+    page.get_by_label("Model", exact=True).select_option("emoji-mini")
+    expect(best(page, "dog.png")).to_have_text("dog")
+    expect(page.get_by_text("emoji-mini (shipped:emoji-mini) sees 64 × 64 pixels")).to_be_visible()
