@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, 
 from clip_queue.api.page import SAMPLES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WAIT = 60.0  # seconds that a page may take for anything on a loaded machine
+WAIT = 90.0  # seconds that a page may take for anything on a loaded machine
 # The camera is Chromium's own test picture, and is allowed without a question.
 OPTIONS = (
     "--no-sandbox",
@@ -100,6 +100,12 @@ DROP = """([kind, files]) => {
   const event = kind === "paste" ? new ClipboardEvent("paste", { ...options, clipboardData: data })
     : new DragEvent("drop", { ...options, dataTransfer: data });
   document.body.dispatchEvent(event);
+}"""
+
+# A tab goes to the background, or comes back.
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+  document.dispatchEvent(new Event("visibilitychange"));
 }"""
 
 

@@ -21,6 +21,7 @@ export function mount(root, { api, status, say, signal }) {
   let limit = 20;
   let turns = 0; // of looks: an earlier one's answer is too old
   let timer = 0;
+  let streams = new AbortController();
   const note = el("p", { class: "note", role: "status" });
   const none = el("p", { class: "hint" }, "You have no jobs now. Results are kept for a while, then they go.");
   const listed = el("ul", { class: "jobs", "aria-label": "Your jobs" });
@@ -35,7 +36,10 @@ export function mount(root, { api, status, say, signal }) {
   async function look() {
     clearTimeout(timer);
     const turn = ++turns;
-    if (root.offsetParent !== null && !document.hidden && status.failure?.status !== 401) {
+    if (root.offsetParent === null || document.hidden) {
+      streams.abort(); // a browser has few connections to a server, for all its tabs
+      streams = new AbortController();
+    } else if (status.failure?.status !== 401) {
       await list(() => turn !== turns).catch(() => {}); // the banner says it
     }
     if (turn === turns && !signal.aborted) timer = setTimeout(look, INTERVAL);
@@ -61,7 +65,7 @@ export function mount(root, { api, status, say, signal }) {
     if (following.has(id) || following.size >= STREAMS) return;
     following.add(id);
     try {
-      for await (const job of api.events(`jobs/${id}/events`, signal)) show(job);
+      for await (const job of api.events(`jobs/${id}/events`, AbortSignal.any([signal, streams.signal]))) show(job);
     } catch {
       // the list is looked at again, and followed from there
     }
@@ -193,6 +197,7 @@ export function mount(root, { api, status, say, signal }) {
   }
 
   signal.addEventListener("abort", () => clearTimeout(timer));
+  document.addEventListener("visibilitychange", look, { signal });
   addEventListener("hashchange", () => setTimeout(look), { signal });
   look();
 }

@@ -43,7 +43,7 @@ export class Status {
     if (found) this.recent = [...this.recent, ...found.recent].filter((sample) => sample.at > found.now - KEPT);
     [this.latest, this.failure] = [found, failure];
     for (const act of this.#told) act(this);
-    if (!document.hidden && failure?.status !== 401) this.#timer = setTimeout(() => this.look(), INTERVAL);
+    if (!document.hidden && failure?.status !== 401) this.#timer = setTimeout(() => document.hidden || this.look(), INTERVAL);
   }
 
   model(name) {
