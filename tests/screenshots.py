@@ -27,7 +27,7 @@ SIZE = {"width": 1200, "height": 1150}
 SECONDS = 120.0  # of work, so that the charts have something to show
 SCHEMES: tuple[Any, ...] = ("light", "dark")
 SHOWN = ("dog", "pizza", "rocket", "cat")
-COLOURS = 160
+COLOURS = 256
 
 
 def work(api: Api, over: threading.Event) -> None:

@@ -66,9 +66,9 @@ function gauges({ lanes, store, models }) {
     const held = `${bytes(store.held_bytes)} of ${bytes(store.held_limit)}`;
     out.push(["Jobs and results", store.held_bytes / store.held_limit, held]);
   }
-  if (store?.memory_limit) {
-    const used = `${bytes(store.memory_bytes)} of ${bytes(store.memory_limit)}`;
-    out.push(["Memory of the store", store.memory_bytes / store.memory_limit, used]);
+  if (store?.memory_bytes) {
+    const { memory_bytes: used, memory_limit: most } = store;
+    out.push(["Memory of the store", most ? used / most : 0, most ? `${bytes(used)} of ${bytes(most)}` : `${bytes(used)}, no limit set`]);
   }
   return out;
 }

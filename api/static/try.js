@@ -75,10 +75,8 @@ export function mount(root, { api, status, say, signal }) {
     changed(0);
   }
 
-  const list = () => {
-    const lines = words.value.split("\n").map((line) => line.trim()).filter(Boolean);
-    return [...new Set(lines)].slice(0, MOST.words);
-  };
+  const lines = () => [...new Set(words.value.split("\n").map((line) => line.trim()).filter(Boolean))];
+  const list = () => lines().slice(0, MOST.words);
   const about = () => status.model(model.value);
   const mark = (it) => `${it.name} ${it.fingerprints}`;
   const markOf = (picture, it) => `${mark(it)} ${smaller.checked && picture.width > 0}`;
@@ -105,7 +103,7 @@ export function mount(root, { api, status, say, signal }) {
     try {
       await embedWords(it);
       await embedPictures(it);
-      note.textContent = "";
+      note.textContent = lines().length > MOST.words ? `The first ${MOST.words} lines are compared.` : "";
     } catch (error) {
       if (error.name === "AbortError") return;
       note.textContent = error.passes ? `${error.message} It is tried again.` : error.message;
@@ -232,10 +230,10 @@ export function mount(root, { api, status, say, signal }) {
     const now = JSON.stringify(latest?.models.map((it) => [it.name, it.workers > 0, it.fingerprints]));
     if (now === before) return;
     before = now;
-    if (!latest) return;
+    if (!latest?.models.length) return;
     const kept = model.value;
     model.replaceChildren(...latest.models.map((it) => el("option", { value: it.name }, it.name)));
-    model.value = latest.models.some((it) => it.name === kept) ? kept : latest.models.find((it) => it.default).name;
+    model.value = latest.models.some((it) => it.name === kept) ? kept : status.model().name;
     modelLine.hidden = latest.models.length < 2;
     choose();
   }, signal);

@@ -95,6 +95,10 @@ def test_many_pictures_become_a_job_with_its_result(here: Watched) -> None:
     with page.expect_download() as download:
         job.get_by_role("button", name="Result as .npy").click()
     assert np.load(Path(download.value.path())).shape == (12, 128)
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    accessible(page)
+    page.get_by_role("button", name="colours").click()
     accessible(page)
 
 
@@ -158,6 +162,9 @@ def test_the_service_is_well_and_shows_what_it_does(here: Watched, team: Team) -
     expect(worker).to_contain_text("emoji-mini")
     fingerprint = ok(team.http.get("/model/registry"))["models"][0]["fingerprint"]
     expect(page.get_by_role("region", name="Models")).to_contain_text(fingerprint)
+    full = page.get_by_role("list", name="How full it is")
+    expect(full).to_contain_text(re.compile(r"Queue of jobs\s*0 of 4,096 items"))
+    expect(full).to_contain_text(re.compile(r"Memory of the store\s*\d+ MiB, no limit set"))
     chart = page.get_by_role("img", name=re.compile("Requests and items, each second"))
     expect(chart.locator("path").first).to_have_attribute("d", re.compile("^M.*L"))
     later = here.page("service")  # a page that is opened later shows the minutes before it
@@ -217,7 +224,7 @@ def test_words_find_pictures_with_captions_scores_and_more_by_scrolling(searchin
     for width in (360, 3840):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    accessible(page)
+        accessible(page)
     page.get_by_role("button", name="colours").click()
     accessible(page)
 

@@ -60,6 +60,9 @@ def test_samples_and_words_are_compared_at_once(here: Watched) -> None:
     expect(page.get_by_text("times 25.2, the model's own scale")).to_be_visible()
     expect(page.get_by_text("Time of the last request")).to_be_visible()
     assert len(page.locator("#part-try .stages span").all()) == 5
+    page.get_by_label("Words, a line each").fill("\n".join(f"thing {i}" for i in range(120)))
+    expect(page.get_by_text("The first 100 lines are compared.")).to_be_visible()
+    expect(card(page, "pizza.png").locator(".value")).to_have_count(100)
     page.get_by_role("button", name="Remove dog.png").click()
     expect(card(page, "dog.png")).to_have_count(0)
     expect(tables.nth(0).locator("tbody tr")).to_have_count(2)
