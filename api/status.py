@@ -91,6 +91,31 @@ class BulkRun(BaseModel):
     stalled_s: float
 
 
+class WorkerSample(BaseModel):
+    """``batch``: items in a forward pass, on average; None: there was none. ``busy``: share of the time in passes."""
+
+    batch: float | None
+    busy: float
+
+
+class Sample(BaseModel):
+    """The seconds since the sample before it. ``requests_per_s`` and ``failures`` by code: of POST. ``ended``: jobs by
+    state. ``stages``: mean seconds of a request's job. ``lanes``: unfinished items; None, as ``held_bytes``, where the
+    store was away. ``workers``: of the first 32."""
+
+    at: float = Field(description="Unix time, seconds.")
+    requests_per_s: float
+    failures: dict[str, int]
+    ended: dict[str, int]
+    items_per_s: float
+    batch: float | None
+    busy: float | None
+    workers: dict[str, WorkerSample]
+    stages: dict[str, float]
+    lanes: dict[str, int] | None
+    held_bytes: int | None
+
+
 class StatusDocument(BaseModel):
     """``problem``: why it is not ready; None: it is. ``store``: None while it does not answer;
     then there are no ``lanes`` either. ``limits``: what a request may hold."""
@@ -107,7 +132,7 @@ class StatusDocument(BaseModel):
     runs: list[BulkRun]
     searches: list[search.SearchInfo]
     limits: dict[str, int]
-    recent: list[dict[str, Any]] = Field(description="With `since`: a sample every 5 s, at most ten minutes of them.")
+    recent: list[Sample] = Field(description="With `since`: a sample every 5 s, at most ten minutes of them.")
 
 
 @router.get("/status", response_model=StatusDocument, responses=errors(401, 422))

@@ -85,7 +85,7 @@ export function base64(blob) {
 export const inline = async (blob) => ({ type: "base64", value: await base64(blob) });
 
 const SMALLER = "They are halved until they are four to eight times as large as what the model sees. The vector changes a little: " +
-  "its cosine with that of the whole picture is 0.999 or more (of pure noise: 0.99).";
+  "with emoji-mini its cosine with that of the whole picture is 0.999 or more (of pure noise: 0.99).";
 
 // A place to drop, paste and pick files, and to use the camera: each calls taken(files). It listens while it is seen.
 // `smaller` is the switch for making pictures smaller, in `option`; switched(): it was used.

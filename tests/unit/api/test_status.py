@@ -163,5 +163,6 @@ async def test_it_is_in_the_documentation() -> None:
         response: httpx.Response = await service.http.get("/status", headers={"Authorization": "Bearer one"})
     described = document["paths"]["/status"]["get"]
     assert described["security"]
-    schema = document["components"]["schemas"]["StatusDocument"]
-    assert set(response.json()) == set(schema["properties"])
+    schemas = document["components"]["schemas"]
+    assert set(response.json()) == set(schemas["StatusDocument"]["properties"])
+    assert set(sample(Counts(0.0), Counts(1.0), None, at=1.0)) == set(schemas["Sample"]["properties"])
