@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
 
 from clip_queue.api import (
     clip,
@@ -22,6 +23,7 @@ from clip_queue.api import (
     openai_embeddings,
     openapi,
     page,
+    plain_routes,
     recent,
     search,
     search_processes,
@@ -88,7 +90,7 @@ def create_app(
         docs_url=None,  # its pages would load from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"operation_spans": False},
+        telemetry=telemetry(),
     )
     app.state.body_budget = BodyBudget(settings.max_total_body_bytes)
     app.state.metrics = metrics.Metrics()
@@ -102,11 +104,21 @@ def create_app(
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     for module in (clip, *wires, jobs, search, health, metrics, status, compat):
         app.include_router(module.router)
+    plain_routes.install(app, clip.router)
     docs_page.install(app)
     if settings.page:
         page.install(app)
     openapi.complete(app, settings)
     return app
+
+
+def telemetry() -> TelemetryConfig:
+    """What the framework does for traces. Where nobody wants them it is told so once: it would look into the environment
+    at each request."""
+    auto = os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() == "true"
+    if auto or tracing.installed():
+        return {"operation_spans": False}
+    return {"tracing": False, "metrics": False, "logs": False}
 
 
 def cors(origins: list[str]) -> dict[str, Any]:

@@ -116,12 +116,14 @@ async def _read_bytes(request: Request, settings: Settings, keyless: bool, hold:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large(limit)
+    expected = int(announced) if announced.isdecimal() else -1  # nothing is waited for once it is here
     body = bytearray()
     async with _in_time(settings) as progress:
         async for chunk in request.stream():
             hold(len(chunk))
             body += chunk
-            progress(len(body))
+            if len(body) != expected:
+                progress(len(body))
             if len(body) > limit:
                 raise _too_large(limit)
             if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):

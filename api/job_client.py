@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from clip_queue.api.answered import AnsweredJobs
 from clip_queue.api.critical_task import terminate
 from clip_queue.api.items import FetchedItems, RequestItems
 from clip_queue.api.proofs import Proofs
@@ -20,7 +21,6 @@ from clip_queue.api.refused import complete_result, with_name
 from clip_queue.api.registry import Registry
 from clip_queue.api.reply_listener import PendingReply, ReplyListener
 from clip_queue.shared import ops, submissions, tracing
-from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import ClipError, Late, QueueFull, Unavailable, UnknownJob
 from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.held import ByteLimits
@@ -57,14 +57,15 @@ class JobClient:
         self.replies = replies
         self.fetcher = fetcher
         self.registry = Registry(self.store, settings)
-        self.reconciler = Reconciler(self.store, self.registry, self.publisher, settings)
+        self.reconciler = Reconciler(self.store, self.registry, settings)
+        self.answered = AnsweredJobs(self.store)
         self.proofs = Proofs()
 
     @classmethod
     def connect(cls, settings: Settings) -> JobClient:
         """A client of the Redis that the settings name."""
         store = AsyncStore.connect(settings)
-        publisher = CoalescingPublisher(store, celery_app(settings, publisher=True), replicas=_replicas(settings))
+        publisher = CoalescingPublisher(store, replicas=_replicas(settings))
         return cls(settings, store, publisher, ReplyListener.connect(settings), Fetcher(settings))
 
     @staticmethod
@@ -77,6 +78,7 @@ class JobClient:
         self.replies.start()
         self.registry.start()
         self.reconciler.start()
+        self.answered.start()
 
     async def check_server(self) -> None:
         """End this process if the Redis cannot serve it ever. One that is away now may be right when it comes."""
@@ -91,10 +93,11 @@ class JobClient:
     @property
     def alive(self) -> bool:
         """Whether all its tasks run."""
-        return self.replies.alive and self.registry.alive and self.reconciler.alive
+        return all(part.alive for part in (self.replies, self.registry, self.reconciler, self.answered))
 
     async def close(self) -> None:
         await self.reconciler.close()
+        await self.answered.close()
         await self.publisher.close()
         await self.replies.close()
         await self.registry.close()
@@ -210,6 +213,7 @@ class JobClient:
             with self._cancelling(job, disconnected) as watch:
                 result = await self._result(job, reply, began + timeout, timeout, watch)
         if not result.error:
+            self.answered.add(job.id)
             self.proofs.add(model, items.inputs, result)
         return result
 

@@ -1,8 +1,8 @@
-"""From the API to the queue: jobs that arrive at the same time are published in one message.
+"""From the API to the queue: jobs that arrive at the same time are accepted and published in one step.
 
-A Celery message costs more time than most of the jobs that it refers to. So jobs that arrive while a message is being
-published wait, and the next message carries up to 64 of them. A job that arrives while nothing is being published is
-published at once: there is no timer.
+A Celery message costs more time than most of the jobs that it refers to. So jobs that arrive while others are being
+written wait, and go together, up to 64, in one script and one message, or in a message that still waits for a worker. A
+job that arrives while nothing is under way is written at once: there is no timer.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery import Celery
-
 from clip_queue.shared import submissions
-from clip_queue.shared.broker import MESSAGE, TASK, queue_name
 from clip_queue.shared.errors import ClipError, Unavailable
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.messages import MESSAGE, queue_name
 from clip_queue.shared.store import AsyncStore, replicated
 
 log = logging.getLogger(__name__)
@@ -42,31 +39,28 @@ class Pending:
 
 
 class CoalescingPublisher:
-    """Writes submissions to the store and publishes their references. Each model and lane in use has a task of its own.
+    """Writes submissions to the store, and their references to the queue. Each model and lane in use has a task of its
+    own.
 
     Args:
-        app: sends the messages. Only its ``send_task`` is called, in threads.
         max_pending: most submissions that wait in each lane of a model.
         replicas: how many of Redis's replicas must have a job before it is accepted, and how long they may take, s.
     """
 
     def __init__(
-        self, store: AsyncStore, app: Celery, *, max_pending: int = MAX_PENDING, replicas: tuple[int, float] = (0, 0)
+        self, store: AsyncStore, *, max_pending: int = MAX_PENDING, replicas: tuple[int, float] = (0, 0)
     ) -> None:
         self._store = store
-        self._app = app
         self._max_pending, self._replicas = max_pending, replicas
         self._pending: dict[tuple[str, Lane], deque[Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # send_task blocks. With two threads, one queue does not wait for another.
-        self._publishers = ThreadPoolExecutor(2, thread_name_prefix="publish")
 
     async def submit(self, submission: submissions.Submission) -> submissions.Accepted:
         """Returns once the job is in the store and its reference in the queue.
 
         Raises:
             QueueFull, KeyReused: the store refuses the job.
-            Unavailable: the job could not be put in the queue, and is discarded.
+            Unavailable: the store did not answer. What it may have written is discarded.
         """
         pending = Pending(submission, asyncio.get_running_loop().create_future())
         lane = (submission.job.model, submission.job.lane)
@@ -83,7 +77,6 @@ class CoalescingPublisher:
     async def close(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
-        self._publishers.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -100,7 +93,7 @@ class CoalescingPublisher:
                 batch.append(queued.popleft())
                 size += batch[-1].size
             try:
-                await self._send(lane, [p for p in batch if not p.done.done()])
+                await self._send([p for p in batch if not p.done.done()])
             except Unavailable as error:
                 # The submissions behind would only wait as long for the same error.
                 _refuse([*batch, *queued], error)
@@ -110,8 +103,8 @@ class CoalescingPublisher:
                 _refuse(batch, Unavailable(f"The job could not be queued ({type(error).__name__}).", retry_after=1))
         del self._pending[lane]
 
-    async def _send(self, lane: tuple[str, Lane], batch: list[Pending]) -> None:
-        """Accept and publish a batch. Raises :class:`Unavailable` for those whose ``done`` is not set yet."""
+    async def _send(self, batch: list[Pending]) -> None:
+        """Accept and publish a batch. Raises :class:`Unavailable` for all of it."""
         if not batch:
             return
         try:
@@ -121,43 +114,17 @@ class CoalescingPublisher:
             # The store may have written the jobs, and only its reply was lost.
             self._start(self._discard([p.submission.job.id for p in batch]), "discard")
             raise
-        fresh: list[tuple[Pending, submissions.Accepted]] = []
         for pending, result in zip(batch, results, strict=True):
             if isinstance(result, ClipError):
                 _refuse([pending], result)
-            elif result.duplicate:
-                _accept(pending, result)
-            else:
-                fresh.append((pending, result))
-        if not fresh:
-            return
-        ids = [accepted.job_id for _, accepted in fresh]
-        try:
-            await self.publish(lane, ids)
-        except Exception as error:  # whatever the broker's client raises
-            log.warning("could not enqueue %d job(s): %s", len(ids), type(error).__name__)
-            self._start(self._discard(ids), "discard")
-            raise Unavailable("The queue cannot be reached; try again.", retry_after=1) from error
-        for pending, accepted in fresh:
-            _accept(pending, accepted)
-
-    async def publish(self, lane: tuple[str, Lane], ids: list[str]) -> None:
-        """Send references to jobs of the store. Raises what the broker's client raises."""
-        await asyncio.get_running_loop().run_in_executor(self._publishers, self._publish, lane, ids)
-
-    def _publish(self, lane: tuple[str, Lane], ids: list[str]) -> None:
-        self._app.send_task(TASK, (*lane, ids), queue=queue_name(*lane), retry=False)
+            elif not pending.done.done():
+                pending.done.set_result(result)
 
     async def _discard(self, ids: list[str]) -> None:
         try:
             await self._store.execute(submissions.discard(ids))
         except Unavailable:
             log.warning("%d refused job(s) may stay in the store until their deadline", len(ids))
-
-
-def _accept(pending: Pending, accepted: submissions.Accepted) -> None:
-    if not pending.done.done():
-        pending.done.set_result(accepted)
 
 
 def _refuse(batch: list[Pending], error: ClipError) -> None:

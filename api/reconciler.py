@@ -7,10 +7,9 @@ import logging
 from collections.abc import Iterable
 
 from clip_queue.api.critical_task import CriticalTask
-from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.registry import Registry
-from clip_queue.shared.broker import queue_name
 from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.messages import publish, queue_name
 from clip_queue.shared.reconciler import PERIOD, RUNS, GracePeriod, ReconcilePass, acquire_turn, resend_level
 from clip_queue.shared.runs import led, reconcile_runs
 from clip_queue.shared.settings import Settings
@@ -26,14 +25,12 @@ class Reconciler:
         self,
         store: AsyncStore,
         registry: Registry,
-        publisher: CoalescingPublisher,
         settings: Settings,
         *,
         period: float = PERIOD,
     ) -> None:
         self._store = store
         self._registry = registry
-        self._publisher = publisher
         self._settings = settings
         self._period = period
         self._grace = GracePeriod(settings)
@@ -69,7 +66,4 @@ class Reconciler:
             reconciling.advance(await self._store.execute(op))
         for model, lane, ids in reconciling.resend:
             log.log(resend_level(lane), "sending %d job(s) of %s again", len(ids), queue_name(model, lane))
-            try:
-                await self._publisher.publish((model, lane), ids)
-            except Exception as error:  # whatever the broker's client raises; the next pass sends them again
-                log.warning("could not send again: %s", type(error).__name__)
+            await self._store.execute(publish(model, lane, ids))

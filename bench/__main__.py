@@ -24,6 +24,7 @@ NAMES = (
     "plan",
     "store",
     "celery",
+    "backlog",
     "tracing",
 )
 

@@ -1,4 +1,4 @@
-"""Celery, configured in the same way for both sides. Its messages hold only references to jobs."""
+"""Celery, configured for workers: they receive its messages (:mod:`clip_queue.shared.messages`)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from typing import Any
 from celery import Celery
 
 from clip_queue.shared import transport
-from clip_queue.shared.lane import Lane
 from clip_queue.shared.redis_client import sentinel_options
 from clip_queue.shared.redis_url import RedisUrl, parse_redis_url
 from clip_queue.shared.settings import Settings
 
-TASK = "clip.run"
-MESSAGE = 64  # most references in a message
 VISIBILITY_TIMEOUT = 6 * 3600  # seconds; a last resort: leases and the reconciler act much earlier
-
-
-def queue_name(model: str, lane: Lane) -> str:
-    """The Celery queue, and so the Redis list, of a model's lane (``reconcile.lua`` has the same format)."""
-    return f"clip.{model}.{lane}"
 
 
 def _sentinel(url: RedisUrl, settings: Settings) -> dict[str, Any]:
@@ -28,13 +20,8 @@ def _sentinel(url: RedisUrl, settings: Settings) -> dict[str, Any]:
     return {"master_name": url.master_name, "sentinel_kwargs": sentinel_options(url, settings)}
 
 
-def celery_app(settings: Settings, *, publisher: bool = False) -> Celery:
-    """A Celery application. It has no result backend: with one, sending while Redis is down takes 19 s, without 0.6 s.
-
-    Args:
-        publisher: it only sends, so each operation may end after ``redis_timeout``. A receiver waits longer for the
-            server, so it has no such limit.
-    """
+def celery_app(settings: Settings) -> Celery:
+    """A Celery application that receives. It waits for the server as long as it takes; it has no result backend."""
     transport.install()
     url = parse_redis_url(settings.redis_url.get_secret_value())
     app = Celery("clip-queue", broker=url.for_kombu(), set_as_current=False)
@@ -44,15 +31,13 @@ def celery_app(settings: Settings, *, publisher: bool = False) -> Celery:
         broker_use_ssl=url.tls or False,
         broker_transport_options={
             **_sentinel(url, settings),
-            # Otherwise a sender that has to connect anew would try for as long as it takes, 2 s, 4 s, … apart.
-            **({"max_retries": 0} if publisher else {}),
             # A message that is lost with its worker is the reconciler's to send again. Without a record of what is not
             # acknowledged, messages are taken also when the server has reached its maxmemory.
             "ack_emulation": False,
             "visibility_timeout": VISIBILITY_TIMEOUT,
             "queue_order_strategy": "priority",  # queues are read in the given order: interactive first
             "socket_connect_timeout": settings.redis_timeout,
-            "socket_timeout": settings.redis_timeout if publisher else None,
+            "socket_timeout": None,
             "socket_keepalive": True,
             "health_check_interval": 10,
         },

@@ -14,7 +14,7 @@ from clip_queue.shared.fields import member
 from clip_queue.shared.held import bounded
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.store import Op, call
+from clip_queue.shared.store import CLAIMED, Op, call
 from clip_queue.shared.wire import record, unpack_inputs, unpack_result
 
 log = logging.getLogger(__name__)
@@ -56,14 +56,14 @@ def claim(
             return Claimed(reply[0].decode())
         job = Job(member(Kind, ""), "", 0, id=job_id)
         try:
-            job = record(reply[1])
-            return Claimed("yours", job, unpack_inputs(reply[2]) if reply[2] else None)
+            job = record({name: value for name, value in zip(CLAIMED, reply[2], strict=True) if value is not None})
+            return Claimed("yours", job, unpack_inputs(reply[1]) if reply[1] else None)
         except Unreadable as error:
             return Claimed("yours", job, error=error)
 
     return Op(
-        [call("claim", i, worker, max_attempts, INLINE, int(suspicion)) for i in job_ids],
-        lambda replies: [*map(parse_one, job_ids, replies)],
+        [call("claim", worker, max_attempts, INLINE, int(suspicion), *job_ids)],
+        lambda replies: [*map(parse_one, job_ids, replies[0])],
     )
 
 
@@ -90,9 +90,10 @@ def finish(completions: Sequence[Completion], worker: str) -> Op[list[bool]]:
         result, packed = bounded(e.result)
         state = e.state if result is e.result else State.FAILED
         error = json.dumps(result.error) if result.error else ""
-        return call("finish", e.job_id, worker, state, error, packed, e.done, e.failed, json.dumps(result.timings))
+        return e.job_id, state, error, packed, e.done, e.failed, json.dumps(result.timings)
 
-    return Op([command(e) for e in completions], lambda replies: [r == 1 for r in replies])
+    flat = [value for each in completions for value in command(each)]
+    return Op([call("finish", worker, *flat)], lambda replies: [r == 1 for r in replies[0]])
 
 
 def release(job_ids: Iterable[str], worker: str) -> Op[None]:

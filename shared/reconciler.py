@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from clip_queue.shared import ops
-from clip_queue.shared.broker import MESSAGE
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.messages import MESSAGE
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Op, call
 

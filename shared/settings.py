@@ -229,7 +229,8 @@ class Settings(BaseSettings):
     sync_ttl: float = Field(
         120.0,
         gt=0,
-        description="How long the record of a synchronous request is kept, seconds; its result goes earlier.",
+        description="Longest time that the record of a synchronous request is kept, seconds: one that is answered with "
+        "a result goes within a second.",
     )
     result_ttl: float = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
     lease: float = Field(8.0, gt=0.5, description="A worker that is silent this long has lost its jobs, seconds.")

@@ -30,7 +30,13 @@ T = TypeVar("T")
 Command = tuple[Any, ...]
 
 LUA = Path(__file__).parent / "lua"
-PARTS = ("prelude", "held", "recount", "transitions")  # what scripts share
+PARTS = ("prelude", "held", "message", "recount", "transitions")  # what scripts share
+
+# What a worker is told of a job's record: what is missing is of jobs that have ended, or that are runs.
+CLAIMED = (
+    *("id", "kind", "model", "lane", "state", "total", "rows", "owner", "reply", "on_error", "worker", "refused"),
+    *("created", "started", "deadline", "ttl", "attempts", "progress", "trace", "size", "watched"),
+)
 
 # The errors of jobs that the store itself ends.
 _ERRORS: dict[str, ClipError] = {
@@ -61,26 +67,23 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """A script of ``shared/lua``, after the table of transitions, the errors, the lanes, the prelude and other parts.
+    """A script of ``shared/lua``, after the prelude, the parts that it needs, and those of the tables that they use.
 
-    A second line ``--+`` names these parts. The first line, which must stay the first, has the flags. With
+    A second line ``--+`` names the parts. The first line, which must stay the first, has the flags. With
     ``allow-oom`` the script also runs when the server has reached its ``maxmemory``: ending work must always be
     possible, and only accepting work must not.
     """
-    table = {str(state): {str(n): 1 for n in after} for state, after in TRANSITIONS.items()}
-    errors = {name: json.dumps(error.to_wire()) for name, error in _ERRORS.items()}
+    tables = {
+        "NEXT": {str(state): {str(n): 1 for n in after} for state, after in TRANSITIONS.items()},
+        "ERRORS": {name: json.dumps(error.to_wire()) for name, error in _ERRORS.items()},
+        "LANES": list(Lane),
+        "CLAIMED": list(CLAIMED),
+    }
     flags, text = (LUA / f"{name}.lua").read_text().split("\n", 1)
     parts = text.partition("\n")[0].split()[1:] if text.startswith("--+") else []
-    source = "\n".join(
-        (
-            flags,
-            f"local NEXT = {_lua(table)}",
-            f"local ERRORS = {_lua(errors)}",
-            f"local LANES = {_lua(list(Lane))}",
-            *((LUA / f"{part}.lua").read_text() for part in ["prelude", *parts]),
-            text,
-        )
-    )
+    body = "\n".join([*((LUA / f"{part}.lua").read_text() for part in ["prelude", *parts]), text])
+    made = (f"local {name} = {_lua(value)}" for name, value in tables.items() if name in body)
+    source = "\n".join([flags, *made, body])
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clip_queue.shared import messages
 from clip_queue.shared.errors import ClipError, KeyReused, QueueFull
 from clip_queue.shared.held import UNLIMITED, ByteLimits, refusal, weight
 from clip_queue.shared.job import Inputs, Job
@@ -37,12 +38,19 @@ class Accepted:
     duplicate: bool = False
 
 
-def accept(submissions: Sequence[Submission]) -> Op[list[Accepted | ClipError]]:
-    """Accept jobs. Returns for each that it is accepted, or the error that refuses it, without effect on the others."""
+def accept(submissions: Sequence[Submission], *, publish: bool = True) -> Op[list[Accepted | ClipError]]:
+    """Accept jobs of one model and lane, and tell the workers of them in the same step.
+
+    Returns for each that it is accepted, or the error that refuses it, without effect on the others.
+
+    Args:
+        submissions: one at least, and at most :data:`clip_queue.shared.messages.MESSAGE`.
+        publish: False: no worker hears of them.
+    """
 
     weights: list[int] = []
 
-    def command(s: Submission) -> tuple[Any, ...]:
+    def arguments(s: Submission) -> list[Any]:
         job, packed = s.job, pack_inputs(s.inputs)
         weights.append(weight(job, packed))
         head = (
@@ -59,12 +67,15 @@ def accept(submissions: Sequence[Submission]) -> Op[list[Accepted | ClipError]]:
         fields = ("kind", job.kind, "reply", job.reply, "ttl", job.ttl, "on_error", job.on_error)
         refused = ("refused", json.dumps(job.refused)) if job.refused else ()
         trace = ("trace", job.trace) if job.trace else ()
-        return call("accept", *head, *idem, *fields, *refused, *trace)
+        made = [*head, *idem, *fields, *refused, *trace]
+        return [len(made), *made]
 
     def parse(replies: list[Any]) -> list[Accepted | ClipError]:
-        return [_accepted(*each) for each in zip(replies, submissions, weights, strict=True)]
+        return [_accepted(*each) for each in zip(replies[0], submissions, weights, strict=True)]
 
-    return Op([command(s) for s in submissions], parse)
+    job = submissions[0].job
+    to = messages.to(job.model, job.lane) if publish else ("", "", "")
+    return Op([call("accept", *to, *(value for s in submissions for value in arguments(s)))], parse)
 
 
 def _accepted(reply: list[Any], s: Submission, needed: int) -> Accepted | ClipError:
@@ -82,7 +93,7 @@ def _accepted(reply: list[Any], s: Submission, needed: int) -> Accepted | ClipEr
 
 def accept_failed(submission: Submission, error: ClipError) -> Op[Accepted | ClipError]:
     """Accept a job that has nothing to be done, and end it with an error. No worker hears of it."""
-    accepting = accept([submission])
+    accepting = accept([submission], publish=False)
     failing = call("fail", submission.job.id, json.dumps(error.to_wire()))
     return Op([*accepting.commands, failing], lambda replies: accepting.parse(replies[:1])[0])
 
@@ -104,6 +115,11 @@ def find_idempotent(owner: str, idempotency: str, digest: str) -> Op[str | None]
 def reused() -> KeyReused:
     """The error of an idempotency key that was used before with another body."""
     return KeyReused("This Idempotency-Key was used before with another body; use a new key.")
+
+
+def forget(job_ids: Iterable[str]) -> Op[None]:
+    """Remove jobs of synchronous requests that have succeeded and whose results the caller of this has."""
+    return Op([call("forget", *job_ids)], lambda replies: None)
 
 
 def discard(job_ids: Iterable[str]) -> Op[None]:

@@ -50,7 +50,7 @@ def install(service: str) -> None:
         service: its name among services, unless ``OTEL_SERVICE_NAME`` has another.
     """
     global _provider, _exporter
-    if not wanted() or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    if not wanted() or installed():
         return  # the last: somebody has set it up, such as ``opentelemetry-instrument``
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -66,6 +66,11 @@ def install(service: str) -> None:
     _exporter = OTLPSpanExporter()
     _provider.add_span_processor(BatchSpanProcessor(_exporter))
     trace.set_tracer_provider(_provider)
+
+
+def installed() -> bool:
+    """Whether spans of this process are sent, by :func:`install` or by whoever has set it up."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def stop() -> None:

@@ -40,13 +40,17 @@ def unpack_result(data: bytes) -> JobResult:
 def record(fields: list[Any] | dict[Any, Any]) -> Job:
     """The record of a job from its Redis hash."""
     pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-    raw = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in pairs}
+    raw = {_text(k): _text(v) for k, v in pairs}
     try:
         return _job(raw)
     except KeyError as error:
         raise Unreadable(f"The job's record has no field {error}.") from None
     except (ValueError, TypeError) as error:
         raise Unreadable(f"The job's record cannot be read ({error}).") from None
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def _job(raw: dict[str, str]) -> Job:

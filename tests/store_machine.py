@@ -151,11 +151,22 @@ class StoreMachine(StoreModel):
             del self.known[job_id]
             self.discarded.add(job_id)
 
+    @rule(ids=st.lists(jobs, min_size=1, max_size=3, unique=True))
+    def forget(self, ids: list[str]) -> None:
+        self.store.execute(submissions.forget(ids))
+        for job_id in ids:
+            job = self.known.get(job_id)
+            if job and job.state is State.SUCCEEDED and not job.key:
+                self.forgotten[job_id] = self.known.pop(job_id).result
+                self.discarded.add(job_id)
+
     @rule(job_id=jobs)
     def deadline_passes(self, job_id: str) -> None:
         job = self.known.get(job_id)
         if job and not job.ended:
             self.store.client.hset(f"cq:job:{job_id}", "deadline", 1)
+            if job.state is State.QUEUED and not job.unsent:
+                self.store.client.zadd(f"cq:open:{MODEL}", {job_id: 1})
             job.late = True
 
     @rule(job_id=jobs)

@@ -55,7 +55,8 @@ class StoreModel(RuleBasedStateMachine):
         self.store = self.connect()
         self.store.client.flushall()
         self.known: dict[str, Known] = {}
-        self.discarded: set[str] = set()
+        self.discarded: set[str] = set()  # and those that are forgotten
+        self.forgotten: dict[str, bytes] = {}  # their results
         self.alive: set[str] = set()
         self.told: Counter[str] = Counter()  # how many messages the watcher must have, by job
         self.frozen: dict[str, dict[bytes, bytes]] = {}  # records of ended jobs as first seen
@@ -111,7 +112,12 @@ class StoreModel(RuleBasedStateMachine):
     def queues_and_load_mirror_the_unfinished_jobs(self) -> None:
         client = self.store.client
         unfinished = [job for job in self.known.values() if not job.ended]
-        assert _members(client.zrange(f"cq:open:{MODEL}", 0, -1)) == {job.id for job in unfinished}
+        looks = dict(client.zrange(f"cq:open:{MODEL}", 0, -1, withscores=True))
+        assert _members(looks) == {job.id for job in unfinished}
+        for job in unfinished:  # nothing that needs a look is forgotten
+            at = looks[job.id.encode()]
+            deadline = float(client.hget(f"cq:job:{job.id}", "deadline") or "inf")
+            assert at == 0 if job.state is State.RUNNING or job.unsent else at in (0, deadline)
         for lane in Lane:
             queued = {job.id for job in unfinished if job.lane is lane and job.state is State.QUEUED}
             assert _members(client.zrange(f"cq:queued:{MODEL}:{lane}", 0, -1)) == queued
@@ -120,7 +126,8 @@ class StoreModel(RuleBasedStateMachine):
     @invariant()
     def an_end_is_told_exactly_once(self) -> None:
         replies = [unpack_reply(data) for data in self.store.client.lrange(REPLY, 0, -1)]
-        assert sorted(replies) == sorted((job.id, job.result) for job in self.known.values() if job.ended)
+        ends = [(job.id, job.result) for job in self.known.values() if job.ended]
+        assert sorted(replies) == sorted([*ends, *self.forgotten.items()])
         received = Counter(unpack_reply(data)[0] for data in self.store.client.lrange(WATCHER, 0, -1))
         assert received == +self.told
 

@@ -24,11 +24,12 @@ from celery.signals import (
 from kombu.entity import Exchange, Queue
 
 from clip_queue.shared import garbage, json_log, startup, tracing
-from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.fields import member
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.loading import begin_loading, end_loading
+from clip_queue.shared.messages import TASK, publish, queue_name
 from clip_queue.shared.models import parse_models
 from clip_queue.shared.redis_url import BadRedisUrl
 from clip_queue.shared.runs import led
@@ -63,17 +64,17 @@ class Worker:
 
         engine = InferenceEngine(settings)
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._sender = celery_app(settings, publisher=True)
+        self._store = store
         self.executor = JobExecutor(engine, store, settings, worker_id, ring=self._ring)
         engine.start()
-        self.heartbeat = Heartbeat(self.executor, settings, sender=self._sender)
+        self.heartbeat = Heartbeat(self.executor, settings)
         self.heartbeat.start()
         self.executor.leading.start()  # a run is held by the heartbeat's lease
         with suppress(Unavailable):
             store.execute(end_loading(models))
 
     def _ring(self, model: str, lane: Lane, names: list[str]) -> None:
-        self._sender.send_task(TASK, (model, lane, names), queue=queue_name(model, lane), retry=False)
+        self._store.execute(publish(model, lane, names))
 
     def stop(self) -> None:
         """Give back the jobs that are left, end the threads and the lease. Call it after the last message."""

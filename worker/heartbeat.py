@@ -10,11 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from celery import Celery
-
 from clip_queue.shared import ops
-from clip_queue.shared.broker import TASK, celery_app, queue_name
 from clip_queue.shared.errors import Unavailable
+from clip_queue.shared.messages import publish, queue_name
 from clip_queue.shared.reconciler import RUNS, GracePeriod, ReconcilePass, acquire_turn, resend_level
 from clip_queue.shared.runs import led, reconcile_runs
 from clip_queue.shared.settings import Settings
@@ -36,7 +34,6 @@ class Heartbeat:
 
     Args:
         store: None: a connection of its own, so that it never waits for another thread.
-        sender: sends messages again; None: an application of its own.
         interval: seconds between two heartbeats; None: :data:`INTERVAL`, or a quarter of the lease if that is less.
         now: the monotonic clock, seconds.
         fatal: called with the reason when the process must end; it should not return.
@@ -48,7 +45,6 @@ class Heartbeat:
         settings: Settings,
         *,
         store: Store | None = None,
-        sender: Celery | None = None,
         interval: float | None = None,
         now: Callable[[], float] = time.monotonic,
         fatal: Callable[[BaseException], None] = die,
@@ -57,7 +53,6 @@ class Heartbeat:
         self._batcher = executor.engine.batcher
         self._settings = settings
         self._store = store or Store.connect(settings)
-        self._sender = sender or celery_app(settings, publisher=True)
         self._interval = min(INTERVAL, settings.lease / 4) if interval is None else interval
         self._now = now
         self._fatal = fatal
@@ -148,10 +143,7 @@ class Heartbeat:
             reconciling.advance(self._store.execute(op))
         for model, lane, ids in reconciling.resend:
             log.log(resend_level(lane), "sending %d job(s) of %s again", len(ids), queue_name(model, lane))
-            try:
-                self._sender.send_task(TASK, (model, lane, ids), queue=queue_name(model, lane), retry=False)
-            except Exception as error:  # the broker's client raises errors of many kinds; the next pass sends again
-                log.warning("could not send again: %s", type(error).__name__)
+            self._store.execute(publish(model, lane, ids))
 
     def _info(self) -> WorkerInfo:
         self._measure_rate()

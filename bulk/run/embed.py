@@ -8,8 +8,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Unpack
 
-from celery import Celery
-
 from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import OutputError
 from clip_queue.bulk.output.layout import Output
@@ -31,7 +29,6 @@ from clip_queue.bulk.run.run_log import run_log
 from clip_queue.bulk.run.runner import Runner
 from clip_queue.bulk.run.scope import passed_lines, scope_text
 from clip_queue.bulk.run.workers import NotStarted, common_model, find_workers, locked, started_workers
-from clip_queue.shared.broker import celery_app
 from clip_queue.shared.errors import BadInput, ClipError
 from clip_queue.shared.models import ModelInfo, parse_model
 from clip_queue.shared.owners import owner_of
@@ -113,13 +110,12 @@ def embed(
                     check_part()
                     return should_stop()
 
-                store, sender = Store.connect(here), celery_app(here, publisher=True)
+                store = Store.connect(here)
                 return run_plan(
                     here,
                     target,
                     plan,
                     store,
-                    sender,
                     retry=retry,
                     show=show,
                     should_stop=should_end,
@@ -186,7 +182,6 @@ def run_plan(
     output: Output,
     plan: RunPlan,
     store: Store,
-    sender: Celery,
     *,
     retry: RetryPolicy,
     show: Callable[[Progress], None],
@@ -194,7 +189,7 @@ def run_plan(
     part: Part = WHOLE,
     lead: WorkerLead | None = None,
 ) -> Report:
-    """Have a plan's shards, or those of a part, done by the workers of ``store``; it and ``sender`` are closed.
+    """Have a plan's shards, or those of a part, done by the workers of ``store``; it is closed.
     ``should_stop`` may raise."""
     began = time.monotonic()
     keys = [key.get_secret_value() for key in settings.api_keys]
@@ -204,7 +199,6 @@ def run_plan(
         output,
         plan,
         store,
-        sender,
         owner=owner,
         should_stop=should_stop,
         show=show,

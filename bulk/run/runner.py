@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from celery import Celery
-
 from clip_queue.bulk.output import manifest
 from clip_queue.bulk.output.errors import OutputError, WrongModel
 from clip_queue.bulk.output.layout import Output
@@ -65,7 +63,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs a plan, or a ``part`` of it, to its end. It owns ``store`` and ``sender`` and closes them.
+    """Runs a plan, or a ``part`` of it, to its end. It owns ``store`` and closes it.
 
     ``should_stop`` is asked, and ``show`` gets the progress, every :data:`POLL_INTERVAL`. ``now`` is the clock.
     ``lead``: a worker leads the run; None: a command does, which is this process.
@@ -77,7 +75,6 @@ class Runner:
         output: Output,
         plan: RunPlan,
         store: Store,
-        sender: Celery,
         *,
         owner: str,
         should_stop: Callable[[], bool],
@@ -92,9 +89,7 @@ class Runner:
         self._should_stop, self._show = should_stop, show
         self._file = PlanFile(output)
         self._shards = plan.numbers if part == WHOLE else part.shards(plan.shards)
-        self._queue = ShardQueue(
-            settings, output, plan, store, sender, owner=owner, wait=self._wait_for_store, lead=lead
-        )
+        self._queue = ShardQueue(settings, output, plan, store, owner=owner, wait=self._wait_for_store, lead=lead)
         self._lease: Lease = lead.lease(store) if lead else RunLease(store, plan, owner, settings)
         self._submitted: dict[int, SubmittedShard] = {}
         self._left = self._shards_left()

@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import TypeVar
 
-from celery import Celery
-
 from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.manifest import RunPlan
 from clip_queue.bulk.output.shard_reference import ShardReference
 from clip_queue.bulk.run.lead import WorkerLead
 from clip_queue.shared import ops, submissions
-from clip_queue.shared.broker import TASK, queue_name
 from clip_queue.shared.errors import ClipError, Unavailable, UnknownJob
 from clip_queue.shared.job import FINAL, Job, Kind
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.messages import publish
 from clip_queue.shared.runs import led
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Op, Store
@@ -30,7 +28,7 @@ NO_LIMIT = 2**53  # a run's window is its own limit
 
 
 class ShardQueue:
-    """The queue as a run sees it. It owns ``store`` and ``sender`` and closes them.
+    """The queue as a run sees it. It owns ``store`` and closes it.
 
     ``wait`` is called between attempts while the store is away; it may raise.
     """
@@ -41,14 +39,13 @@ class ShardQueue:
         output: Output,
         plan: RunPlan,
         store: Store,
-        sender: Celery,
         *,
         owner: str,
         wait: Callable[[], None],
         lead: WorkerLead | None = None,
     ) -> None:
         self._output, self._plan = output, plan
-        self._store, self._sender = store, sender
+        self._store = store
         self._owner, self._wait = owner, wait
         self._place = led(plan.model.name) if lead else plan.model.name  # the name that shards wait under
         self._confined = lead is not None and lead.confined
@@ -73,9 +70,12 @@ class ShardQueue:
             accepted = self._until_available(submissions.accept([submission]))[0]
             if isinstance(accepted, ClipError):
                 raise accepted
+            if not accepted.duplicate:
+                return accepted.job_id
             view, _ = self._until_available(ops.outcome(accepted.job_id))
             if view and view.job.state not in FINAL:
-                self._publish(accepted.job_id)
+                # Its message may be lost; another costs a look.
+                self._until_available(publish(self._place, Lane.BULK, [accepted.job_id]))
                 return accepted.job_id
         raise AssertionError  # count() does not end
 
@@ -96,7 +96,6 @@ class ShardQueue:
 
     def close(self) -> None:
         self._store.close()
-        self._sender.close()
 
     def _until_available(self, op: Op[T]) -> T:
         while True:
@@ -104,10 +103,3 @@ class ShardQueue:
                 return self._store.execute(op)
             except Unavailable:
                 self._wait()
-
-    def _publish(self, job_id: str) -> None:
-        try:
-            message = (self._place, Lane.BULK, [job_id])
-            self._sender.send_task(TASK, message, queue=queue_name(self._place, Lane.BULK), retry=False)
-        except Exception as error:  # whatever the broker's client raises; the reconciler sends it again
-            log.info("a shard could not be published: %s", type(error).__name__)

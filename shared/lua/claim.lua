@@ -1,31 +1,42 @@
 #!lua flags=allow-oom
 --+ held transitions
--- Take a job for a worker: {'yours', record, inputs}, or {reason} if the worker does not get it.
+-- Take jobs for a worker: for each {'yours', inputs or false, values of the record's fields CLAIMED}, or {reason} if the
+-- worker does not get it.
 -- A job that another worker holds is refused, even if that worker is dead: then the reconciler puts the job back in the
 -- queue. Inputs of up to `inline` bytes are part of the reply.
 -- A job that has lost workers is a suspect: `suspicion` 0 takes none, 1 those with more than one attempt left, 2 all.
-local id, worker, max_attempts, inline = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local suspicion = tonumber(ARGV[5])
-local k = job(id)
-local f = redis.call('HMGET', k, 'state', 'deadline', 'attempts', 'size', 'model', 'lane')
-if not f[1] then return {'gone'} end
-if not may(f[1], 'running') then return {f[1]} end
+local worker, max_attempts, inline, suspicion = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
 local t = now()
-local deadline = tonumber(f[2] or '0')
-if deadline > 0 and deadline <= t then
-  close(id, 'expired', ERRORS.expired, '', t)
-  return {'expired'}
+local at = {} -- where a field stands among CLAIMED
+for i, name in ipairs(CLAIMED) do at[name] = i end
+
+local function claim(id)
+  local k = job(id)
+  local f = redis.call('HMGET', k, unpack(CLAIMED))
+  local state = f[at.state]
+  if not state then return {'gone'} end
+  if not may(state, 'running') then return {state} end
+  local deadline = tonumber(f[at.deadline] or '0')
+  if deadline > 0 and deadline <= t then
+    close(id, 'expired', ERRORS.expired, '', t)
+    return {'expired'}
+  end
+  local attempts = tonumber(f[at.attempts]) or 0
+  if attempts >= max_attempts then
+    close(id, 'failed', ERRORS.worker_lost, '', t)
+    return {'failed'}
+  end
+  if attempts > 0 and suspicion < (attempts + 1 == max_attempts and 2 or 1) then return {'suspect'} end
+  f[at.state], f[at.worker], f[at.started], f[at.attempts] = 'running', worker, int(t), int(attempts + 1)
+  redis.call('HSET', k, 'state', 'running', 'worker', worker, 'started', int(t), 'attempts', int(attempts + 1))
+  redis.call('ZADD', 'cq:open:' .. (f[at.model] or ''), 'XX', RUNNING, id)
+  redis.call('ZREM', 'cq:queued:' .. (f[at.model] or '') .. ':' .. (f[at.lane] or ''), id)
+  if f[at.watched] then tell_watchers(id) end
+  local inputs = (tonumber(f[at.size]) or 0) <= inline and redis.call('GET', 'cq:in:' .. id)
+  return {'yours', inputs, f}
 end
-local attempts = tonumber(f[3]) or 0
-if attempts >= max_attempts then
-  close(id, 'failed', ERRORS.worker_lost, '', t)
-  return {'failed'}
-end
-if attempts > 0 and suspicion < (attempts + 1 == max_attempts and 2 or 1) then return {'suspect'} end
-redis.call('HSET', k, 'state', 'running', 'worker', worker, 'started', int(t))
-redis.call('HINCRBY', k, 'attempts', 1)
-redis.call('ZREM', 'cq:queued:' .. (f[5] or '') .. ':' .. (f[6] or ''), id)
-tell_watchers(id)
-local inputs = false
-if (tonumber(f[4]) or 0) <= inline then inputs = redis.call('GET', 'cq:in:' .. id) end
-return {'yours', redis.call('HGETALL', k), inputs}
+
+local out = {}
+for i = 5, #ARGV do out[#out + 1] = claim(ARGV[i]) end
+return out

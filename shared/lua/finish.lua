@@ -1,16 +1,11 @@
 #!lua flags=allow-oom
 --+ held transitions
--- End a job that this worker holds: 1, or 0 if it has ended already or another worker holds it.
-local id, worker, state, err, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local done, failed, timings = ARGV[6], ARGV[7], ARGV[8]
-local f = redis.call('HMGET', job(id), 'worker', 'kind', 'lane', 'model')
-if f[1] ~= worker then return 0 end
-local ended = close(id, state, err, result, now())
-if ended == 1 then
-  redis.call('HSET', job(id), 'done', done, 'failed', failed, 'timings', timings)
-  if f[2] == 'embed_shard' and state == 'succeeded' then
-    count('rows_done', f[3], f[4], done)
-    count('rows_failed', f[3], f[4], failed)
-  end
+-- End jobs that this worker holds: for each 1, or 0 if it has ended already or another worker holds it.
+local worker = ARGV[1]
+
+local t, out = now(), {}
+for i = 2, #ARGV, 7 do
+  local id, state, err, result, done, failed, timings = unpack(ARGV, i, i + 6)
+  out[#out + 1] = close(id, state, err, result, t, worker, done, failed, timings)
 end
-return ended
+return out

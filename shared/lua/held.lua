@@ -18,14 +18,25 @@ local function hold(owner, bytes)
   if redis.call('HINCRBY', 'cq:held', '*', bytes) <= 0 then redis.call('HDEL', 'cq:held', '*') end
 end
 
+-- Where bytes count that expire at a time, and the second that it stands for.
+local function bucket(till)
+  local second = int(math.ceil(till / 1000))
+  return 'cq:kept:' .. second, second
+end
+
 -- Count bytes, which are held already, until a time.
 local function keep(owner, bytes, till)
-  local second = int(math.ceil(till / 1000))
-  local bucket = 'cq:kept:' .. second
-  if redis.call('HINCRBY', bucket, owner, int(bytes)) == bytes then -- the owner's first
+  local name, second = bucket(till)
+  if redis.call('HINCRBY', name, owner, int(bytes)) == bytes then -- the owner's first
     redis.call('ZADD', 'cq:kept', second, second)
-    redis.call('EXPIREAT', bucket, int(second + 86400)) -- in case cq:kept is lost
+    redis.call('EXPIREAT', name, int(second + 86400)) -- in case cq:kept is lost
   end
+end
+
+-- How long the result of a synchronous request stays, ms: nobody asks for it after the request's deadline.
+local function result_ttl(ttl, deadline, finished)
+  deadline = tonumber(deadline)
+  return deadline and math.min(ttl, math.max(0, deadline - finished) + GRACE) or ttl
 end
 
 -- Subtract what has expired.

@@ -1,9 +1,10 @@
--- What all scripts use. shared/store.py puts NEXT (the table of transitions), ERRORS and LANES before this text, and
--- held.lua and transitions.lua after it.
+-- What all scripts use. shared/store.py puts NEXT (the table of transitions), ERRORS, LANES and CLAIMED before this text
+-- where they are used, and the parts that a script names after it.
 --
 --   cq:job:ID            hash    the record
 --   cq:in:ID, cq:out:ID  string  inputs and result (msgpack)
---   cq:open:MODEL        zset    unfinished jobs by time of arrival
+--   cq:open:MODEL        zset    unfinished jobs by the time when reconciling looks at them: RUNNING, or the deadline of a
+--                                job that waits, or NEVER (an earlier release writes the time of arrival: due at once)
 --   cq:queued:MODEL:LANE zset    those of them that wait for a worker, by time of arrival
 --   cq:runs              zset    unfinished runs that workers lead, by time of arrival; they are in none of the above
 --   cq:live_runs         zset    unfinished runs, whoever leads them, by the time when their rows last grew
@@ -22,6 +23,9 @@ end
 
 -- Lua itself writes large numbers with an exponent, such as 1.7e+12.
 local function int(n) return string.format('%d', n) end
+
+-- Times in cq:open.
+local RUNNING, NEVER = '0', '+inf'
 
 local function job(id) return 'cq:job:' .. id end
 

@@ -1,6 +1,7 @@
 -- The sums of held.lua, made anew.
 
 local RECOUNT = 30000 -- time between two counts, ms
+local FEW = 10000 -- unfinished jobs that are counted: more would hold up the store. Sums stay as they are meanwhile
 local OF_MAXMEMORY = 0.7 -- share of maxmemory that jobs may hold: the rest is for allocation and connections
 local OF_SYSTEM = 0.5 -- share of the machine's memory, where the server has no maxmemory
 
@@ -16,15 +17,11 @@ end
 
 -- Make the sums anew from records and buckets: evicted keys, and processes of an earlier release, which do not count,
 -- have made them wrong.
-local function recount()
+local function count_anew(unfinished)
   local sums = {['*'] = 0}
   local function add(owner, bytes)
     sums[owner] = (sums[owner] or 0) + bytes
     sums['*'] = sums['*'] + bytes
-  end
-  local unfinished = {['cq:runs'] = true}
-  for _, place in ipairs(redis.call('HKEYS', 'cq:load')) do
-    unfinished['cq:open:' .. string.match(place, '^(.*):')] = true
   end
   for jobs in pairs(unfinished) do
     for _, id in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
@@ -48,6 +45,15 @@ local function recount()
   for owner, bytes in pairs(sums) do
     if bytes > 0 then redis.call('HSET', 'cq:held', owner, int(bytes)) end
   end
+end
+
+local function recount()
+  local unfinished, jobs = {['cq:runs'] = true}, 0
+  for _, place in ipairs(redis.call('HKEYS', 'cq:load')) do
+    unfinished['cq:open:' .. string.match(place, '^(.*):')] = true
+  end
+  for set in pairs(unfinished) do jobs = jobs + redis.call('ZCARD', set) end
+  if jobs <= FEW then count_anew(unfinished) end
   local limit = derived_limit()
   if limit then redis.call('HSET', 'cq:held', 'limit', int(limit)) end
 end

@@ -9,7 +9,7 @@ if not state then
   local t = int(now())
   redis.call('HSET', k, 'id', id, 'kind', kind, 'model', model, 'lane', lane, 'owner', owner, 'state', 'running',
              'worker', leader, 'led', '1', 'created', t, 'started', t, 'attempts', '1', 'ttl', ttl, 'total', '0')
-  redis.call('ZADD', 'cq:open:' .. model, t, id)
+  redis.call('ZADD', 'cq:open:' .. model, RUNNING, id)
   list(owner, id, t, tonumber(ttl))
   state = 'running'
 end

@@ -4,23 +4,32 @@
 -- otherwise would have it twice.
 local INLINE = 262144
 
--- End a job. Returns 1 if this call has ended it, 0 if it had ended before.
-local function close(id, state, err, result, t)
+-- End a job. Returns 1 if this call has ended it, 0 if it had ended before, or if it is not the worker's `by` (nil: anybody
+-- may end it). `done`, `failed` and `timings`: what its record says of its items, nil: what it said before.
+local function close(id, state, err, result, t, by, done, failed, timings)
   local k = job(id)
   local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem', 'owner', 'bytes',
-                       'deadline', 'kind')
-  if not may(f[1], state) then return 0 end
+                       'deadline', 'kind', 'watched', 'worker')
+  if not may(f[1], state) or by and by ~= f[13] then return 0 end
   -- A record that lacks a field, of another release or damaged, must be able to end too.
   local ttl, waits, owner = tonumber(f[6]) or 60000, f[5] and f[5] ~= '', f[8] or ''
   f[2], f[3] = f[2] or '', f[3] or ''
-  -- Nobody asks for the result of a synchronous request after its deadline.
-  local result_ttl = waits and tonumber(f[10]) and math.min(ttl, math.max(0, tonumber(f[10]) - t) + GRACE) or ttl
+  local stays = waits and result_ttl(ttl, f[10], t) or ttl
   if result ~= '' then
-    local written = redis.pcall('SET', 'cq:out:' .. id, result, 'PX', int(result_ttl))
+    local written = redis.pcall('SET', 'cq:out:' .. id, result, 'PX', int(stays))
     if type(written) == 'table' and written.err then state, err, result = 'failed', ERRORS.unwritable, '' end
   end
   count(state, f[3], f[2])
-  redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
+  if by then
+    redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl), 'done', done, 'failed',
+               failed, 'timings', timings)
+    if f[11] == 'embed_shard' and state == 'succeeded' then
+      count('rows_done', f[3], f[2], done)
+      count('rows_failed', f[3], f[2], failed)
+    end
+  else
+    redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
+  end
   redis.call('ZREM', 'cq:open:' .. f[2], id)
   if f[11] == 'embed_dataset' then redis.call('ZREM', 'cq:live_runs', id) end
   redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
@@ -28,13 +37,15 @@ local function close(id, state, err, result, t)
   redis.call('DEL', 'cq:in:' .. id)
   redis.call('PEXPIRE', k, int(ttl))
   if f[7] then redis.call('PEXPIRE', f[7], int(ttl)) end
-  tell_watchers(id)
-  redis.call('PEXPIRE', 'cq:watch:' .. id, int(ttl))
+  if f[12] then
+    tell_watchers(id)
+    redis.call('PEXPIRE', 'cq:watch:' .. id, int(ttl))
+  end
   if waits then push(f[5], #result <= INLINE and id .. result or id) end
   local bytes = RECORD + #err
   hold(owner, bytes + #result - (tonumber(f[9]) or 0))
-  if result_ttl == ttl then bytes = bytes + #result
-  elseif result ~= '' then keep(owner, #result, t + result_ttl) end
+  if stays == ttl then bytes = bytes + #result
+  elseif result ~= '' then keep(owner, #result, t + stays) end
   keep(owner, bytes, t + ttl)
   return 1
 end

@@ -16,9 +16,10 @@ from clip_queue.bulk.output.layout import STAGING, Output
 from clip_queue.bulk.output.shard_reference import ShardReference
 from clip_queue.bulk.run.retry import RetryPolicy
 from clip_queue.shared import ops, submissions
-from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.broker import celery_app
 from clip_queue.shared.job import Job, Kind, State
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.messages import TASK, queue_name
 from tests import datasets
 from tests.bulk_command import Embed
 from tests.bulk_team import ATTEMPTS, PASS, all_there, jobs, run, under_way
@@ -133,7 +134,7 @@ def test_a_shard_done_by_two_workers_at_once_is_the_same_shard(
 
 def send(team: Team, several: list[submissions.Submission]) -> None:
     """Accept bulk jobs, and ring for each more often than it needs."""
-    store, sender = team.store(), celery_app(team.settings(), publisher=True)
+    store, sender = team.store(), celery_app(team.settings())
     store.execute(submissions.accept(several))
     queue = queue_name("emoji-mini", Lane.BULK)
     for job_id in 3 * [s.job.id for s in several]:
@@ -145,7 +146,7 @@ def send(team: Team, several: list[submissions.Submission]) -> None:
 def test_a_shard_whose_message_comes_again_and_again_is_done_once(
     pair: Team, source: datasets.Dataset, whole: dict[str, str], tmp_path: Path
 ) -> None:
-    sender, passed = celery_app(pair.settings(), publisher=True), len(pair.faults.passes())
+    sender, passed = celery_app(pair.settings()), len(pair.faults.passes())
     with under_way(pair, source.url, tmp_path / "out") as report:
         for job in jobs(pair, Kind.EMBED_SHARD):
             message = ("emoji-mini", Lane.BULK, [job.id])

@@ -15,7 +15,8 @@ import pytest
 import redis
 from celery import Celery
 
-from clip_queue.shared.broker import TASK, celery_app
+from clip_queue.shared.broker import celery_app
+from clip_queue.shared.messages import TASK
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.transport import REPLIES, REPLY_TTL
 from tests.harness import ROOT, Api, Service, Stack, wait_for

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from clip_queue.shared import submissions
-from clip_queue.shared.broker import TASK, celery_app, queue_name
+from clip_queue.shared.broker import celery_app
 from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.messages import TASK, queue_name
 from clip_queue.worker.inference.clip_model import ClipModel
 from tests.harness import stack, wait_for
 from tests.jobs_api import ended, look, submit_texts, succeeded
@@ -214,7 +215,7 @@ def test_an_engine_that_hangs_or_dies_is_not_ready_and_ends_and_its_jobs_finish(
 @pytest.mark.parametrize("lane", LANES)
 def test_a_message_delivered_twice_computes_stores_and_wakes_once(solo: Team, lane: Lane) -> None:
     store, reply, text = solo.store(), f"cq:reply:test-{lane}", f"twice in the {lane} lane"
-    celery = celery_app(solo.settings(), publisher=True)
+    celery = celery_app(solo.settings())
     job = Job(Kind.EMBED_TEXT, "emoji-mini", 1, lane, owner="open", reply=reply, ttl=60_000)
 
     def deliver() -> None:

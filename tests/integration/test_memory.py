@@ -121,6 +121,17 @@ def test_a_worker_that_is_lost_with_the_memory_full_is_replaced(solo: Team) -> N
         assert [ended(http, job, 120)["state"] for job in jobs] == ["succeeded"] * len(jobs)
 
 
+def test_an_answered_request_leaves_nothing_in_the_store(solo: Team) -> None:
+    def keys() -> set[bytes]:
+        return {key for part in ("job", "in", "out", "watch") for key in client.keys(f"cq:{part}:*")}
+
+    with closing(solo.stack.valkey.client()) as client:
+        before = keys()
+        for number in range(40):
+            vectors(embed_texts(solo.http, [f"number {number}"]))
+        wait_for(lambda: keys() <= before, 60, "the requests to be forgotten")  # others' results may expire meanwhile
+
+
 def test_the_sums_are_those_of_the_records(solo: Team) -> None:
     """By the real server's numbers: what is counted is what a job's keys take, about."""
     client, store = solo.stack.valkey.client(), solo.store()

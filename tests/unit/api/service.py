@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import fakeredis
 import httpx
 import numpy as np
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 
 from clip_queue.api.app import create_app
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.publisher import CoalescingPublisher
 from clip_queue.api.reply_listener import ReplyListener
 from clip_queue.shared import comparison, ops
-from clip_queue.shared.broker import TASK
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.fetch import Fetcher
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, OnError, State
+from clip_queue.shared.messages import TASK
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import AsyncStore
+from clip_queue.shared.store import AsyncStore, Op
 from clip_queue.shared.workers import WorkerInfo
+
+T = TypeVar("T")
 
 MODEL = "emoji-mini"
 WORKER = "worker"
@@ -35,23 +40,42 @@ HOUR = 3600.0
 
 
 class Broker:
-    """In the place of Celery: keeps the messages, and raises ``error`` instead if there is one."""
+    """In the place of Celery's consumer: keeps the messages that a store has pushed."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, list[str]]] = []  # queue and references
-        self.error: Exception | None = None
         self.messages: asyncio.Queue[list[str]] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
 
-    def send_task(self, name: str, args: tuple[str, str, list[str]], *, queue: str, retry: bool) -> None:
-        """Called in a thread."""
-        assert name == TASK
-        assert queue == f"clip.{args[0]}.{args[1]}"
-        assert not retry
-        if self.error:
-            raise self.error
-        self.sent.append((queue, args[2]))
-        self._loop.call_soon_threadsafe(self.messages.put_nowait, args[2])
+    async def take(self, redis: Any) -> None:
+        """Take what waits in the queues."""
+        for queue in sorted(await redis.keys("clip.*")):
+            while data := await redis.rpop(queue):
+                task, (model, lane, references) = read(data)
+                assert task == TASK
+                assert queue.decode() == f"clip.{model}.{lane}"
+                self.sent.append((queue.decode(), references))
+                self.messages.put_nowait(references)
+
+
+class ConsumedStore(AsyncStore):
+    """A store whose messages the broker takes before an operation returns."""
+
+    def __init__(self, client: Any, broker: Broker) -> None:
+        super().__init__(client)
+        self._broker = broker
+
+    async def execute(self, op: Op[T]) -> T:
+        try:
+            return await super().execute(op)
+        finally:
+            with contextlib.suppress(RedisError):
+                await self._broker.take(self.client)
+
+
+def read(data: bytes) -> tuple[str, tuple[str, str, list[str]]]:
+    """The task of a message, and its arguments: model, lane, references."""
+    message = json.loads(data)
+    return message["headers"]["task"], tuple(json.loads(message["body"])[0])
 
 
 class Worker:
@@ -155,11 +179,9 @@ async def serve(*, worker: bool = True, fetcher: Fetcher | None = None, **settin
     clients: list[JobClient] = []
 
     def connect(settings: Settings) -> JobClient:
-        own = AsyncStore(fakeredis.FakeAsyncRedis(server=server))
+        own = ConsumedStore(fakeredis.FakeAsyncRedis(server=server), broker)
         replies = ReplyListener(fakeredis.FakeAsyncRedis(server=server), block=0.05)
-        clients.append(
-            JobClient(settings, own, CoalescingPublisher(own, broker), replies, fetcher or Fetcher(settings))
-        )
+        clients.append(JobClient(settings, own, CoalescingPublisher(own), replies, fetcher or Fetcher(settings)))
         return clients[0]
 
     worked = Worker(store, broker)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from clip_queue.api.publisher import CoalescingPublisher
+from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.job import State
 
-from .service import MODEL, Service, serve
+from .service import MODEL, ConsumedStore, Service, serve, until
 
 TEXT = {"task": "embed_text", "text": ["cat", "dog"]}
 
@@ -75,17 +76,18 @@ async def test_a_key_whose_job_is_gone_makes_a_new_one(service: Service) -> None
 
 async def test_a_job_that_the_store_loses_at_once_is_unknown(service: Service) -> None:
     service.worker.running.clear()
-    send = service.broker.send_task
 
-    class Losing:
-        """Deletes each job whose message it sends."""
+    class Losing(ConsumedStore):
+        """Deletes each job that it has accepted."""
 
-        def send_task(self, name: str, args: Any, **options: Any) -> None:
-            send(name, args, **options)
-            for job_id in args[2]:
-                service.server.dbs[0].pop(f"cq:job:{job_id}".encode(), None)
+        async def execute(self, op: Any) -> Any:
+            found = await super().execute(op)
+            for _, job_ids in service.broker.sent:
+                for job_id in job_ids:
+                    service.server.dbs[0].pop(f"cq:job:{job_id}".encode(), None)
+            return found
 
-    service.client.publisher = CoalescingPublisher(service.client.store, Losing())
+    service.client.publisher = CoalescingPublisher(Losing(service.redis, service.broker))
     response = await service.http.post("/jobs", json=TEXT)
     job_id = service.broker.sent[0][1][0]
     assert response.status_code == 404
@@ -132,14 +134,26 @@ async def test_what_cannot_be_a_job_is_refused(body: object, status: int, says: 
         assert service.broker.sent == []
 
 
-async def test_a_broker_that_cannot_be_reached_leaves_no_job(service: Service) -> None:
-    service.broker.error = OSError("no route to redis://:password@host")
+async def test_a_store_that_does_not_answer_leaves_no_job(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has written the job, and only its reply is lost."""
+    service.worker.running.clear()
+    execute, store = service.client.store.execute, service.client.store
+
+    async def lost(op: Any) -> Any:
+        await execute(op)
+        monkeypatch.setattr(store, "execute", execute)
+        raise Unavailable("The job store cannot be reached (TimeoutError); try again.", retry_after=1)
+
+    monkeypatch.setattr(store, "execute", lost)
     response = await service.http.post("/jobs", json=TEXT, headers={"Idempotency-Key": "k"})
     assert response.status_code == 503
-    assert response.json() == {"message": "The queue cannot be reached; try again.", "code": "unavailable"}
+    assert response.json()["code"] == "unavailable"
     assert response.headers["Retry-After"] == "1"
-    service.broker.error = None
-    assert (await service.http.get("/jobs")).json() == {"jobs": [], "cursor": None}
+
+    async def gone() -> bool:
+        return (await service.http.get("/jobs")).json() == {"jobs": [], "cursor": None}
+
+    await until(gone)
     again = await service.http.post("/jobs", json=TEXT, headers={"Idempotency-Key": "k"})
     assert again.status_code == 202, "the key of a discarded job is free"
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import fakeredis
 import numpy as np
 
 from clip_queue.bulk.shard.handler import ShardHandler
@@ -15,10 +14,10 @@ from clip_queue.shared import ops
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
+from tests.taken import TakenStore
 
 MODEL = "m"
 INFO = ModelInfo(MODEL, "none", "f", 3, 8, (4, 4), "fp32")
@@ -58,29 +57,26 @@ def engine(settings: Settings) -> Iterator[Any]:
 
 
 class Worker:
-    """In place of Celery: a message is a shard, done before the sending returns. ``broken``: messages are lost."""
-
-    broken = False
+    """In place of Celery: a message is a shard, done before its submission returns."""
 
     def __init__(self, engine: Any) -> None:
-        self.store = Store(fakeredis.FakeRedis())
+        self.store = TakenStore(self._work)
         self.engine = engine
-        self.sent: list[str] = []
+        self.deaf = False  # takes messages and does nothing
         self.beat()
 
     def beat(self) -> None:
         self.store.execute(ops.beat(WORKER, ABOUT.pack(), 60, []))
 
-    def send_task(self, name: str, message: tuple[str, Lane, list[str]], **_: object) -> None:
-        if self.broken:
-            raise ConnectionError("no broker")
-        for job_id in message[2]:
-            self.sent.append(job_id)
+    @property
+    def sent(self) -> list[str]:
+        return self.store.sent
+
+    def _work(self, job_ids: list[str]) -> None:
+        for job_id in [] if self.deaf else job_ids:
             (claim,) = self.store.execute(ops.claim([job_id], WORKER, 3))
             if claim.job is None or claim.inputs is None:
                 continue
             completion = ShardHandler(claim.job, claim.inputs, self.engine).run()
             assert completion is not None
             self.store.execute(ops.finish([completion], WORKER))
-
-    def close(self) -> None: ...

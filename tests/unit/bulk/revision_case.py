@@ -54,13 +54,11 @@ class Case:
         return found.plan
 
     def run(self, output: Output, plan: manifest.RunPlan) -> Report:
-        sender: Any = self._worker
         return run_plan(
             SETTINGS,
             output,
             plan,
             self._worker.store,
-            sender,
             retry=RetryPolicy(),
             show=ignore,
             should_stop=lambda: False,

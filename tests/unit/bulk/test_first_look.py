@@ -189,7 +189,7 @@ def test_a_run_embeds_those_rows_alone_and_is_resumed_as_it_was(tmp_path: Path, 
             Path(output.path(output.names(missing, plan.shards)["shard"])).unlink()
         one: Any = Worker(worker.engine)
         more: Any = {"retry": RetryPolicy(), "show": ignore, "should_stop": lambda: False}
-        report = run_plan(SETTINGS, output, plan, one.store, one, **more)
+        report = run_plan(SETTINGS, output, plan, one.store, **more)
         assert (report.rows, report.failed, report.finished) == (13, 0, True)
         assert len(table(tmp_path / "out")) == 13
     found = manifest.load(output)

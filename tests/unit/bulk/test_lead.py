@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import fakeredis
 import pytest
@@ -32,7 +31,8 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from clip_queue.sources.source import Piece, Shard, Source
 from tests.harness import wait_for
-from tests.unit.bulk.test_runner import ABOUT, INFO, WORKER, Sender
+from tests.taken import TakenStore
+from tests.unit.bulk.test_runner import ABOUT, INFO, WORKER
 
 PLAN = RunPlan("p", Source("/s", "text", images=False, texts=True), INFO, PlanOptions(), 3, 30)
 
@@ -101,7 +101,7 @@ class Run:
     """A run of three shards that ``leader`` leads; the test is the worker."""
 
     def __init__(self, folder: Path) -> None:
-        self.store, self.sender, self.told = Store(fakeredis.FakeRedis()), Sender(), False
+        self.store, self.told = TakenStore(), False
         self.output = Output(str(folder))
         shards = [Shard([Piece(b"a", i, i + 1, 10)], 10) for i in range(3)]
         write_plan(self.output, iter(shards), lambda *_: None)
@@ -115,13 +115,11 @@ class Run:
         (claimed,) = self.store.execute(ops.claim([self.id], worker, 9, ops.Suspicion.ALL))
         assert claimed.job
         self.store.execute(ops.beat(WORKER, ABOUT, 60, []))
-        sender: Any = self.sender
         return Runner(
             Settings(),
             self.output,
             PLAN,
             self.store,
-            sender,
             owner="me",
             should_stop=lambda: self.told,
             show=lambda _: None,
@@ -130,7 +128,7 @@ class Run:
         )
 
     def shards(self) -> list[Job]:
-        return [self.store.execute(ops.view(job_id)).job for job_id in dict.fromkeys(self.sender.sent)]
+        return [self.store.execute(ops.view(job_id)).job for job_id in dict.fromkeys(self.store.sent)]
 
 
 @pytest.fixture

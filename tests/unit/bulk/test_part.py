@@ -55,9 +55,8 @@ def run(worker: Worker, output: Output, part: str, **options: Any) -> Report:
     assert found is not None
     more: Any = {"retry": RetryPolicy(), "show": ignore, "should_stop": lambda: False, **options}
     own = Worker(worker.engine)
-    sender: Any = own
     with locked(output, shared=True):
-        return run_plan(SETTINGS, output, found.plan, own.store, sender, part=Part.parse(part), **more)
+        return run_plan(SETTINGS, output, found.plan, own.store, part=Part.parse(part), **more)
 
 
 def result(output: Output) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import fakeredis
 import pytest
 
 from clip_queue.bulk.output.errors import OutputError
@@ -25,12 +24,11 @@ from clip_queue.bulk.run.workers import NoWorker
 from clip_queue.shared import ops
 from clip_queue.shared.errors import ClipError, WorkerLost
 from clip_queue.shared.job import Job, JobResult, State
-from clip_queue.shared.lane import Lane
 from clip_queue.shared.models import ModelInfo
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.store import Store
 from clip_queue.shared.workers import WorkerInfo
 from clip_queue.sources.source import Piece, Shard, Source, SourceAway, SourceError
+from tests.taken import TakenStore
 
 INFO = ModelInfo("m", "none", "f", 3, 8, (4, 4), "fp32")
 RETRY = RetryPolicy()
@@ -39,35 +37,21 @@ ABOUT = WorkerInfo(WORKER, "h", 1, "cpu", models=[INFO], work=["embed_shard"], m
 EARLIER = WorkerInfo("e", "h", 2, "cpu", models=[INFO], work=["embed_shard"]).pack()  # as 0.1.0 says nothing of it
 
 
-class Sender:
-    """In place of Celery: the ids of the jobs that were published."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    def send_task(self, name: str, message: tuple[str, Lane, list[str]], **_: object) -> None:
-        self.sent += message[2]
-
-    def close(self) -> None: ...
-
-
 class Command:
     """A run of shards of ten rows, one if nothing else is said, and a worker whose deeds the test says."""
 
     def __init__(self, folder: Path, shards: int = 1, **options: Any) -> None:
         self.now, self.told = 1000.0, False
-        self.store, self.sender = Store(fakeredis.FakeRedis()), Sender()
+        self.store = TakenStore()
         self.output = Output(str(folder))
         source = Source("/s", "text", images=False, texts=True)
         plan = RunPlan("p", source, INFO, PlanOptions(**options), shards, 10 * shards, 1.0)
         write_plan(self.output, (Shard([Piece(b"a", 0, 10, 10)], 10) for _ in range(shards)), lambda *_: None)
-        sender: Any = self.sender
         self.runner = Runner(
             Settings(),
             self.output,
             plan,
             self.store,
-            sender,
             owner="me",
             should_stop=lambda: self.told,
             show=lambda _: None,
@@ -78,11 +62,11 @@ class Command:
     @property
     def job(self) -> Job:
         """The job that was published last."""
-        return self.store.execute(ops.view(self.sender.sent[-1])).job
+        return self.store.execute(ops.view(self.store.sent[-1])).job
 
     def claim(self, done: int = 0, failed: int = 0, about: bytes = ABOUT) -> str:
         """A worker takes the shard, and is so far."""
-        job_id, worker = self.sender.sent[-1], WorkerInfo.unpack(about).id
+        job_id, worker = self.store.sent[-1], WorkerInfo.unpack(about).id
         (claim,) = self.store.execute(ops.claim([job_id], worker, 3))
         assert claim.job is not None
         self.store.execute(ops.beat(worker, about, 60, [(job_id, done, failed)]))
@@ -110,10 +94,10 @@ def test_a_shard_whose_source_is_away_is_tried_again_after_a_pause(command: Comm
     assert command.runner.progress.away
     assert command.runner.progress.done == 0, "nothing of it is kept"
     command.runner.step()
-    assert len(command.sender.sent) == 1
+    assert len(command.store.sent) == 1
     command.now += RETRY.source_pause
     command.runner.step()
-    assert len(command.sender.sent) == 2
+    assert len(command.store.sent) == 2
     assert command.job.state is State.QUEUED
 
 
@@ -152,7 +136,7 @@ def test_a_shard_whose_workers_are_lost_is_submitted_three_times_and_then_lost(c
         command.fail(WorkerLost("gone"))
         command.runner.step()
     assert command.runner.outcome.lost == {0: "its worker was lost each of 9 times"}
-    assert len(command.sender.sent) == RETRY.submissions
+    assert len(command.store.sent) == RETRY.submissions
     assert not command.runner.step()
 
 
@@ -166,7 +150,7 @@ def test_a_shard_whose_job_is_cancelled_each_time_is_lost(command: Command) -> N
 def test_a_shard_that_the_store_has_lost_is_submitted_again(command: Command) -> None:
     command.store.client.flushall()
     command.runner.step()
-    assert len(command.sender.sent) == 2
+    assert len(command.store.sent) == 2
     assert command.job.state is State.QUEUED
 
 
@@ -229,7 +213,7 @@ def test_all_submitted_shards_are_looked_at_in_one_round_trip(tmp_path: Path, mo
         about = WorkerInfo(f"w{worker}", "h", worker, "cpu", models=[INFO], work=["embed_shard"])
         it.store.execute(ops.beat(about.id, about.pack(), 60, []))
     it.runner.step()
-    assert len(it.sender.sent) == 16
+    assert len(it.store.sent) == 16
     execute, trips = it.store.execute, []
     monkeypatch.setattr(it.store, "execute", lambda op: (trips.append(len(op.commands)), execute(op))[1])
     it.runner.step()
@@ -244,11 +228,11 @@ def test_a_shard_that_an_earlier_release_refused_is_given_to_another_worker(tmp_
     for turn in range(1, 3 * RETRY.submissions):  # however often it is quicker
         it.end(State.FAILED, JobResult(error=REFUSED.to_wire()), about=EARLIER)  # it has come a moment ago
         assert it.runner.step()
-        assert len(it.sender.sent) == turn
+        assert len(it.store.sent) == turn
         it.now += RETRY.other_worker
         it.store.execute(ops.beat(WORKER, ABOUT, 60, []))
         it.runner.step()
-        assert len(it.sender.sent) == turn + 1
+        assert len(it.store.sent) == turn + 1
     assert it.runner.progress.workers == 1, "those that can read the plan"
     it.end(State.FAILED, JobResult(error=REFUSED.to_wire()))
     assert not it.runner.step()
@@ -285,6 +269,9 @@ def test_a_listing_of_what_is_done_keeps_the_lease_and_hears_that_it_shall_stop(
     scandir, entries = os.scandir, 0
 
     def slow(path: str) -> Any:
+        if not str(path).startswith(str(tmp_path)):
+            return scandir(path)  # of the store's scripts
+
         @contextmanager
         def listed() -> Iterator[Any]:
             def each() -> Iterator[Any]:

@@ -188,7 +188,7 @@ def test_a_run_into_tables_is_resumed_reported_and_searched(tmp_path: Path, work
 
     def run(worker: Any) -> Any:
         more: Any = {"retry": RetryPolicy(), "show": ignore, "should_stop": lambda: False}
-        return run_plan(SETTINGS, output, the_plan, worker.store, worker, **more)
+        return run_plan(SETTINGS, output, the_plan, worker.store, **more)
 
     report = run(worker)
     assert (report.rows, report.failed, report.shards, report.complete) == (4, 1, 3, 3)

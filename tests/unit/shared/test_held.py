@@ -218,6 +218,52 @@ def test_lost_sums_and_buckets_never_make_a_debt(store: Store) -> None:
     assert store.client.zcard("cq:kept") == 0
 
 
+@pytest.mark.parametrize("deadline_in", [0.0, 1.0, 100.0], ids=["no deadline", "before", "after the record"])
+def test_an_answered_request_holds_nothing(store: Store, deadline_in: float) -> None:
+    job = Job(Kind.EMBED_TEXT, MODEL, 1, Lane.INTERACTIVE, owner="a", ttl=60_000, reply="r")
+    store.execute(submissions.accept([Submission(job, Inputs(["x"]), 100, deadline_in=deadline_in)]))
+    finish(store, job.id)
+    other = put(store, "b")
+    finish(store, other)
+    kept = sums(store)["b"]
+    store.execute(submissions.forget([job.id, job.id, "0" * 32]))
+    assert sums(store) == {"b": kept, "*": kept}
+    assert not store.client.keys(f"*{job.id}*")
+    reconcile(store, anew=True)
+    assert sums(store) == {"b": kept, "*": kept}
+    pass_time(store)
+    reconcile(store)
+    assert sums(store) == {}
+
+
+def test_what_was_swept_is_not_subtracted_again(store: Store) -> None:
+    job = Job(Kind.EMBED_TEXT, MODEL, 1, Lane.INTERACTIVE, owner="a", ttl=60_000, reply="r")
+    store.execute(submissions.accept([Submission(job, Inputs(["x"]), 100)]))
+    finish(store, job.id)
+    pass_time(store)
+    reconcile(store)
+    put(store, "a")
+    before = sums(store)
+    store.execute(submissions.forget([job.id]))
+    assert sums(store) == before
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.EXPIRED])
+def test_only_a_request_that_succeeded_is_forgotten(store: Store, state: State) -> None:
+    job = Job(Kind.EMBED_TEXT, MODEL, 1, Lane.INTERACTIVE, owner="a", ttl=60_000, reply="r")
+    listed = put(store, "a")  # nobody waits for its answer
+    store.execute(submissions.accept([Submission(job, Inputs(["x"]), 100)]))
+    store.execute(submissions.forget([job.id, listed]))  # it waits yet
+    claim(store, job.id)
+    store.execute(submissions.forget([job.id, listed]))
+    store.execute(ops.finish([Completion(job.id, state, JobResult(error={"code": "x"}), 0, 1)], "w"))
+    finish(store, listed)
+    before = sums(store)
+    store.execute(submissions.forget([job.id, listed]))
+    assert sums(store) == before
+    assert store.client.exists(f"cq:job:{job.id}", f"cq:job:{listed}") == 2
+
+
 # The limits
 
 

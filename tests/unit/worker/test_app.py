@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_queue.shared.broker import TASK
+from clip_queue.shared.messages import TASK
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.startup import CANNOT_WORK
 from clip_queue.worker.app import app, start

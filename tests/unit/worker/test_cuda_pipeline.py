@@ -237,7 +237,7 @@ def test_the_heartbeat_ends_a_worker_whose_device_hangs(
     gpu.stream.pause()
     executor = SimpleNamespace(engine=SimpleNamespace(batcher=batcher))
     settings = Settings().model_copy(update={"forward_timeout": 0.05})
-    heartbeat = Heartbeat(cast(Any, executor), settings, store=cast(Any, 1), sender=cast(Any, 1), fatal=end)
+    heartbeat = Heartbeat(cast(Any, executor), settings, store=cast(Any, 1), fatal=end)
     items = put(batcher, [Item(image, model.embed_images) for image in images(plain, 16)])
     wait_for(lambda: batcher.busy_for() > 0.05, WAIT)
     with pytest.raises(Ended) as ended:

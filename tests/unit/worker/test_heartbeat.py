@@ -12,7 +12,6 @@ import fakeredis
 import pytest
 
 from clip_queue.shared import ops, submissions
-from clip_queue.shared.broker import TASK
 from clip_queue.shared.errors import ClipError, Unavailable
 from clip_queue.shared.job import Inputs, Job, Kind, State
 from clip_queue.shared.lane import Lane
@@ -24,6 +23,7 @@ from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.heartbeat import Heartbeat
 from clip_queue.worker.inference.engine import InferenceEngine
 from tests.harness import wait_for
+from tests.taken import read
 from tests.unit.worker.models import LOAD, MODEL, Model
 
 WORKER = "w"
@@ -39,20 +39,6 @@ class BreakableStore(Store):
         if self.error:
             raise self.error
         return super().execute(op)
-
-
-class Sender:
-    """Keeps the messages that it is given, or fails."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, tuple[Any, ...], str]] = []
-        self.error: Exception | None = None
-
-    def send_task(self, task: str, arguments: tuple[Any, ...], *, queue: str, retry: bool) -> None:
-        assert not retry
-        if self.error:
-            raise self.error
-        self.sent.append((task, arguments, queue))
 
 
 class Recipient:
@@ -84,7 +70,6 @@ class Parts:
     store: BreakableStore
     executor: JobExecutor
     model: Model
-    sender: Sender = field(default_factory=Sender)
     clock: float = 1000.0
     fatal: list[BaseException] = field(default_factory=list)
 
@@ -93,7 +78,6 @@ class Parts:
             self.executor,
             SETTINGS,
             store=self.store,
-            sender=self.sender,  # type: ignore[arg-type]
             interval=0.01,
             now=lambda: self.clock,
             fatal=self.fatal.append,
@@ -101,8 +85,13 @@ class Parts:
 
     def accept(self, lane: Lane = Lane.INTERACTIVE) -> str:
         job = Job(Kind.EMBED_TEXT, MODEL, 3, lane, ttl=60_000)
-        self.store.execute(submissions.accept([submissions.Submission(job, Inputs(["a", "b", "c"]), 1000)]))
+        submission = submissions.Submission(job, Inputs(["a", "b", "c"]), 1000)
+        self.store.execute(submissions.accept([submission], publish=False))
         return job.id
+
+    def sent(self) -> list[tuple[str, str, list[str]]]:
+        """The messages that wait."""
+        return [read(data) for key in self.store.client.keys("clip.*") for data in self.store.client.lrange(key, 0, -1)]
 
     def look(self, job_id: str) -> Job:
         return self.store.execute(ops.view(job_id)).job
@@ -233,28 +222,11 @@ def test_a_job_without_a_message_is_sent_again_but_not_in_the_grace_period(
     job, queue = parts.accept(), f"clip.{MODEL}.interactive"
     lose_message(parts, job)
     parts.heartbeat.step()
-    assert parts.sender.sent == []
+    assert parts.sent() == []
     end_grace_period()
     parts.heartbeat.step()
-    assert parts.sender.sent == [(TASK, (MODEL, Lane.INTERACTIVE, [job]), queue)]
+    assert parts.sent() == [(MODEL, Lane.INTERACTIVE, [job])]
     assert f"sending 1 job(s) of {queue} again" in caplog.text
-
-
-def test_a_message_that_cannot_be_sent_is_tried_again_in_a_later_pass(
-    parts: Parts, caplog: pytest.LogCaptureFixture
-) -> None:
-    job = parts.accept()
-    lose_message(parts, job)
-    parts.sender.error = OSError("redis://:secret@host")
-    end_grace_period()
-    parts.heartbeat.step()
-    assert "could not send again: OSError" in caplog.text
-    assert "secret" not in caplog.text
-    parts.sender.error = None
-    lose_message(parts, job)
-    parts.store.client.delete("cq:reconciler")  # another turn
-    parts.heartbeat.step()
-    assert len(parts.sender.sent) == 1
 
 
 def test_after_an_outage_of_the_store_the_grace_period_begins_again(parts: Parts) -> None:

@@ -42,7 +42,7 @@ SPOILT = {
     "no lane": (without("lane"), "no field 'lane'"),
     "no size and no time to live": (lambda p, j: p.store.client.hdel(f"cq:job:{j}", "kind", "size", "ttl"), "'kind'"),
     "a word for a number": (record(total="many"), "cannot be read"),
-    "no JSON": (record(timings="{"), "cannot be read"),
+    "no JSON": (record(refused="{"), "cannot be read"),
     "JSON of another type": (record(refused="{}"), "'refused' is dict"),
     "no msgpack": (inputs(b"\xc1\xc1"), "msgpack cannot be read"),
     "half of it": (inputs(msgpack.packb({"items": ["abcdef"]})[:-3]), "msgpack cannot be read"),

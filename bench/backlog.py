@@ -1,0 +1,130 @@
+"""A long queue of jobs of one text against a short one: how fast it is drained, and what a job costs Redis.
+
+``python -m bench.backlog [JOBS …]``: by default 2,000, 80,000 and 1,000,000 jobs, which takes 2 GB of memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+
+from bench.common import ROUNDS, Row, console, served, show, worker_of
+from clip_queue.shared import submissions
+from clip_queue.shared.errors import ClipError
+from clip_queue.shared.job import Inputs, Job, Kind
+from clip_queue.shared.lane import Lane
+from clip_queue.shared.messages import MESSAGE
+from clip_queue.shared.store import Store
+from clip_queue.shared.submissions import Submission
+
+MODEL = "emoji-mini"
+JOBS = (2_000, 80_000, 1_000_000)
+WINDOW = 15_000  # jobs of a measurement; a queue that is shorter is filled again
+SETTLE = 3.0  # seconds that the worker works before a long queue is measured
+MEMORY = 8 * 2**30  # Valkey's maxmemory, bytes
+WAIT = 600.0  # seconds that anything may take
+
+
+@dataclass
+class Drained:
+    jobs: int = 0
+    seconds: float = 0.0
+    cpu: float = 0.0  # Redis's, seconds
+
+
+@dataclass
+class Side:
+    """A length of the queue, and what was measured with it, round by round."""
+
+    length: int
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+
+def main(lengths: list[int] | None = None) -> None:
+    sides = [Side(length) for length in lengths or JOBS]
+    with (
+        served(MODEL, valkey_maxmemory=MEMORY) as stack,
+        contextlib.closing(Store.connect(stack.settings)) as store,
+    ):
+        worker = worker_of(stack).pid
+        drain(store, worker, sides[0].length)  # what is made once
+        for _ in range(ROUNDS):
+            for side in sides:
+                found = Drained()
+                while found.jobs < WINDOW:
+                    measure(store, worker, side.length, found)
+                side.rates.append(found.jobs / found.seconds)
+                side.costs.append(1000 * found.cpu / found.jobs)
+                console.print(f"{side.length:,} jobs: {side.rates[-1]:.0f} jobs/s, Redis {side.costs[-1]:.3f} ms a job")
+    first = sides[0]
+    rows = []
+    for side in sides:
+        ratios = [rate / other for rate, other in zip(side.rates, first.rates, strict=True)]
+        rows += [
+            Row(f"{side.length:,} jobs", side.rates, "jobs/s"),
+            Row("÷ the shortest", ratios, "", "0.9"),
+            Row("Redis CPU a job", side.costs, "ms"),
+        ]
+    show(f"jobs of one text that wait in the background, {MODEL}", rows)
+
+
+def drain(store: Store, worker: int, length: int) -> None:
+    measure(store, worker, length, Drained())
+
+
+def measure(store: Store, worker: int, length: int, found: Drained) -> None:
+    """Fill the queue while the worker is stopped, and measure how fast it takes from it: all, or as many as
+    :data:`WINDOW`."""
+    store.client.config_set("auto-aof-rewrite-percentage", 0)  # a rewrite would take a core at a time of its own choice
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        fill(store, length)
+        began, ended, cpu = time.perf_counter(), done(store), used(store)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    wanted = ended + length
+    if length > WINDOW:
+        time.sleep(SETTLE)
+        began, ended, cpu = time.perf_counter(), done(store), used(store)
+        wanted = ended + WINDOW
+    until = time.monotonic() + WAIT
+    while (now := done(store)) < wanted:
+        assert time.monotonic() < until, f"{wanted - now} jobs have not ended within {WAIT:g} s"
+        time.sleep(0.02)
+    found.jobs += now - ended
+    found.seconds += time.perf_counter() - began
+    found.cpu += used(store) - cpu
+    store.client.flushall()
+
+
+def fill(store: Store, jobs: int) -> None:
+    for first in range(0, jobs, MESSAGE):
+        some = [
+            Submission(
+                Job(Kind.EMBED_TEXT, MODEL, 1, Lane.BACKGROUND, owner="open", ttl=60_000),
+                Inputs([f"a photo of thing {first + number} on a table"]),
+                limit=2 * jobs,
+            )
+            for number in range(min(MESSAGE, jobs - first))
+        ]
+        refused = [each for each in store.execute(submissions.accept(some)) if isinstance(each, ClipError)]
+        assert not refused, refused[0]
+
+
+def done(store: Store) -> int:
+    return int(store.client.hget("cq:totals", f"succeeded:{Lane.BACKGROUND}:{MODEL}") or 0)
+
+
+def used(store: Store) -> float:
+    """Seconds of CPU that the server has used."""
+    cpu = store.client.info("cpu")
+    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+
+if __name__ == "__main__":
+    main([int(each) for each in sys.argv[1:]])
