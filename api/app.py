@@ -22,9 +22,12 @@ from clip_queue.api import (
     metrics,
     openai_embeddings,
     openapi,
+    page,
     plain_routes,
+    recent,
     search,
     search_processes,
+    status,
     weaviate,
 )
 from clip_queue.api.application import Application
@@ -68,11 +71,14 @@ def create_app(
         app.state.readiness = health.Readiness(client)
         await client.check_server()
         client.start()
+        app.state.recent = recent.Recent(client, app.state.metrics)
+        app.state.recent.start()
         on_ready()
         try:
             yield
         finally:
             await app.state.searches.close()
+            await app.state.recent.close()
             await client.close()
             await asyncio.to_thread(tracing.stop)
 
@@ -96,10 +102,12 @@ def create_app(
     app.add_middleware(metrics.Measured, metrics=app.state.metrics)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
-    for module in (clip, *wires, jobs, search, health, metrics, compat):
+    for module in (clip, *wires, jobs, search, health, metrics, status, compat):
         app.include_router(module.router)
     plain_routes.install(app, clip.router)
     docs_page.install(app)
+    if settings.page:
+        page.install(app)
     openapi.complete(app, settings)
     return app
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from clip_queue.api import page
 from clip_queue.api.clip import respond
 from clip_queue.api.job_client import JobClient
 from clip_queue.shared.models import PREFIX
@@ -42,9 +43,17 @@ class Models(BaseModel):
     models: list[Model]
 
 
-@router.get("/", response_model=Server)
-async def root() -> Response:
-    return respond({"name": "clip-queue", "version": __version__, "docs": "/docs"})
+@router.get(
+    "/",
+    response_model=Server,
+    responses={200: {"content": {"text/html": {}}, "description": "What this is; for browsers, the page."}},
+)
+async def root(request: Request) -> Response:
+    """What this is. Who accepts `text/html`, as browsers do, gets the page, if the setting `page` is on."""
+    vary = {"Vary": "Accept"}
+    if found := page.wanted(request):
+        return found.answer(request, vary)
+    return respond({"name": "clip-queue", "version": __version__, "docs": "/docs"}, vary)
 
 
 @router.get("/info", response_model=Server)

@@ -54,6 +54,11 @@ class Readiness:
         self._checked = -math.inf
         self._problem: str | None = "not checked yet"
 
+    @property
+    def latest(self) -> str | None:
+        """What :meth:`problem` has said last."""
+        return self._problem
+
     async def problem(self) -> str | None:
         """The reason why the service is not ready, or None if it is. Concurrent callers share one check."""
         async with self._lock:

@@ -11,7 +11,7 @@ from clip_queue.shared.settings import Settings
 
 _SCHEMAS: dict[str, Any] = {}  # the schemas that the documented bodies refer to, by name
 
-KEYED = ("CLIP", "Embeddings", "Jobs", "Search", "Weaviate")  # tags of the routes that ask for a key
+KEYED = ("CLIP", "Embeddings", "Jobs", "Weaviate", "Search", "Status")  # tags of the routes that ask for a key
 KEYS = {
     "key in the query": {"type": "apiKey", "in": "query", "name": "api_key"},
     "key in the header": {"type": "http", "scheme": "bearer"},

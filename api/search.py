@@ -102,9 +102,11 @@ def searches_of(request: Request) -> Searches:
     return found
 
 
-async def summaries(request: Request) -> list[dict[str, Any]]:
-    """The outputs that can be searched, for who asks: ``name``, ``model``, ``rows`` and what is wrong. Never fails."""
-    found = await searches_of(request).list()
+async def summaries(request: Request, *, patience: float | None = None) -> list[dict[str, Any]]:
+    """The outputs that can be searched, for who asks: ``name``, ``model``, ``rows`` and what is wrong. Never fails.
+    ``patience``: seconds after which it is told what was known before."""
+    searches = searches_of(request)
+    found = await (searches.list() if patience is None else searches.glance(patience))
     return [
         {
             **{key: each[key] for key in ("name", "model", "among", "rows")},

@@ -36,6 +36,7 @@ LIST_AGE = 2.0  # seconds that the list of outputs is used again
 SECRETS = ("api_keys", "redis_url")  # settings that a process does not need
 
 Answer = tuple[dict[str, Any], bytes]
+Listed = list[dict[str, Any]]
 
 
 class Searches:
@@ -51,6 +52,7 @@ class Searches:
             self._idle.put_nowait(process)
         self._listed: list[dict[str, Any]] = []
         self._listed_at = -float("inf")
+        self._look: asyncio.Task[list[dict[str, Any]]] | None = None
 
     def check(self, name: str) -> None:
         """Raise :class:`UnknownSearch` if there is no such search."""
@@ -65,9 +67,20 @@ class Searches:
                 answer, _ = await self.ask("list")
                 self._listed, self._listed_at = answer["searches"], time.monotonic()
             except ClipError as error:
-                unknown = {"model": None, "fingerprint": None, "rows": 0, "among": None, "problem": error.message}
-                return self._listed or [{"name": name, **unknown} for name in self.names]
+                return self._last(error.message)
         return self._listed
+
+    async def glance(self, patience: float) -> Listed:
+        """:meth:`list` for who cannot wait: after ``patience`` seconds what it said last. There is one look at a time,
+        so that who looks often takes no place from those who search."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self.list(), name="look at the searches")
+        done, _ = await asyncio.wait({self._look}, timeout=patience)
+        return self._look.result() if done else self._last("It is being opened.")
+
+    def _last(self, problem: str) -> Listed:
+        unknown = {"model": None, "fingerprint": None, "rows": 0, "among": None, "problem": problem}
+        return self._listed or [{"name": name, **unknown} for name in self.names]
 
     async def ask(self, what: str, **arguments: Any) -> Answer:
         """What a process answers: a dictionary, and bytes.
@@ -101,6 +114,9 @@ class Searches:
 
     async def close(self) -> None:
         """End the processes."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait({self._look}, timeout=END_TIMEOUT)
         for process in self._processes:
             await process.close()
 

@@ -105,6 +105,8 @@ def print_overview(console: Console, stack: EmbeddedStack, seconds: float) -> No
         pid = f" [dim]pid {pids[process]}[/]" if process in pids else ""
         print_line(console, f"  [bold]{name:<9}[/] {escape(text)}{pid}")
     print_line(console, f"[green]ready in {seconds:.1f} s[/]")
+    if settings.page:
+        print_line(console, f"  [bold]open[/]      {url}/")
     print_line(console, f"  [bold]docs[/]      {url}/docs")
     print_line(console, f"  [bold]logs[/]      {escape(str(stack.logs))}")
     print_line(console, f"  [bold]try[/]       {escape(first_request(url, keyed=bool(settings.api_keys)))}")

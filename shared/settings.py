@@ -193,6 +193,9 @@ class Settings(BaseSettings):
     )
 
     # For those who run it
+    page: bool = Field(
+        True, description="Whether `GET /` shows browsers the page ([page.md](page.md)); JSON otherwise."
+    )
     metrics: Literal["key", "open", "off"] = Field(
         "key",
         description="Who may read `GET /metrics`: `key`: whoever may use the service; `open`: anyone who can connect; "

@@ -27,7 +27,9 @@ class WorkerInfo:
     that it has handlers for, ``manifests`` the last version of manifests that it reads: 0.1 does not say it, and reads
     the first. ``stages`` are its histograms (:mod:`clip_queue.shared.stages`), ``cache_hits`` and ``cache_misses``
     texts that its cache had and had not. ``started`` is only written for processes of release 0.1, which cannot read a
-    worker without it. ``gpu``: what its card says, see :meth:`clip_queue.worker.inference.gpu.Gpu.usage`.
+    worker without it, and knows no more fields of a model: so ``logit_scales`` stand here, by name: what a model was
+    trained to multiply cosines with before a softmax. ``gpu``: what its card says, see
+    :meth:`clip_queue.worker.inference.gpu.Gpu.usage`.
     """
 
     id: str
@@ -46,6 +48,7 @@ class WorkerInfo:
     cache_misses: int = 0
     manifests: int = 1
     gpu: dict[str, float] = field(default_factory=dict)
+    logit_scales: dict[str, float] = field(default_factory=dict)
 
     def pack(self) -> bytes:
         packed: bytes = msgpack.packb(asdict(self))

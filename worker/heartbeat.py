@@ -164,6 +164,11 @@ class Heartbeat:
             cache_misses=self._executor.engine.text_cache.misses,
             manifests=MANIFESTS,
             gpu=self._executor.engine.gpu.usage(),
+            logit_scales={
+                name: model.logit_scale
+                for name, model in self._executor.engine.models.items()
+                if model.logit_scale is not None
+            },
         )
 
     def _measure_rate(self) -> None:

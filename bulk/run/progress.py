@@ -28,6 +28,7 @@ class Progress:
     away: bool = False  # the source does not answer, and the run waits for it
     busy: float | None = None  # share of the time that workers spent in forward passes
     underway: list[tuple[int, int]] = field(default_factory=list)  # done and failed of the shards that run
+    reasons: dict[str, int] = field(default_factory=dict)  # rows that failed in complete shards, by code
     now: Callable[[], float] = time.monotonic  # the clock
     _done: int = 0
     _failed: int = 0
@@ -52,6 +53,8 @@ class Progress:
         self._done += marker["rows"]
         self._failed += marker["failed"]
         self._weighed += weight
+        for code, about in marker.get("errors", {}).items():
+            self.reasons[code] = self.reasons.get(code, 0) + about["rows"]
 
     @property
     def done(self) -> int:
@@ -116,6 +119,7 @@ class Progress:
             "rows_per_s": round(rate, 1),
             "eta_s": round(left / rate) if rate and left is not None else None,
             "busy": None if self.busy is None else round(self.busy, 3),
+            "reasons": dict(self.reasons),
             "source_away": self.away,
             "workers": self.workers,
             "device": self.device,

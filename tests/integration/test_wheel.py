@@ -110,10 +110,10 @@ def test_it_owns_one_import_name_and_has_what_it_needs(wheel: Path) -> None:
     assert parts == {"__init__.py", "version.py", "py.typed", *FOLDERS}
     data = [
         path.relative_to(ROOT)
-        for pattern in ("shared/lua/*.lua", "worker/checkpoints/*/*", "cli/samples/*")
+        for pattern in ("shared/lua/*.lua", "worker/checkpoints/*/*", "cli/samples/*", "api/static/*")
         for path in ROOT.glob(pattern)
     ]
-    assert len(data) > 20
+    assert len(data) > 30
     assert {f"clip_queue/{path}" for path in data} <= names
     assert {f"clip_queue-{__version__}.dist-info/licenses/{name}" for name in ("LICENSE", "NOTICE")} <= names
     code = {path.relative_to(ROOT) for name in FOLDERS for path in (ROOT / name).rglob("*.py")}
@@ -203,6 +203,9 @@ def test_it_serves(up: str) -> None:
     answer = httpx.post(f"{up}/clip/embed_text", json={"text": ["red heart", "dog"]}, timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text
     assert np.array(answer.json()["embeddings"]).shape == (2, 128)
+    page = httpx.get(f"{up}/", headers={"Accept": "text/html"}, timeout=10, trust_env=False)
+    assert "clip-queue</title>" in page.text
+    assert httpx.get(f"{up}/page/try.js", timeout=10, trust_env=False).status_code == 200
     assert httpx.get(f"{up}/info", timeout=10, trust_env=False).json()["version"] == __version__
 
 

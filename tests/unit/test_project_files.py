@@ -36,7 +36,7 @@ PAGES = (
     *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md")),
     *("deploy/kubernetes/clip-queue/README.md", "deploy/systemd/README.md"),
 )
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?:\[[^\]]*\]\(|<img src=\")([^)\"\s]+)[)\"]")
 MODULE = re.compile(r"(?<![\w/.@:-])clip_queue(?:\.\w+)+")
 EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (?:\S*/)?make ([a-z-]+)", re.MULTILINE)

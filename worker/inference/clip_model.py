@@ -59,7 +59,8 @@ class ClipModel:
 
     Many threads may use :attr:`preprocess`, :attr:`tokenizer`, :meth:`stack` and :meth:`padded`. Only one thread may
     use the rest.
-    :attr:`image_size` is (height, width) in pixels; :attr:`draft` is the ``draft`` that
+    :attr:`image_size` is (height, width) in pixels; :attr:`logit_scale` is None where the architecture has none;
+    :attr:`draft` is the ``draft`` that
     :func:`clip_queue.worker.inference.decode.decode` gets for this model.
     """
 
@@ -79,6 +80,7 @@ class ClipModel:
         except Exception as error:  # open_clip, torch and the hub raise errors of many kinds
             why = reason(spec, error)
             raise CannotWork(f"CLIP_QUEUE_MODELS: {spec.name}={spec.source} cannot be loaded: {why}") from error
+        self.logit_scale = logit_scale(model)  # before it is rounded to the precision
         self._model = model.eval().requires_grad_(False)
         self.config = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
         self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
@@ -238,6 +240,12 @@ def pick_precision(name: str, device: torch.device) -> str:
 def context_length(model: Any) -> int:
     """The most tokens of a text that a model takes."""
     return int(getattr(model, "context_length", None) or model.text.context_length)
+
+
+def logit_scale(model: Any) -> float | None:
+    """What the model was trained to multiply cosines with, where its architecture says so."""
+    scale = getattr(model, "logit_scale", None)
+    return None if scale is None else round(float(scale.detach().exp()), 4)
 
 
 def architecture(name: str) -> Any:

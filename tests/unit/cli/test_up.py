@@ -83,6 +83,7 @@ def test_the_overview_says_what_runs_where_and_how_to_stop_it() -> None:
     assert "  valkey    on 127.0.0.1, append-only file in /data/valkey pid 1" in text
     assert "  worker-1  serves emoji-mini pid 2" in text
     assert "  api       http://127.0.0.1:9001 pid 3" in text
+    assert "  open      http://127.0.0.1:9001/\n" in text
     assert "  docs      http://127.0.0.1:9001/docs" in text
     assert "  logs      /data/logs" in text
     assert "  try       curl -s http://127.0.0.1:9001/clip/compare" in text

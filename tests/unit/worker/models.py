@@ -23,7 +23,7 @@ class Model:
     While :attr:`gate` is cleared, no forward pass ends. :attr:`batches` keeps the lengths of the texts of each pass.
     """
 
-    fingerprint, precision, draft = "f", "fp32", 0
+    fingerprint, precision, draft, logit_scale = "f", "fp32", 0, 20.0
     device = SimpleNamespace(type="none")
     info = ModelInfo(MODEL, "none", fingerprint, 1, 77, (2, 2), precision)
 

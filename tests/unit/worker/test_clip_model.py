@@ -47,6 +47,12 @@ def test_a_model_tells_what_it_is(emoji: ClipModel) -> None:
     assert int(info.fingerprint, 16) >= 0
 
 
+def test_the_logit_scale_is_that_of_training_whatever_the_precision(emoji: ClipModel) -> None:
+    assert emoji.logit_scale == pytest.approx(25.2422, abs=1e-3)
+    rounded = ClipModel(CATALOGUE["emoji-mini"], Settings(device="cpu", precision="bf16"))
+    assert rounded.logit_scale == emoji.logit_scale
+
+
 def test_images_are_embedded_alone_as_in_a_batch(emoji: ClipModel) -> None:
     images = pixels(3, emoji.image_size)
     together = emoji.embed_images(images).result()

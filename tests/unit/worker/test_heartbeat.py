@@ -115,6 +115,7 @@ def test_a_step_registers_the_worker_with_its_models(parts: Parts) -> None:
     (live,) = parts.live()
     assert (live.id, live.device, live.work) == (WORKER, "cpu", [])
     assert [model.name for model in live.models] == [MODEL]
+    assert live.logit_scales == {MODEL: 20.0}
     assert parts.fatal == []
 
 
