@@ -19,6 +19,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import Matrix, Pixels, Tokens
 from clip_queue.worker.inference import preprocess
+from clip_queue.worker.inference.blocks import fold_quick_gelu, lighten
 from clip_queue.worker.inference.libraries import PreprocessCfg, open_clip
 from clip_queue.worker.inference.text import TextTower, Tokenizer
 
@@ -87,6 +88,7 @@ class ClipModel:
         self.draft = round(settings.jpeg_draft * max(size))
         how = [self.precision, *([self.draft] if self.draft else []), *(["fast"] if self.resize == "fast" else [])]
         self.fingerprint = fingerprint(model, architecture(name), config, how)
+        fold_quick_gelu(self._model)
         self._model.to(device=self.device, dtype=self._dtype)
         channels_last = self.device.type == "cpu" or self._dtype != torch.float32
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -95,6 +97,7 @@ class ClipModel:
         self._std = (torch.tensor(config.std).view(1, 3, 1, 1) * 255).to(self.device)
         self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
         self.text_tower = TextTower(self._model)
+        lighten(self._model.visual)
         self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
         self.info = ModelInfo(
             name=spec.name,

@@ -82,7 +82,7 @@ with _lean():
     import open_clip
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transform import PreprocessCfg, image_transform_v2
-    from open_clip.transformer import text_global_pool
+    from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer, text_global_pool
     from torchvision.transforms import CenterCrop, Resize
     from torchvision.transforms.v2 import functional
 
@@ -91,9 +91,13 @@ if importlib.import_module("open_clip.timm_model").timm is None:
 
 __all__ = [
     "CenterCrop",
+    "LayerNorm",
     "PreprocessCfg",
+    "QuickGELU",
+    "ResidualAttentionBlock",
     "Resize",
     "SimpleTokenizer",
+    "VisionTransformer",
     "functional",
     "image_transform_v2",
     "open_clip",

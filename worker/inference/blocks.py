@@ -1,0 +1,178 @@
+"""The transformer of open_clip's towers in fewer and larger operations: the same weights, the same arithmetic.
+
+open_clip calls some forty modules and operations a block, and oneDNN brings each weight into its own order at every
+call. Here a block is ten operations; on a CPU the weights lie in oneDNN's order from the start, and activation and
+residual are added by the operation that multiplies. Of the last block only the place is computed that the tower pools.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clip_queue.worker.inference.libraries import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer
+
+QUICK = 1.702  # QuickGELU is x · sigmoid(1.702 x)
+SMALL = 1 << 18  # numbers in an fp32 weight below which torch's own order is as quick
+
+
+def fold_quick_gelu(model: nn.Module) -> None:
+    """Make QuickGELU one operation for three: it is silu(1.702 x) / 1.702, and the factors go into the weights around.
+
+    Call it before the weights are rounded.
+    """
+    for block in model.modules():
+        if isinstance(block, ResidualAttentionBlock) and type(block.mlp.gelu) is QuickGELU:
+            for parameter in block.mlp.c_fc.parameters():
+                parameter.mul_(QUICK)
+            block.mlp.c_proj.weight.div_(QUICK)
+            block.mlp.gelu = nn.SiLU()
+
+
+def lighten(tower: nn.Module) -> None:
+    """Give an image tower such blocks, if it is a transformer that pools its first place."""
+    if type(tower) is VisionTransformer and tower.attn_pool is None and tower.pool_type == "tok":
+        tower.transformer = Blocks.of(tower.transformer) or tower.transformer
+
+
+class Blocks(nn.Module):
+    """In the place of a tower's ``Transformer``: (n, length, width) to (n, 1, width), the place that is pooled.
+
+    It keeps what it needs of the blocks' weights; the blocks themselves can go.
+    """
+
+    @staticmethod
+    def of(transformer: Any) -> Blocks | None:
+        """The blocks of a transformer on its device, at its precision; None if they are not all of the plain kind."""
+        blocks = getattr(transformer, "resblocks", ())
+        if not blocks or not getattr(transformer, "batch_first", False) or not all(map(_plain, blocks)):
+            return None
+        return Blocks([_Block(block) for block in blocks[:-1]], _LastBlock(blocks[-1]))
+
+    def __init__(self, blocks: list[_Block], last: _LastBlock) -> None:
+        super().__init__()
+        self._blocks, self._last = blocks, last
+
+    def forward(self, x: torch.Tensor, at: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute what (n, length, width) becomes at one place of each row.
+
+        Args:
+            at: the places (n,), of a tower whose places see those before them; None: the first place, which sees all.
+        """
+        n, length, width = x.shape
+        flat = x.reshape(n * length, width)
+        for block in self._blocks:
+            flat = block(flat, n, at is not None)
+        return self._last(flat, n, at)[:, None]
+
+
+def _plain(block: Any) -> bool:
+    """Whether all that happens in a block is what is done here."""
+    if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
+        return False
+    attention = block.attn
+    return (
+        type(attention) is nn.MultiheadAttention
+        and attention.batch_first
+        and attention._qkv_same_embed_dim
+        and attention.in_proj_bias is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and all(type(norm) in (LayerNorm, nn.LayerNorm) for norm in (block.ln_1, block.ln_2))
+        and all(type(scale) is nn.Identity for scale in (block.ls_1, block.ls_2))
+        and type(block.mlp.c_fc) is type(block.mlp.c_proj) is nn.Linear
+    )
+
+
+class _Linear:
+    """A linear layer, with an activation behind it or a residual added to it."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None) -> None:
+        self._weight, self._bias, self._activation = weight, bias, activation
+        self._packed, self._attribute = None, "none"
+        bf16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        large = weight.dtype == torch.float32 and weight.numel() >= SMALL
+        if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and (bf16 or large):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+            self._attribute = _attribute(activation)
+            if self._attribute != "none":
+                self._activation = None
+            self._weight = weight.new_empty(0)  # the packed one is enough
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._packed is None:
+            y = F.linear(x, self._weight, self._bias)
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, self._attribute, [], "none")
+        return y if self._activation is None else self._activation(y)
+
+    def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The residual and the layer's output, in a tensor of its own."""
+        if self._packed is None:
+            return F.linear(x, self._weight, self._bias).add_(residual)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, self._bias, "add")
+
+
+def _attribute(activation: nn.Module | None) -> str:
+    """oneDNN's name of an activation; ``none`` if it has it not."""
+    if type(activation) is nn.SiLU:
+        return "swish"
+    return "gelu" if type(activation) is nn.GELU and activation.approximate == "none" else "none"
+
+
+class _Block:
+    def __init__(self, block: Any) -> None:
+        attention = block.attn
+        self.heads: int = attention.num_heads
+        self.norm_1, self.norm_2 = _Norm(block.ln_1), _Norm(block.ln_2)
+        self.out = _Linear(attention.out_proj.weight, attention.out_proj.bias)
+        self.up = _Linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu)
+        self.down = _Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
+        self._of_input(attention)
+
+    def _of_input(self, attention: nn.MultiheadAttention) -> None:
+        self.qkv = _Linear(attention.in_proj_weight, attention.in_proj_bias)
+
+    def __call__(self, x: torch.Tensor, n: int, causal: bool) -> torch.Tensor:
+        q, k, v = self.split(self.qkv(self.norm_1(x)), n, 3)
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.rest(x, seen.transpose(1, 2).reshape(x.shape))
+
+    def split(self, x: torch.Tensor, n: int, parts: int) -> tuple[torch.Tensor, ...]:
+        """So many parts, each (n, heads, length, width of a head)."""
+        return x.view(n, len(x) // n, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def rest(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        x = self.out.added_to(x, seen)
+        return self.down.added_to(x, self.up(self.norm_2(x)))
+
+
+class _LastBlock(_Block):
+    def _of_input(self, attention: nn.MultiheadAttention) -> None:
+        width = attention.embed_dim
+        self.q = _Linear(attention.in_proj_weight[:width], attention.in_proj_bias[:width])
+        self.kv = _Linear(attention.in_proj_weight[width:], attention.in_proj_bias[width:])
+
+    def __call__(self, x: torch.Tensor, n: int, at: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
+        length = len(x) // n
+        y = self.norm_1(x)
+        k, v = self.split(self.kv(y), n, 2)
+        if at is None:
+            pick, mask = slice(None, None, length), None
+        else:
+            pick = torch.arange(0, n * length, length, device=at.device) + at
+            mask = (torch.arange(length, device=at.device) <= at[:, None])[:, None, None]
+        (q,) = self.split(self.q(y[pick]), n, 1)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.rest(x[pick], seen.reshape(n, -1))
+
+
+class _Norm:
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        self._how = (norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, *self._how)
