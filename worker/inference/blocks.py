@@ -1,8 +1,7 @@
 """The transformer of open_clip's towers in fewer and larger operations: the same weights, the same arithmetic.
 
-open_clip calls some forty modules and operations a block, and oneDNN brings each weight into its own order at every
-call. Here a block is ten operations; on a CPU the weights lie in oneDNN's order from the start, and activation and
-residual are added by the operation that multiplies. Of the last block only the place is computed that the tower pools.
+open_clip calls some forty modules and operations a block; here it is a dozen, and what multiplies also adds the
+residual and applies the activation, where it can. Of the last block only the place is computed that the tower pools.
 """
 
 from __future__ import annotations
@@ -10,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
-from clip_queue.worker.inference.libraries import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer
+from clip_queue.worker.inference.libraries import LayerNorm, QuickGELU, ResidualAttentionBlock
+from clip_queue.worker.inference.linear import Linear
 
 QUICK = 1.702  # QuickGELU is x · sigmoid(1.702 x)
-SMALL = 1 << 18  # numbers in an fp32 weight below which torch's own order is as quick
 
 
 def fold_quick_gelu(model: nn.Module) -> None:
@@ -32,12 +31,6 @@ def fold_quick_gelu(model: nn.Module) -> None:
             block.mlp.gelu = nn.SiLU()
 
 
-def lighten(tower: nn.Module) -> None:
-    """Give an image tower such blocks, if it is a transformer that pools its first place."""
-    if type(tower) is VisionTransformer and tower.attn_pool is None and tower.pool_type == "tok":
-        tower.transformer = Blocks.of(tower.transformer) or tower.transformer
-
-
 class Blocks(nn.Module):
     """In the place of a tower's ``Transformer``: (n, length, width) to (n, 1, width), the place that is pooled.
 
@@ -48,7 +41,7 @@ class Blocks(nn.Module):
     def of(transformer: Any) -> Blocks | None:
         """The blocks of a transformer on its device, at its precision; None if they are not all of the plain kind."""
         blocks = getattr(transformer, "resblocks", ())
-        if not blocks or not getattr(transformer, "batch_first", False) or not all(map(_plain, blocks)):
+        if not blocks or not all(map(_plain, blocks)):
             return None
         return Blocks([_Block(block) for block in blocks[:-1]], _LastBlock(blocks[-1]))
 
@@ -74,11 +67,11 @@ def _plain(block: Any) -> bool:
     if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         return False
     attention = block.attn
-    return (
+    return bool(
         type(attention) is nn.MultiheadAttention
         and attention.batch_first
         and attention._qkv_same_embed_dim
-        and attention.in_proj_bias is not None
+        and attention.in_proj_bias is not None  # type: ignore[redundant-expr]
         and attention.bias_k is None
         and not attention.add_zero_attn
         and all(type(norm) in (LayerNorm, nn.LayerNorm) for norm in (block.ln_1, block.ln_2))
@@ -87,58 +80,22 @@ def _plain(block: Any) -> bool:
     )
 
 
-class _Linear:
-    """A linear layer, with an activation behind it or a residual added to it."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None) -> None:
-        self._weight, self._bias, self._activation = weight, bias, activation
-        self._packed, self._attribute = None, "none"
-        bf16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        large = weight.dtype == torch.float32 and weight.numel() >= SMALL
-        if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and (bf16 or large):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
-            self._attribute = _attribute(activation)
-            if self._attribute != "none":
-                self._activation = None
-            self._weight = weight.new_empty(0)  # the packed one is enough
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self._packed is None:
-            y = F.linear(x, self._weight, self._bias)
-        else:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, self._attribute, [], "none")
-        return y if self._activation is None else self._activation(y)
-
-    def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The residual and the layer's output, in a tensor of its own."""
-        if self._packed is None:
-            return F.linear(x, self._weight, self._bias).add_(residual)
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, self._bias, "add")
-
-
-def _attribute(activation: nn.Module | None) -> str:
-    """oneDNN's name of an activation; ``none`` if it has it not."""
-    if type(activation) is nn.SiLU:
-        return "swish"
-    return "gelu" if type(activation) is nn.GELU and activation.approximate == "none" else "none"
-
-
 class _Block:
     def __init__(self, block: Any) -> None:
         attention = block.attn
         self.heads: int = attention.num_heads
         self.norm_1, self.norm_2 = _Norm(block.ln_1), _Norm(block.ln_2)
-        self.out = _Linear(attention.out_proj.weight, attention.out_proj.bias)
-        self.up = _Linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu)
-        self.down = _Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
+        self.out = Linear(attention.out_proj.weight, attention.out_proj.bias)
+        self.up = Linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu)
+        self.down = Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
         self._of_input(attention)
 
     def _of_input(self, attention: nn.MultiheadAttention) -> None:
-        self.qkv = _Linear(attention.in_proj_weight, attention.in_proj_bias)
+        self.qkv = Linear(attention.in_proj_weight, attention.in_proj_bias)
 
     def __call__(self, x: torch.Tensor, n: int, causal: bool) -> torch.Tensor:
         q, k, v = self.split(self.qkv(self.norm_1(x)), n, 3)
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.rest(x, seen.transpose(1, 2).reshape(x.shape))
 
     def split(self, x: torch.Tensor, n: int, parts: int) -> tuple[torch.Tensor, ...]:
@@ -153,20 +110,20 @@ class _Block:
 class _LastBlock(_Block):
     def _of_input(self, attention: nn.MultiheadAttention) -> None:
         width = attention.embed_dim
-        self.q = _Linear(attention.in_proj_weight[:width], attention.in_proj_bias[:width])
-        self.kv = _Linear(attention.in_proj_weight[width:], attention.in_proj_bias[width:])
+        self.q = Linear(attention.in_proj_weight[:width], attention.in_proj_bias[:width])
+        self.kv = Linear(attention.in_proj_weight[width:], attention.in_proj_bias[width:])
 
     def __call__(self, x: torch.Tensor, n: int, at: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
         length = len(x) // n
         y = self.norm_1(x)
         k, v = self.split(self.kv(y), n, 2)
-        if at is None:
-            pick, mask = slice(None, None, length), None
-        else:
+        pick: torch.Tensor | slice[None, None, int] = slice(None, None, length)
+        mask = None
+        if at is not None:
             pick = torch.arange(0, n * length, length, device=at.device) + at
             mask = (torch.arange(length, device=at.device) <= at[:, None])[:, None, None]
         (q,) = self.split(self.q(y[pick]), n, 1)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.rest(x[pick], seen.reshape(n, -1))
 
 
@@ -175,4 +132,4 @@ class _Norm:
         self._how = (norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, *self._how)
+        return functional.layer_norm(x, *self._how)

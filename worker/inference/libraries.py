@@ -80,6 +80,7 @@ def _timm_tower(*args: Any, **options: Any) -> Any:
 
 with _lean():
     import open_clip
+    from open_clip.modified_resnet import ModifiedResNet
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer, text_global_pool
@@ -92,6 +93,7 @@ if importlib.import_module("open_clip.timm_model").timm is None:
 __all__ = [
     "CenterCrop",
     "LayerNorm",
+    "ModifiedResNet",
     "PreprocessCfg",
     "QuickGELU",
     "ResidualAttentionBlock",

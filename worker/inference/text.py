@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from clip_queue.shared.errors import BadInput, TextTooLong
 from clip_queue.worker.inference.blocks import Blocks
@@ -92,9 +92,9 @@ class TextTower:
         plain = hasattr(tower, "token_embedding") and getattr(tower, "cls_emb", None) is None
         self._tower = tower if causal and plain and pool in ("argmax", "eos") else None
         self._pool = pool
-        self._blocks = Blocks.of(self._tower.transformer) if self._tower is not None else None
-        if self._blocks is not None:
-            self._tower.transformer = self._blocks  # so that nothing keeps the weights in another order
+        self._blocks: Blocks | None = None
+        if self._tower is not None and (blocks := Blocks.of(self._tower.transformer)):
+            self._blocks = self._tower.transformer = blocks  # nothing keeps the weights in another order
 
     @property
     def trims(self) -> bool:
@@ -113,10 +113,10 @@ class TextTower:
             return out
         length = tokens.shape[1]
         embedding = tower.token_embedding.weight
-        x = F.embedding(tokens, embedding) + tower.positional_embedding[:length]
-        eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+        x = functional.embedding(tokens, embedding) + tower.positional_embedding[:length]
+        eos: Any = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
         if self._blocks is not None:
-            ends = tokens.argmax(-1) if self._pool == "argmax" else (tokens == eos).int().argmax(-1)
+            ends = tokens.argmax(-1) if self._pool == "argmax" else tokens.eq(eos).int().argmax(-1)
             x = tower.ln_final(self._blocks(x, ends)[:, 0])
         else:
             x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
