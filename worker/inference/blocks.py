@@ -12,23 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clip_queue.worker.inference.libraries import LayerNorm, QuickGELU, ResidualAttentionBlock
+from clip_queue.worker.inference.libraries import LayerNorm, ResidualAttentionBlock
 from clip_queue.worker.inference.linear import Linear
-
-QUICK = 1.702  # QuickGELU is x · sigmoid(1.702 x)
-
-
-def fold_quick_gelu(model: nn.Module) -> None:
-    """Make QuickGELU one operation for three: it is silu(1.702 x) / 1.702, and the factors go into the weights around.
-
-    Call it before the weights are rounded.
-    """
-    for block in model.modules():
-        if isinstance(block, ResidualAttentionBlock) and type(block.mlp.gelu) is QuickGELU:
-            for parameter in block.mlp.c_fc.parameters():
-                parameter.mul_(QUICK)
-            block.mlp.c_proj.weight.div_(QUICK)
-            block.mlp.gelu = nn.SiLU()
 
 
 class Blocks(nn.Module):

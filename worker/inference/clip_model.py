@@ -19,7 +19,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import Matrix, Pixels, Tokens
 from clip_queue.worker.inference import preprocess
-from clip_queue.worker.inference.blocks import fold_quick_gelu
+from clip_queue.worker.inference.folded import fold
 from clip_queue.worker.inference.image_tower import lighten
 from clip_queue.worker.inference.libraries import PreprocessCfg, open_clip
 from clip_queue.worker.inference.text import TextTower, Tokenizer
@@ -89,7 +89,7 @@ class ClipModel:
         self.draft = round(settings.jpeg_draft * max(size))
         how = [self.precision, *([self.draft] if self.draft else []), *(["fast"] if self.resize == "fast" else [])]
         self.fingerprint = fingerprint(model, architecture(name), config, how)
-        fold_quick_gelu(self._model)
+        fold(self._model)
         self._model.to(device=self.device, dtype=self._dtype)
         channels_last = self.device.type == "cpu" or self._dtype != torch.float32
         self._format = torch.channels_last if channels_last else torch.contiguous_format

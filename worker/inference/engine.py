@@ -108,17 +108,20 @@ class InferenceEngine:
         owner: str = "",
         *,
         cut: bool = False,
+        lone: bool = False,
     ) -> None:
         """Embed an encoded image or a text that has a place. ``recipient`` gets the features or the error.
 
         Args:
             owner: on whose behalf; features in the cache are for the same owner only.
             cut: of a text that is longer than the model takes, embed the beginning.
+            lone: the caller has no other item, so its thread may decode this one if a decoding thread is idle.
         """
         if isinstance(item, str):
             self._embed_text(model, lane, item, recipient, owner, cut)
-        else:
-            self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
+            return
+        begin = self.decoders.run if lone else self.decoders.submit
+        begin(lane, lambda: self._embed_image(model, lane, item, recipient))
 
     def decode(self, model: ClipModel, lane: Lane, data: bytes, unwanted: Callable[[], bool]) -> Future[Pixels]:
         """Decode and preprocess an image for ``model``: pixels (height, width, 3), uint8.

@@ -80,7 +80,7 @@ def _timm_tower(*args: Any, **options: Any) -> Any:
 
 with _lean():
     import open_clip
-    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.modified_resnet import Bottleneck, ModifiedResNet
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer, text_global_pool
@@ -91,6 +91,7 @@ if importlib.import_module("open_clip.timm_model").timm is None:
     vars(importlib.import_module("open_clip.model"))["TimmModel"] = _timm_tower
 
 __all__ = [
+    "Bottleneck",
     "CenterCrop",
     "LayerNorm",
     "ModifiedResNet",
