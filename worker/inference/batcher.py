@@ -222,7 +222,7 @@ class Batcher:
         except Exception as error:
             self._retry_in_halves(batch.items, error)
             return
-        finite: list[bool] = np.isfinite(features.reshape(len(features), -1)).all(axis=1).tolist()
+        finite: Any = np.isfinite(features.reshape(len(features), -1)).all(axis=1).tolist()
         for item, row, good in zip(batch.items, features, finite, strict=True):
             if good:
                 item.resolve(row)
