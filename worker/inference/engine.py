@@ -32,6 +32,7 @@ from clip_queue.worker.inference.item import BatchItem, Recipient
 from clip_queue.worker.inference.pass_threads import PassThreads
 from clip_queue.worker.inference.text_cache import TextCache
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
+from clip_queue.worker.inference.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,11 @@ class InferenceEngine:
         self.device = pick_device(settings.device)
         self.gpu = Gpu(self.device)
         self.models = {name: load_model(spec, settings) for name, spec in parse_models(settings.models).items()}
-        self._passes = {model.info.name: PassThreads(model) for model in self.models.values()}
         cuda = self.device.type == "cuda"
         batch = settings.batch_size or (256 if cuda else 32)
+        for model in self.models.values() if cuda else ():
+            warm_up(model, batch)
+        self._passes = {model.info.name: PassThreads(model) for model in self.models.values()}
         background = settings.background_batch_size or (batch if cuda else min(8, batch))
         self.capacity = 4 * batch  # items inside the engine, per lane
         self.batcher = Batcher(
