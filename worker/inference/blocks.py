@@ -17,18 +17,19 @@ from clip_queue.worker.inference.linear import Linear
 
 
 class Blocks(nn.Module):
-    """In the place of a tower's ``Transformer``: (n, length, width) to (n, 1, width), the place that is pooled.
-
-    It keeps what it needs of the blocks' weights; the blocks themselves can go.
-    """
+    """In the place of a tower's ``Transformer``: (n, length, width) to (n, 1, width), the place that is pooled."""
 
     @staticmethod
     def of(transformer: Any) -> Blocks | None:
-        """The blocks of a transformer on its device, at its precision; None if they are not all of the plain kind."""
-        blocks = getattr(transformer, "resblocks", ())
+        """The blocks of a transformer on its device, at its precision; None if they are not all of the plain kind.
+
+        They are taken out of the transformer, so that no more than one has its weights in two orders.
+        """
+        blocks = list(getattr(transformer, "resblocks", ()))
         if not blocks or not all(map(_plain, blocks)):
             return None
-        return Blocks([_Block(block) for block in blocks[:-1]], _LastBlock(blocks[-1]))
+        transformer.resblocks = nn.ModuleList()
+        return Blocks([_Block(blocks.pop(0)) for _ in range(len(blocks) - 1)], _LastBlock(blocks.pop()))
 
     def __init__(self, blocks: list[_Block], last: _LastBlock) -> None:
         super().__init__()
