@@ -1,6 +1,7 @@
 """``python -m bench [NAME …]``: the benchmarks of these names, or all of them, which takes about an hour.
 
-``python -m bench versus PATH [NAME …]``: this checkout against another.
+``python -m bench versus PATH [NAME …]``: this checkout against another. ``python -m bench passes [PATH]``: the CPU time
+of forward passes, here and in another. ``python -m bench precisions [FOLDER]``: the same at fp32, bf16 and int8.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ NAMES = (
 
 def main(names: list[str]) -> None:
     """Run benchmarks; all of them if ``names`` is empty."""
-    if names[:1] == ["versus"]:
-        importlib.import_module("bench.versus").main(names[1:])
+    if names[:1] in (["versus"], ["passes"], ["precisions"]):
+        importlib.import_module(f"bench.{names[0]}").main(names[1:])
         return
     if unknown := set(names) - set(NAMES):
-        sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are versus PATH, {', '.join(NAMES)}")
+        others = "versus PATH, passes [PATH], precisions [FOLDER]"
+        sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are {others}, {', '.join(NAMES)}")
     for name in names or NAMES:
         module = importlib.import_module(f"bench.{name}")
         console.rule(f"{name}: {(module.__doc__ or '').strip()}")

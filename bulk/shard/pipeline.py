@@ -231,8 +231,9 @@ class Pipeline:
             raise
         except Exception as error:
             if len(batch) == 1:
-                reason = f"The model failed on this row ({type(error).__name__})."
-                yield Embedded(failed=(batch[0].row, ClipError(reason)))
+                if not isinstance(error, ClipError):
+                    error = ClipError(f"The model failed on this row ({type(error).__name__}).")
+                yield Embedded(failed=(batch[0].row, error))
                 return
             half = len(batch) // 2  # one of the rows is to blame
             for part in (batch[:half], batch[half:]):

@@ -245,7 +245,8 @@ class JobExecutor:
                 for lease in claims.leases:
                     if execution := self._begin(lease, over):
                         pending[lease.job.id] = lease
-                        self._feed(execution, lambda: self._complete(over, pending, wait=0))
+                        lone = len(claims.leases) == len(execution.inputs.items) == 1
+                        self._feed(execution, lambda: self._complete(over, pending, wait=0), lone)
                     self._complete(over, pending, wait=0)
                 while pending:
                     self._complete(over, pending, wait=1.0)
@@ -282,8 +283,11 @@ class JobExecutor:
             raise error
         return self.leases.inputs(lease)
 
-    def _feed(self, execution: JobExecution, meanwhile: Callable[[], None]) -> None:
-        """Pass an execution's items to the engine as places become free; ``meanwhile`` is called while none is free."""
+    def _feed(self, execution: JobExecution, meanwhile: Callable[[], None], lone: bool) -> None:
+        """Pass an execution's items to the engine as places become free; ``meanwhile`` is called while none is free.
+
+        ``lone``: this thread has one item and nothing else to do.
+        """
         lane, model = execution.job.lane, self.engine.models[execution.job.model]
         for index, item in enumerate(execution.inputs.items):
             while not self.engine.acquire(lane, FEED_INTERVAL):
@@ -297,9 +301,8 @@ class JobExecutor:
                 self.engine.release(lane)
                 execution.fail(index, error)
             else:
-                self.engine.embed(
-                    model, lane, item, execution.item(index), execution.job.owner, cut=execution.inputs.cut
-                )
+                recipient, owner = execution.item(index), execution.job.owner
+                self.engine.embed(model, lane, item, recipient, owner, cut=execution.inputs.cut, lone=lone)
 
     def _complete(self, over: OverQueue, pending: dict[str, Lease], wait: float) -> None:
         """Complete the jobs that are over, in one round trip. Waits up to ``wait`` seconds for the first of them.

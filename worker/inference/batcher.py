@@ -18,6 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from clip_queue.shared.errors import ClipError
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.vectors import Matrix, Vector
 
@@ -53,7 +56,17 @@ class Item(Protocol):
     def started(self) -> None: ...  # its forward pass begins; called again when a failed batch is halved
     def drop(self) -> None: ...  # it is not computed, because it is ``dropped``
     def resolve(self, features: Vector) -> None: ...  # its row of the result, a view of the whole batch's features
-    def fail(self, error: Exception) -> None: ...  # its forward pass failed
+    def fail(self, error: Exception) -> None: ...  # its forward pass failed, or gave no finite numbers
+
+
+class NotFinite(ClipError):
+    """The model made NaN or infinity of an item."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model's vector of this item is not finite, so it is not used: the model's numbers do not fit into the "
+            "worker's precision, or its weights are broken. Set CLIP_QUEUE_PRECISION=fp32 there."
+        )
 
 
 @dataclass(frozen=True)
@@ -209,8 +222,13 @@ class Batcher:
         except Exception as error:
             self._retry_in_halves(batch.items, error)
             return
-        for item, row in zip(batch.items, features, strict=True):
-            item.resolve(row)
+        finite: Any = np.isfinite(features.reshape(len(features), -1)).all(axis=1).tolist()
+        for item, row, good in zip(batch.items, features, finite, strict=True):
+            if good:
+                item.resolve(row)
+            else:
+                log.error("the model made NaN or infinity of an item")
+                item.fail(NotFinite())
 
     def _retry_in_halves(self, items: list[Item], error: Exception) -> None:
         """Compute the halves of a batch that has failed; a batch of one item fails for good.

@@ -32,6 +32,7 @@ from clip_queue.worker.inference.item import BatchItem, Recipient
 from clip_queue.worker.inference.pass_threads import PassThreads
 from clip_queue.worker.inference.text_cache import TextCache
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
+from clip_queue.worker.inference.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,11 @@ class InferenceEngine:
         self.device = pick_device(settings.device)
         self.gpu = Gpu(self.device)
         self.models = {name: load_model(spec, settings) for name, spec in parse_models(settings.models).items()}
-        self._passes = {model.info.name: PassThreads(model) for model in self.models.values()}
         cuda = self.device.type == "cuda"
         batch = settings.batch_size or (256 if cuda else 32)
+        for model in self.models.values() if cuda else ():
+            warm_up(model, batch)
+        self._passes = {model.info.name: PassThreads(model) for model in self.models.values()}
         background = settings.background_batch_size or (batch if cuda else min(8, batch))
         self.capacity = 4 * batch  # items inside the engine, per lane
         self.batcher = Batcher(
@@ -108,17 +111,20 @@ class InferenceEngine:
         owner: str = "",
         *,
         cut: bool = False,
+        lone: bool = False,
     ) -> None:
         """Embed an encoded image or a text that has a place. ``recipient`` gets the features or the error.
 
         Args:
             owner: on whose behalf; features in the cache are for the same owner only.
             cut: of a text that is longer than the model takes, embed the beginning.
+            lone: the caller has no other item, so its thread may decode this one if a decoding thread is idle.
         """
         if isinstance(item, str):
             self._embed_text(model, lane, item, recipient, owner, cut)
-        else:
-            self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
+            return
+        begin = self.decoders.run if lone else self.decoders.submit
+        begin(lane, lambda: self._embed_image(model, lane, item, recipient))
 
     def decode(self, model: ClipModel, lane: Lane, data: bytes, unwanted: Callable[[], bool]) -> Future[Pixels]:
         """Decode and preprocess an image for ``model``: pixels (height, width, 3), uint8.

@@ -85,4 +85,6 @@ class BatchItem:
 
     def fail(self, error: Exception) -> None:
         self._leave(None)
-        self._recipient.fail(ClipError(f"The model failed on this item ({type(error).__name__})."))
+        if not isinstance(error, ClipError):
+            error = ClipError(f"The model failed on this item ({type(error).__name__}).")
+        self._recipient.fail(error)

@@ -80,9 +80,10 @@ def _timm_tower(*args: Any, **options: Any) -> Any:
 
 with _lean():
     import open_clip
+    from open_clip.modified_resnet import Bottleneck, ModifiedResNet
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transform import PreprocessCfg, image_transform_v2
-    from open_clip.transformer import text_global_pool
+    from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer, text_global_pool
     from torchvision.transforms import CenterCrop, Resize
     from torchvision.transforms.v2 import functional
 
@@ -90,10 +91,16 @@ if importlib.import_module("open_clip.timm_model").timm is None:
     vars(importlib.import_module("open_clip.model"))["TimmModel"] = _timm_tower
 
 __all__ = [
+    "Bottleneck",
     "CenterCrop",
+    "LayerNorm",
+    "ModifiedResNet",
     "PreprocessCfg",
+    "QuickGELU",
+    "ResidualAttentionBlock",
     "Resize",
     "SimpleTokenizer",
+    "VisionTransformer",
     "functional",
     "image_transform_v2",
     "open_clip",

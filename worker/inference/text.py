@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from clip_queue.shared.errors import BadInput, TextTooLong
+from clip_queue.worker.inference.blocks import Blocks
 from clip_queue.worker.inference.bpe import quick_bpe
 from clip_queue.worker.inference.libraries import SimpleTokenizer, text_global_pool
 
@@ -90,6 +92,9 @@ class TextTower:
         plain = hasattr(tower, "token_embedding") and getattr(tower, "cls_emb", None) is None
         self._tower = tower if causal and plain and pool in ("argmax", "eos") else None
         self._pool = pool
+        self._blocks: Blocks | None = None
+        if self._tower is not None and (blocks := Blocks.of(self._tower.transformer)):
+            self._blocks = self._tower.transformer = blocks  # nothing keeps the weights in another order
 
     @property
     def trims(self) -> bool:
@@ -107,12 +112,15 @@ class TextTower:
             out: torch.Tensor = self._model.encode_text(tokens)
             return out
         length = tokens.shape[1]
-        dtype = tower.transformer.get_cast_dtype()
-        x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-        x = tower.ln_final(x)
-        eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
-        x = text_global_pool(x, tokens, self._pool, eos_token_id=eos)
+        embedding = tower.token_embedding.weight
+        x = functional.embedding(tokens, embedding) + tower.positional_embedding[:length]
+        eos: Any = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
+        if self._blocks is not None:
+            ends = tokens.argmax(-1) if self._pool == "argmax" else tokens.eq(eos).int().argmax(-1)
+            x = tower.ln_final(self._blocks(x, ends)[:, 0])
+        else:
+            x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+            x = text_global_pool(x, tokens, self._pool, eos_token_id=eos)
         projection = tower.text_projection
         if projection is not None:
             x = projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection

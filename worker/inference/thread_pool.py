@@ -28,6 +28,8 @@ class PriorityThreadPool:
         self._tasks: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._fatal = fatal
+        self._lock = threading.Lock()
+        self._at_work = 0  # threads that run a task, those of callers included
         self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(threads)]
 
     def start(self) -> None:
@@ -36,6 +38,19 @@ class PriorityThreadPool:
 
     def submit(self, lane: Lane, task: Callable[[], None]) -> None:
         self._tasks.put((_RANK[lane], next(self._order), task))
+
+    def run(self, lane: Lane, task: Callable[[], None]) -> None:
+        """As :meth:`submit`; but where a thread is idle and nothing waits, the caller's runs the task in its place.
+
+        To wake another thread takes longer than a small image's decoding leaves to be won.
+        """
+        with self._lock:
+            here = self._tasks.empty() and self._at_work < len(self._threads)
+            self._at_work += here
+        if here:
+            self._perform(task)
+        else:
+            self.submit(lane, task)
 
     def stop(self, timeout: float) -> list[threading.Thread]:
         """End the threads after all submitted tasks. Waits ``timeout`` seconds; returns those that have not ended."""
@@ -51,12 +66,23 @@ class PriorityThreadPool:
             _, _, task = self._tasks.get()
             if task is _end:
                 return
-            try:
-                task()
-            except BaseException as error:
-                log.critical("thread %s died", threading.current_thread().name, exc_info=True)
-                self._fatal(error)
+            with self._lock:
+                self._at_work += 1
+            if not self._perform(task):
                 return
+
+    def _perform(self, task: Callable[[], None]) -> bool:
+        """Run a task, whose thread is counted; False if it raised."""
+        try:
+            task()
+        except BaseException as error:
+            log.critical("thread %s died", threading.current_thread().name, exc_info=True)
+            self._fatal(error)
+            return False
+        finally:
+            with self._lock:
+                self._at_work -= 1
+        return True
 
 
 def _end() -> None:

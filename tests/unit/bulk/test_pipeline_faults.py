@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clip_queue.shared.errors import BadImage, ClipError
@@ -66,6 +68,21 @@ def test_what_a_row_brings_as_its_error_and_what_loading_raises_fail_the_row(eng
     parts = embedded(engine, iter(rows), IMAGES)
     assert names(parts) == ["good"]
     assert [name for name, _ in failures(parts)] == ["brought", "os", "ours", "theirs", "none"]
+
+
+def test_a_row_whose_vector_is_not_finite_fails_alone(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = engine.models["m"]
+
+    def overflowing(texts: list[np.ndarray]) -> Any:
+        lengths = np.array([[len(text)] for text in texts], dtype=np.float32)
+        return SimpleNamespace(result=lambda: np.where(lengths == 3, np.inf, lengths))
+
+    monkeypatch.setattr(model, "embed_texts", overflowing)
+    parts = embedded(engine, texts("a", "bb", "ccc", "dddd", "eeeee"))
+    assert names(parts) == ["a", "bb", "dddd", "eeeee"]
+    assert [part.failed[1].message[:50] for part in parts if part.failed] == [
+        "The model's vector of this item is not finite, so "
+    ]
 
 
 def test_a_batch_that_fails_is_halved_until_the_row_to_blame_stands_alone(engine: Any) -> None:

@@ -21,6 +21,7 @@ from clip_queue.worker.heartbeat import Heartbeat
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.engine import InferenceEngine
+from clip_queue.worker.inference.pass_threads import PassThreads
 from tests.harness import wait_for
 from tests.images import encoded
 from tests.unit.worker.stand_in_gpu import AcceleratorError, Patched, StandInGpu
@@ -290,3 +291,27 @@ def test_the_engine_on_a_device(gpu: StandInGpu, model: ClipModel, plain: ClipMo
         assert gpu.waits == []
     finally:
         engine.stop()
+
+
+def test_the_largest_batches_are_computed_before_the_first_request_also_where_they_do_not_fit(
+    gpu: StandInGpu, model: ClipModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[tuple[str, int, int]] = []
+    for name in ("embed_images", "embed_texts"):
+        embed = getattr(model, name)
+
+        def noted(rows: list[Any], name: str = name, embed: Any = embed) -> Any:
+            asked.append((name, len(rows), len(rows[0])))
+            return embed(rows)
+
+        monkeypatch.setattr(model, name, noted)
+    monkeypatch.setattr(PassThreads, "__init__", lambda self, model: None)
+    settings = Settings(batch_size=24)
+    InferenceEngine(settings, load_model=lambda spec, settings: model)
+    assert asked == [("embed_images", 24, 64), ("embed_texts", 24, 32)]
+    assert "halved" not in caplog.text
+    gpu.memory = gpu.used
+    InferenceEngine(settings, load_model=lambda spec, settings: model)
+    warnings = [record.getMessage() for record in caplog.records if "halved" in record.getMessage()]
+    assert [said[:9] for said in warnings] == ["24 images", "24 texts "]
+    assert "set CLIP_QUEUE_BATCH_SIZE lower" in warnings[0]

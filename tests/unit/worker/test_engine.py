@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +147,29 @@ def test_an_error_of_the_model_reaches_the_recipient(engine: InferenceEngine) ->
     error = embed(engine, WHITE).wait()
     assert isinstance(error, ClipError)
     assert error.message == "The model failed on this item (ZeroDivisionError)."
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_vector_that_is_not_finite_is_an_error_of_its_item_alone(engine: InferenceEngine, value: float) -> None:
+    """As of fp16, whose largest number is 65,504."""
+    model = model_of(engine)
+    model.gate.clear()
+
+    def overflowing(texts: Sequence[list[str]]) -> Any:
+        model.gate.wait(WAIT)
+        rows = np.array([[value if len(text) == 3 else len(text)] for text in texts], dtype=np.float32)
+        return SimpleNamespace(result=lambda: rows)
+
+    model.embed_texts = overflowing  # type: ignore[method-assign]
+    first = embed(engine, "occupies the model")
+    bad, good = embed(engine, "bad"), embed(engine, "good")
+    model.gate.set()
+    assert first.wait() == [len("occupies the model")]
+    assert good.wait() == [4]
+    error = bad.wait()
+    assert isinstance(error, ClipError)
+    assert error.message.startswith("The model's vector of this item is not finite")
+    assert "Set CLIP_QUEUE_PRECISION=fp32" in error.message
 
 
 # Texts

@@ -86,6 +86,21 @@ def test_an_image_has_the_same_pixels_wherever_it_is_decoded(engine: InferenceEn
     assert engine.decode(MODEL, Lane.BULK, noise_image(format="BMP"), lambda: False).result(60).shape == (80, 96, 3)
 
 
+def test_a_lone_image_is_decoded_by_the_thread_that_brings_it(
+    engine: InferenceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    model = SimpleNamespace(**vars(MODEL))
+    model.preprocess = lambda image: seen.append(threading.current_thread().name) or np.asarray(image)
+    for lone in (True, False):
+        recipient = Waiting()
+        assert engine.acquire(Lane.INTERACTIVE, 1)
+        engine.embed(model, Lane.INTERACTIVE, noise_image(), recipient, lone=lone)
+        assert recipient.done.wait(10)
+        np.testing.assert_array_equal(recipient.answer, [96, 80])
+    assert seen == [threading.current_thread().name, "decode-0"]
+
+
 def test_a_decode_that_hangs_holds_up_no_other_and_what_nobody_waits_for_is_not_decoded(
     engine: InferenceEngine,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.worker.executor.executor import FEED_INTERVAL, JobExecutor
 from tests.harness import wait_for
+from tests.images import noise_image
 from tests.unit.worker.executor_parts import WORKER, Parts
 from tests.unit.worker.models import MODEL
 
@@ -309,3 +311,27 @@ def test_texts_are_cached_for_each_owner_apart(parts: Parts) -> None:
         parts.deliver(job.id)
         assert parts.look(job.id).state is State.SUCCEEDED
         assert len(parts.model.batches) == passes
+
+
+def test_only_a_message_of_one_image_is_decoded_by_the_thread_that_brings_it(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    preprocess = parts.model.preprocess
+
+    def noted(image: Any) -> Any:
+        seen.append(threading.current_thread() is threading.main_thread())
+        return preprocess(image)
+
+    monkeypatch.setattr(parts.model, "preprocess", noted)
+
+    def accept(count: int) -> str:
+        job = Job(Kind.EMBED_IMAGE, MODEL, count, Lane.INTERACTIVE, ttl=60_000)
+        inputs = Inputs([noise_image(1, (8, 8))] * count)
+        parts.store.execute(submissions.accept([submissions.Submission(job, inputs, 1000)]))
+        return job.id
+
+    for jobs in ([accept(1)], [accept(2)], [accept(1), accept(1)]):
+        parts.deliver(*jobs)
+        assert {parts.look(job_id).state for job_id in jobs} == {State.SUCCEEDED}
+    assert seen == [True, False, False, False, False]

@@ -34,6 +34,46 @@ def test_all_submitted_tasks_are_done_before_the_threads_end() -> None:
     assert sorted(done) == list(range(50))
 
 
+def test_a_callers_thread_runs_a_task_itself_while_one_of_the_pool_is_idle_and_nothing_waits() -> None:
+    pool, ran = PriorityThreadPool(1, fatal=_unexpected), dict[str, threading.Thread]()
+    gate, begun = threading.Event(), threading.Event()
+
+    def task(name: str) -> None:
+        ran[name] = threading.current_thread()
+
+    def blocked() -> None:
+        begun.set()
+        assert gate.wait(WAIT)
+
+    pool.start()
+    pool.run(Lane.INTERACTIVE, lambda: task("idle"))
+    pool.submit(Lane.BULK, blocked)
+    assert begun.wait(WAIT)
+    pool.run(Lane.INTERACTIVE, lambda: task("busy"))
+    gate.set()
+    wait_for(lambda: "busy" in ran)
+    assert ran["idle"] is threading.current_thread()
+    assert ran["busy"] is not threading.current_thread()
+    wait_for(lambda: pool._at_work == 0)
+    held = threading.Thread(target=lambda: pool.run(Lane.INTERACTIVE, blocked))  # a caller takes the only place
+    gate.clear()
+    begun.clear()
+    held.start()
+    assert begun.wait(WAIT)
+    assert pool._at_work == 1
+    gate.set()
+    held.join(WAIT)
+    pool.run(Lane.INTERACTIVE, lambda: task("again"))
+    assert ran["again"] is threading.current_thread()
+    pool.stop(WAIT)
+
+
+def test_a_callers_task_that_raises_is_fatal_too() -> None:
+    errors: list[BaseException] = []
+    PriorityThreadPool(1, fatal=errors.append).run(Lane.BULK, lambda: [][0])
+    assert [type(error) for error in errors] == [IndexError]
+
+
 def test_a_task_that_raises_is_fatal(caplog: pytest.LogCaptureFixture) -> None:
     errors: list[BaseException] = []
     pool = PriorityThreadPool(1, fatal=errors.append, name="test-pool")

@@ -1,0 +1,114 @@
+"""fp32, bf16 and int8 on this CPU, CPU time and cosines with fp32: ``python -m bench precisions [FOLDER]``.
+
+int8 is torch's dynamic quantisation of the linear layers: weights by channel, activations by tensor. The images are
+the JPEGs of a folder, or generated ones.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.common import ROUNDS, VIT, Row, bare, photo, show
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.vectors import Matrix, normalise
+from clip_queue.worker.inference import blocks, image_tower
+from clip_queue.worker.inference.clip_model import ClipModel, PendingFeatures
+from clip_queue.worker.inference.decode import decode
+
+SIZES = (1, 8, 32)
+SECONDS = 0.5  # CPU time of a turn
+MOST = 256  # images
+WHAT = ("a cat", "two dogs", "an old red car", "the sea", "a man who reads a book")
+WHERE = ("", "on a table", "in front of a large house at night", "drawn by a child")
+TEXTS = [f"a photo of {what} {where}" for what in WHAT for where in WHERE]
+
+
+class Int8Linear:
+    """In the place of :class:`clip_queue.worker.inference.linear.Linear`."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None) -> None:
+        weight = weight.detach()
+        scale = weight.abs().amax(dim=1).double().clamp_min(1e-9) / 127
+        quantised = torch.quantize_per_channel(weight, scale, torch.zeros(len(scale), dtype=torch.long), 0, torch.qint8)
+        self._packed = torch.ops.quantized.linear_prepack(quantised, bias.detach())
+        self._activation = activation
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, True)
+        return y if self._activation is None else self._activation(y)
+
+    def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self(x).add_(residual)
+
+
+@contextmanager
+def layers_of(kind: Any) -> Iterator[None]:
+    """What is loaded within the context has linear layers of this kind."""
+    before = blocks.Linear
+    for module in (blocks, image_tower):
+        vars(module)["Linear"] = kind
+    try:
+        yield
+    finally:
+        for module in (blocks, image_tower):
+            vars(module)["Linear"] = before
+
+
+def main(arguments: list[str] | None = None) -> None:
+    torch.set_num_threads(1)
+    files = sorted(Path(arguments[0]).iterdir())[:MOST] if arguments else []
+    encoded = [path.read_bytes() for path in files] or [photo(seed, (256, 256)) for seed in range(64)]
+    for model in ("emoji-mini", VIT):
+        settings = Settings(precision="fp32", resize="exact")
+        clips = {"fp32": bare(model, settings), "bf16": bare(model, Settings(precision="bf16", resize="exact"))}
+        with layers_of(Int8Linear):
+            clips["int8"] = bare(model, settings)
+        compare(model.partition("=")[0], clips, encoded)
+
+
+def compare(name: str, clips: dict[str, ClipModel], encoded: list[bytes]) -> None:
+    exact = clips["fp32"]
+    pixels = [decode(data, exact.preprocess, max_bytes=10**9, max_pixels=10**9) for data in encoded]
+    tokens = [exact.tokenizer(text) for text in TEXTS * 2]
+    rows = []
+    for kind, payload in (("images", pixels), ("texts", tokens)):
+        for size in SIZES:
+            taken: dict[str, list[float]] = {precision: [] for precision in clips}
+            for _ in range(ROUNDS):
+                for precision, clip in clips.items():
+                    embed = clip.embed_images if kind == "images" else clip.embed_texts
+                    taken[precision].append(cpu(embed, payload[:size]) / size)
+            rows += [Row(f"{kind}, {size} at once, {p}", values, "ms CPU each") for p, values in taken.items()]
+        wanted = vectors(exact, kind, payload)
+        for precision in ("bf16", "int8"):
+            cosines = (vectors(clips[precision], kind, payload) * wanted).sum(axis=1)
+            rows.append(Row(f"{kind}, cosine with fp32, {precision}: least", [float(cosines.min())], "", "≥ 0.999"))
+            rows.append(Row(f"{kind}, cosine with fp32, {precision}: mean", [float(cosines.mean())], ""))
+    show(f"precisions, {name}, {len(pixels)} images, 1 thread", rows, digits=5)
+
+
+def vectors(clip: ClipModel, kind: str, payload: list[Any]) -> Matrix:
+    embed = clip.embed_images if kind == "images" else clip.embed_texts
+    return normalise(embed(payload).result())
+
+
+def cpu(embed: Callable[[Any], PendingFeatures], batch: list[Any]) -> float:
+    """The CPU time of a pass, ms."""
+    embed(batch).result()
+    passes, began = 0, time.process_time()
+    while (taken := time.process_time() - began) < SECONDS or passes < 2:
+        embed(batch).result()
+        passes += 1
+    return 1000 * taken / passes
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,43 @@
+"""open_clip's image towers with their dear parts replaced by lighter ones of the same arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clip_queue.worker.inference.blocks import Blocks
+from clip_queue.worker.inference.libraries import ModifiedResNet, VisionTransformer
+from clip_queue.worker.inference.linear import Linear
+
+
+def lighten(tower: Any) -> None:
+    """Replace what can be replaced, in an image tower on its device and at its precision."""
+    if type(tower) is VisionTransformer and tower.attn_pool is None and tower.pool_type == "tok":
+        tower.transformer = Blocks.of(tower.transformer) or tower.transformer
+    if type(tower) is ModifiedResNet:
+        tower.attnpool = AttentionPool(tower.attnpool)
+
+
+class AttentionPool(nn.Module):
+    """In the place of a ResNet's ``AttentionPool2d``, which computes every place and returns the first."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__()
+        self._heads = pool.num_heads
+        self._places = pool.positional_embedding
+        self._q = Linear(pool.q_proj.weight, pool.q_proj.bias)
+        kv = (pool.k_proj, pool.v_proj)
+        self._kv = Linear(torch.cat([part.weight for part in kv]), torch.cat([part.bias for part in kv]))
+        self._out = Linear(pool.c_proj.weight, pool.c_proj.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The features (n, dimension) of (n, width, height of the map, width of the map)."""
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self._places
+        n, length, width = x.shape
+        q = self._q(x[:, 0]).view(n, self._heads, 1, -1)
+        k, v = self._kv(x.reshape(-1, width)).view(n, length, 2, self._heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return self._out(functional.scaled_dot_product_attention(q, k, v).reshape(n, width))
