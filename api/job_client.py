@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WATCH_AFTER = 0.1  # seconds after which a request that waits watches whether its caller leaves: most need no watching
+LATER = 0.1  # seconds by which a job's deadline is behind its caller's, who is told what it was, not that it expired
 CHECK_INTERVAL = 1.0  # seconds after which a request that waits checks whether its model still has a worker
 LOOK_INTERVAL = 10.0  # seconds after which it reads the store, in case a message was lost
 
@@ -207,7 +208,7 @@ class JobClient:
         )
         left = max(0.001, timeout - (now - began))
         limit, held = self.settings.max_queued_items, ByteLimits.of(self.settings)
-        submission = submissions.Submission(job, items.inputs, limit, deadline_in=left, bytes=held)
+        submission = submissions.Submission(job, items.inputs, limit, deadline_in=left + LATER, bytes=held)
         with self.replies.expect(job.id) as reply:
             await self.submit(submission)
             with self._cancelling(job, disconnected) as watch:
