@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import socket
 import tempfile
 import threading
 from itertools import cycle
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from clip_queue.api.page import SAMPLES
 from tests.browser import Watched, best, browser, sample
@@ -48,9 +49,16 @@ def work(api: Api, over: threading.Event) -> None:
                 http.get(f"/jobs/{job['id']}", params={"wait": 10})
 
 
+def nameless(route: Route) -> None:
+    """The service's status without the name of the machine that it runs on."""
+    response = route.fetch()
+    route.fulfill(response=response, body=response.text().replace(socket.gethostname(), "worker-1"))
+
+
 def photograph(chrome: Browser, url: str, folder: Path) -> None:
     for scheme in SCHEMES:
         watched = Watched(chrome, url, color_scheme=scheme, viewport=SIZE)
+        watched.context.route("**/status*", nameless)
         page = watched.page()
         sample(page, *SHOWN)
         for name in SHOWN:
