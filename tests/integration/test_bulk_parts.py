@@ -116,9 +116,9 @@ def test_parts_share_an_output_on_s3(store: S3, tmp_path: Path) -> None:
                     save(output, plan)
                 else:
                     plan = begun.plan
-            worker: Any = Worker(it)
+            worker = Worker(it)
             more: Any = {"retry": RetryPolicy(), "show": ignore, "should_stop": lambda: False}
-            return run_plan(settings, output, plan, worker.store, worker, part=Part(number, 3), **more)
+            return run_plan(settings, output, plan, worker.store, part=Part(number, 3), **more)
 
     with ThreadPoolExecutor(3) as pool:
         reports = list(pool.map(command, (1, 2, 3)))
