@@ -59,7 +59,7 @@ class InferenceEngine:
         batch = settings.batch_size or (256 if cuda else 32)
         for model in self.models.values() if cuda else ():
             warm_up(model, batch)
-        self._passes = {model.info.name: PassThreads(model) for model in self.models.values()}
+        self._passes = {model.info.name: PassThreads(model, batch) for model in self.models.values()}
         background = settings.background_batch_size or (batch if cuda else min(8, batch))
         self.capacity = 4 * batch  # items inside the engine, per lane
         self.batcher = Batcher(

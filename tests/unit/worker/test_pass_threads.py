@@ -25,7 +25,7 @@ def threads() -> Iterator[None]:
 
 
 class Timed:
-    """A model on a clock of its own: a row takes ``row`` seconds of one thread, to wake others ``wake``."""
+    """A model on a clock of its own: a row takes ``row`` seconds of one thread, to wake another ``wake``."""
 
     device = torch.device("cpu")
     image_size = (2, 2)
@@ -37,7 +37,7 @@ class Timed:
 
     def embed_images(self, rows: Any) -> int:
         threads = torch.get_num_threads()
-        self.clock += self.row * len(rows) / threads + (self.wake if threads > 1 else 0)
+        self.clock += self.row * len(rows) / threads + self.wake * (threads - 1)
         self.passes.append((len(rows), threads))
         return len(rows)
 
@@ -54,28 +54,46 @@ def rows(count: int) -> Any:
     return [np.zeros(1)] * count
 
 
-def test_few_rows_are_for_one_thread_and_more_for_all() -> None:
-    model = Timed(row=0.001, wake=0.002)  # 4 rows: 4 ms, or 1 + 2 ms
+def test_few_rows_are_for_one_thread_and_more_for_more() -> None:
+    model = Timed(row=0.001, wake=0.001)  # 8 rows: 8 ms of one thread, 5 of two, 5 of four; 32: 32, 17 and 11
     passes = chosen(model)
-    assert (passes.few_images, passes.few_texts) == (2, 2)
-    for count in (1, 2, 3, 32):
+    assert passes.of_images == passes.of_texts == [(4, 1), (16, 2)]
+    for count, threads in ((1, 1), (4, 1), (5, 2), (16, 2), (17, 4), (64, 4)):
+        model.passes.clear()
         assert passes.images(rows(count)) == count
         passes.texts(rows(count))
-    assert model.passes == [(1, 1), (1, 1), (2, 1), (2, 1), (3, 4), (3, 4), (32, 4), (32, 4)]
+        assert model.passes == [(count, threads)] * 2
     assert torch.get_num_threads() == 4, "as passes of datasets find it"
 
 
+def test_threads_that_gain_nothing_are_never_used_within_what_was_measured() -> None:
+    passes = chosen(Timed(row=0.0001, wake=1.0))
+    assert passes.of_images == [(32, 1)]
+
+
+def test_of_three_threads_the_third_must_gain_as_much() -> None:
+    torch.set_num_threads(3)
+    assert chosen(Timed(row=0.001, wake=0.001)).of_images == [(4, 1), (8, 2)]
+
+
 def test_a_model_that_takes_long_has_all_threads_and_is_not_measured_further() -> None:
-    model = Timed(row=0.05, wake=1.0)
+    model = Timed(row=0.06, wake=1.0)
     before = PassThreads(model, now=lambda: model.clock)  # type: ignore[arg-type]
-    assert (before.few_images, before.few_texts) == (0, 0)
+    assert before.of_images == before.of_texts == []
     assert len(model.passes) <= 4
+
+
+def test_nothing_is_measured_from_the_size_on_that_takes_long() -> None:
+    model = Timed(row=0.02, wake=1.0)
+    before = PassThreads(model, now=lambda: model.clock)  # type: ignore[arg-type]
+    assert before.of_images == [(2, 1)]
+    assert max(count for count, _ in model.passes) == 4
 
 
 def test_an_error_leaves_the_threads_as_they_were() -> None:
     model = Timed(row=0.0001, wake=0.01)
     passes = chosen(model)
-    assert passes.few_images == 8
+    assert passes.of_images
 
     def broken(images: Any) -> int:
         raise RuntimeError
@@ -91,21 +109,21 @@ def test_other_devices_are_not_measured(device: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(CudaGraphs, "of", lambda model: None)
     model = Timed(0.001, 0.002)
     model.device = torch.device(device)
-    assert chosen(model).few_images == 0
+    assert chosen(model).of_images == []
     assert not model.passes
 
 
 def test_with_one_thread_nothing_is_measured() -> None:
     torch.set_num_threads(1)
     model = Timed(0.001, 0.002)
-    assert chosen(model).few_images == 0
+    assert chosen(model).of_images == []
     assert not model.passes
 
 
 def test_a_real_model_gives_the_same_vectors_with_one_thread(emoji: ClipModel) -> None:
     passes = PassThreads(emoji)
     image = np.random.default_rng(0).integers(0, 255, (*emoji.image_size, 3), dtype=np.uint8)
-    passes.few_images = passes.few_texts = 8
+    passes.of_images = passes.of_texts = [(8, 1)]
     np.testing.assert_allclose(
         passes.images([image]).result(), emoji.embed_images([image]).result(), rtol=1e-4, atol=1e-5
     )
