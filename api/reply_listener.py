@@ -44,7 +44,8 @@ class PendingReply:
     async def wait(self, timeout: float) -> bool:
         """Wait for a message, at most ``timeout`` seconds. False if none has come."""
         try:
-            await asyncio.wait_for(self.event.wait(), max(0.0, timeout))
+            async with asyncio.timeout(max(0.0, timeout)):  # `wait_for` would make a task
+                await self.event.wait()
         except TimeoutError:
             return False
         self.event.clear()

@@ -15,10 +15,42 @@ from clip_queue.worker.inference.linear import Linear
 
 def lighten(tower: Any) -> None:
     """Replace what can be replaced, in an image tower on its device and at its precision."""
-    if type(tower) is VisionTransformer and tower.attn_pool is None and tower.pool_type == "tok":
-        tower.transformer = Blocks.of(tower.transformer) or tower.transformer
+    if type(tower) is VisionTransformer:
+        if tower.attn_pool is None and tower.pool_type == "tok":
+            tower.transformer = Blocks.of(tower.transformer) or tower.transformer
+        tower.conv1 = Patches.of(tower.conv1) or tower.conv1
     if type(tower) is ModifiedResNet:
         tower.attnpool = AttentionPool(tower.attnpool)
+
+
+class Patches(nn.Module):
+    """In the place of a vision transformer's convolution, whose patches lie side by side: a linear layer does it."""
+
+    @staticmethod
+    def of(conv: Any) -> Patches | None:
+        """None where this is not what the convolution does, or where it is no quicker."""
+        plain = (
+            type(conv) is nn.Conv2d
+            and conv.kernel_size == conv.stride
+            and conv.padding == (0, 0)
+            and conv.dilation == (1, 1)
+            and conv.groups == 1
+        )
+        return Patches(conv) if plain and conv.weight.device.type == "cpu" else None
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self._height, self._width = conv.kernel_size
+        self._linear = Linear(conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, channels, height, width) as (n, features, height, width), the last two in patches."""
+        n, channels = x.shape[:2]
+        down, across = x.shape[2] // self._height, x.shape[3] // self._width
+        whole = x[:, :, : down * self._height, : across * self._width].permute(0, 2, 3, 1)
+        lines = whole.reshape(n, down, self._height, across, self._width * channels)
+        patches = lines.transpose(2, 3).reshape(n * down * across, -1)
+        return self._linear(patches).view(n, down, across, -1).permute(0, 3, 1, 2)
 
 
 class AttentionPool(nn.Module):

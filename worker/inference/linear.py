@@ -12,7 +12,7 @@ SMALL = 1 << 18  # numbers in an fp32 weight below which torch's own order is as
 class Linear:
     """A linear layer, with an activation behind it or a residual added to it."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: nn.Module | None = None) -> None:
         self._weight, self._bias, self._activation = weight, bias, activation
         self._packed, self._attribute = None, "none"
         if _worth_packing(weight):

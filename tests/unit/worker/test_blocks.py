@@ -17,7 +17,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import normalise
 from clip_queue.worker.inference.blocks import Blocks
 from clip_queue.worker.inference.clip_model import ClipModel, load
-from clip_queue.worker.inference.image_tower import AttentionPool
+from clip_queue.worker.inference.image_tower import AttentionPool, Patches
 from clip_queue.worker.inference.linear import SMALL, Linear
 from tests.checkpoints import VISION, tiny_checkpoint
 
@@ -101,3 +101,26 @@ def test_the_bytes_of_a_packed_layer_do_not_depend_on_what_ran_before() -> None:
     for rows in (1, 1000, 7):
         layer(torch.randn(rows, 96).to(torch.bfloat16))
     assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("patch", "size"), [((32, 32), (64, 96)), ((4, 8), (16, 24)), ((7, 7), (30, 15))])
+def test_patches_are_those_of_the_convolution(
+    dtype: torch.dtype, bias: bool, order: Any, patch: tuple[int, int], size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 24, patch, patch, bias=bias).to(dtype).requires_grad_(False)
+    x = torch.randn(2, 3, *size).to(dtype).to(memory_format=order)
+    patches = Patches.of(conv)
+    assert patches
+    torch.testing.assert_close(patches(x), conv(x), rtol=0, atol=2e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_convolutions_of_other_kinds_stay() -> None:
+    assert Patches.of(nn.Conv2d(3, 8, 4, 2)) is None, "patches that overlap"
+    assert Patches.of(nn.Conv2d(3, 8, 4, 4, padding=2)) is None
+    assert Patches.of(nn.Conv2d(4, 8, 4, 4, groups=2)) is None
+    assert Patches.of(nn.Conv2d(3, 8, 4, 4, device="meta")) is None, "on another device"
+    assert Patches.of(nn.Conv2d(3, 8, 4, 4, dilation=2)) is None, "patches with holes"
