@@ -6,6 +6,8 @@ import binascii
 import re
 from collections.abc import Mapping
 
+import pybase64
+
 from clip_queue.shared.errors import BadImage, BadInput
 from clip_queue.shared.fetch import ImageUrl
 
@@ -59,7 +61,10 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
     Here such characters are ignored only if the result begins like an image: every image that Roboflow Inference
     reads is read here too.
     """
-    raw = _without_prefix(text).encode("utf-8", "replace").translate(_FROM_URLSAFE, _SPACE)
+    text = _without_prefix(text)
+    if len(text) * 3 // 4 <= max_bytes and (plain := _plain_base64(text)):
+        return plain
+    raw = text.encode("utf-8", "replace").translate(_FROM_URLSAFE, _SPACE)
     if len(raw.rstrip(b"=")) * 3 // 4 > max_bytes:
         raise BadImage.because(f"Image is larger than {max_bytes} bytes (setting max_image_bytes).")
     try:
@@ -71,6 +76,14 @@ def _from_base64(text: str, max_bytes: int) -> bytes:
     if not data:
         raise BadImage.because("Empty image payload.")
     return data
+
+
+def _plain_base64(text: str) -> bytes:
+    """What standard base64, with its padding and nothing else, encodes; empty if it is not that."""
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:  # binascii's own error is one
+        return b""
 
 
 def is_data_uri(text: str) -> bool:

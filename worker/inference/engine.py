@@ -118,13 +118,15 @@ class InferenceEngine:
         Args:
             owner: on whose behalf; features in the cache are for the same owner only.
             cut: of a text that is longer than the model takes, embed the beginning.
-            lone: the caller has no other item, so its thread may decode this one if a decoding thread is idle.
+            lone: the caller has no other item, so its thread decodes this one, unless a helper has to.
         """
         if isinstance(item, str):
             self._embed_text(model, lane, item, recipient, owner, cut)
             return
-        begin = self.decoders.run if lone else self.decoders.submit
-        begin(lane, lambda: self._embed_image(model, lane, item, recipient))
+        if lone:
+            self.decoders.run(lambda: self._embed_image(model, lane, item, recipient))
+        else:
+            self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
 
     def decode(self, model: ClipModel, lane: Lane, data: bytes, unwanted: Callable[[], bool]) -> Future[Pixels]:
         """Decode and preprocess an image for ``model``: pixels (height, width, 3), uint8.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from clip_queue.shared.lane import Lane
 
@@ -15,6 +18,10 @@ log = logging.getLogger(__name__)
 
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 _LAST = len(Lane)  # the rank of the task that ends a thread: behind every lane
+
+# Decoding gives way to the forward pass and to the API: a pass that waits for a core holds up all that wait for it, and
+# a core that has nothing else to do decodes as fast as before.
+NICE = 10
 
 
 class PriorityThreadPool:
@@ -28,8 +35,6 @@ class PriorityThreadPool:
         self._tasks: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._fatal = fatal
-        self._lock = threading.Lock()
-        self._at_work = 0  # threads that run a task, those of callers included
         self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(threads)]
 
     def start(self) -> None:
@@ -39,18 +44,9 @@ class PriorityThreadPool:
     def submit(self, lane: Lane, task: Callable[[], None]) -> None:
         self._tasks.put((_RANK[lane], next(self._order), task))
 
-    def run(self, lane: Lane, task: Callable[[], None]) -> None:
-        """As :meth:`submit`; but where a thread is idle and nothing waits, the caller's runs the task in its place.
-
-        To wake another thread takes longer than a small image's decoding leaves to be won.
-        """
-        with self._lock:
-            here = self._tasks.empty() and self._at_work < len(self._threads)
-            self._at_work += here
-        if here:
-            self._perform(task)
-        else:
-            self.submit(lane, task)
+    def run(self, task: Callable[[], None]) -> None:
+        """Run a task in the caller's thread, at once: of one small image, to wake another thread would take longer."""
+        self._perform(task)
 
     def stop(self, timeout: float) -> list[threading.Thread]:
         """End the threads after all submitted tasks. Waits ``timeout`` seconds; returns those that have not ended."""
@@ -62,26 +58,22 @@ class PriorityThreadPool:
         return [thread for thread in self._threads if thread.is_alive()]
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # elsewhere it would be the whole process
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
             _, _, task = self._tasks.get()
-            if task is _end:
-                return
-            with self._lock:
-                self._at_work += 1
-            if not self._perform(task):
+            if task is _end or not self._perform(task):
                 return
 
     def _perform(self, task: Callable[[], None]) -> bool:
-        """Run a task, whose thread is counted; False if it raised."""
+        """Run a task; False if it raised."""
         try:
             task()
         except BaseException as error:
             log.critical("thread %s died", threading.current_thread().name, exc_info=True)
             self._fatal(error)
             return False
-        finally:
-            with self._lock:
-                self._at_work -= 1
         return True
 
 
