@@ -55,7 +55,7 @@ class Pipeline:
         self._over = threading.Event()
         self._should_stop: Callable[[], bool] = lambda: self._over.is_set() or should_stop()
         self._settings = engine.settings
-        self._model = engine.models[plan.model.name]
+        self._model, self._passes = engine.models[plan.model.name], engine.passes[plan.model.name]
         self._readers = Readers(self._settings.read_threads)
         self.waited = {"reading": 0.0, "decoding": 0.0, "forward": 0.0}  # seconds that the other stages waited for each
 
@@ -207,9 +207,10 @@ class Pipeline:
     def _launch(self, batch: list[Prepared]) -> InFlightBatch:
         items: dict[str, Batch] = {}
         if images := [item.pixels for item in batch if item.pixels is not None]:
-            items["image"] = Batch(self._model.embed_stack, self._model.stack(images), len(images), self._should_stop)
+            stack = self._model.stack(images)
+            items["image"] = Batch(self._passes.dataset_images, stack, len(images), self._should_stop)
         if texts := [item.tokens for item in batch if item.tokens is not None]:
-            items["text"] = Batch(self._model.embed_texts, texts, len(texts), self._should_stop)
+            items["text"] = Batch(self._passes.dataset_texts, texts, len(texts), self._should_stop)
         for item in items.values():
             self._put(item)
         return batch, items

@@ -59,7 +59,7 @@ class InferenceEngine:
         batch = settings.batch_size or (256 if cuda else 32)
         for model in self.models.values() if cuda else ():
             warm_up(model, batch)
-        self._passes = {model.info.name: PassThreads(model, batch) for model in self.models.values()}
+        self.passes = {model.info.name: PassThreads(model, batch) for model in self.models.values()}
         background = settings.background_batch_size or (batch if cuda else min(8, batch))
         self.capacity = 4 * batch  # items inside the engine, per lane
         self.batcher = Batcher(
@@ -182,7 +182,7 @@ class InferenceEngine:
             if features is not None and not (cut and len(tokens) >= model.tokenizer.context_length):
                 self.text_cache.put(owner, model.fingerprint, text, features)
 
-        self.batcher.put(BatchItem(recipient, lane, self._passes[model.info.name].texts, tokens, began, leave))
+        self.batcher.put(BatchItem(recipient, lane, self.passes[model.info.name].texts, tokens, began, leave))
 
     def _embed_image(self, model: ClipModel, lane: Lane, data: bytes, recipient: Recipient) -> None:
         """Decode an image and pass it to the batcher; in a decoding thread."""
@@ -237,7 +237,5 @@ class InferenceEngine:
             recipient.fail(error)
             return
         self.batcher.put(
-            BatchItem(
-                recipient, lane, self._passes[model.info.name].images, pixels, began, lambda _: self.release(lane)
-            )
+            BatchItem(recipient, lane, self.passes[model.info.name].images, pixels, began, lambda _: self.release(lane))
         )

@@ -3,15 +3,14 @@
 Threads that share a pass must each be woken, wait for the slowest, and go on spinning for a while, on the cores that
 decoding, the API and the store need. So a pass has more of them only where they do most of the time what one would do
 alone, which is measured when the model is loaded, by the number of rows. On CUDA a pass of a few rows is bound by its
-launches (:mod:`clip_queue.worker.inference.cuda_graphs`). Passes of datasets do not come here: their bytes must not
-depend on a measurement.
+launches (:mod:`clip_queue.worker.inference.cuda_graphs`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ Threads = list[tuple[int, int]]  # (most rows, threads of their passes), by rows
 
 
 class PassThreads:
-    """The forward passes of a model for requests and jobs. Call them in one thread.
+    """The forward passes of a model. Call them in one thread.
 
     Args:
         most: rows of the largest pass that is measured.
@@ -64,7 +63,19 @@ class PassThreads:
             return self._graphs.embed_texts(texts)
         return self._with(self._threads(self.of_texts, texts), lambda: self._model.embed_texts(texts))
 
-    def _threads(self, measured: Threads, rows: Sequence[object]) -> int:
+    def dataset_images(self, stack: torch.Tensor) -> PendingFeatures:
+        """As :meth:`ClipModel.embed_stack`, to the same bytes whatever was measured."""
+        return self._with(self._of_dataset(self.of_images, stack), lambda: self._model.embed_stack(stack))
+
+    def dataset_texts(self, texts: Sequence[Tokens]) -> PendingFeatures:
+        """As :meth:`ClipModel.embed_texts`, to the same bytes whatever was measured."""
+        return self._with(self._of_dataset(self.of_texts, texts), lambda: self._model.embed_texts(texts))
+
+    def _of_dataset(self, measured: Threads, rows: Sized) -> int:
+        # At fp32 a number's last bit depends on how the threads share the work, at bf16 nothing does.
+        return self._threads(measured, rows) if self._model.precision == "bf16" else self._all
+
+    def _threads(self, measured: Threads, rows: Sized) -> int:
         return next((threads for most, threads in measured if len(rows) <= most), self._all)
 
     def _with(self, threads: int, forward: Callable[[], PendingFeatures]) -> PendingFeatures:

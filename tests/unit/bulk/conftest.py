@@ -13,7 +13,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 from tests.unit.bulk import in_process
-from tests.unit.bulk.shards import Model, decoded, unexpected
+from tests.unit.bulk.shards import Model, decoded, passes, unexpected
 
 
 @pytest.fixture
@@ -24,7 +24,15 @@ def engine() -> Iterator[Any]:
     batcher.start()
     decoders.start()
     settings = Settings(read_threads=2, read_timeout=1.5)
-    yield SimpleNamespace(models={"m": Model()}, settings=settings, batcher=batcher, decoders=decoders, decode=decoded)
+    model = Model()
+    yield SimpleNamespace(
+        models={"m": model},
+        passes={"m": passes(model)},
+        settings=settings,
+        batcher=batcher,
+        decoders=decoders,
+        decode=decoded,
+    )
     assert batcher.stop(5)
     decoders.stop(5)
 

@@ -18,6 +18,7 @@ from clip_queue.shared.workers import WorkerInfo
 from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 from tests.taken import TakenStore
+from tests.unit.bulk.shards import passes
 
 MODEL = "m"
 INFO = ModelInfo(MODEL, "none", "f", 3, 8, (4, 4), "fp32")
@@ -50,7 +51,9 @@ def engine(settings: Settings) -> Iterator[Any]:
     batcher.start()
     decoders.start()
     try:
-        yield SimpleNamespace(models={MODEL: Model()}, settings=settings, batcher=batcher, decoders=decoders)
+        model = Model()
+        models, computed = {MODEL: model}, {MODEL: passes(model)}
+        yield SimpleNamespace(models=models, passes=computed, settings=settings, batcher=batcher, decoders=decoders)
     finally:
         assert batcher.stop(5)
         decoders.stop(5)

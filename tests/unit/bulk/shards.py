@@ -57,6 +57,13 @@ class Model:
         return SimpleNamespace(result=lambda: features)
 
 
+def passes(model: Any) -> Any:
+    """In the place of the engine's passes."""
+    return SimpleNamespace(
+        dataset_images=lambda stack: model.embed_stack(stack), dataset_texts=lambda texts: model.embed_texts(texts)
+    )
+
+
 def unexpected(error: BaseException) -> None:
     raise AssertionError from error
 

@@ -29,6 +29,7 @@ from tests.unit.bulk.shards import (
     embedded,
     failures,
     names,
+    passes,
     texts,
     unexpected,
 )
@@ -92,7 +93,12 @@ def test_a_lane_that_is_full_is_waited_for(batch: int, capacity: int) -> None:
     decoders.start()
     threading.Timer(0.3, batcher.start).start()  # a pass before that takes long
     engine = SimpleNamespace(
-        models={"m": model}, settings=Settings(read_threads=2), batcher=batcher, decoders=decoders, decode=decoded
+        models={"m": model},
+        passes={"m": passes(model)},
+        settings=Settings(read_threads=2),
+        batcher=batcher,
+        decoders=decoders,
+        decode=decoded,
     )
     both = replace(IMAGES, texts=True)
     rows = (Row({"caption": str(i)}, image=IMAGE, text="a") for i in range(60))

@@ -305,7 +305,7 @@ def test_the_largest_batches_are_computed_before_the_first_request_also_where_th
             return embed(rows)
 
         monkeypatch.setattr(model, name, noted)
-    monkeypatch.setattr(PassThreads, "__init__", lambda self, model: None)
+    monkeypatch.setattr(PassThreads, "__init__", lambda self, model, most: None)
     settings = Settings(batch_size=24)
     InferenceEngine(settings, load_model=lambda spec, settings: model)
     assert asked == [("embed_images", 24, 64), ("embed_texts", 24, 32)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from clip_queue.shared.models import parse_model
+from clip_queue.shared.settings import Settings
 from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.cuda_graphs import CudaGraphs
 from clip_queue.worker.inference.pass_threads import PassThreads
+from tests.checkpoints import tiny_checkpoint
 from tests.unit.worker.test_clip_model import emoji as emoji  # the fixture
 
 
@@ -28,6 +32,7 @@ class Timed:
     """A model on a clock of its own: a row takes ``row`` seconds of one thread, to wake another ``wake``."""
 
     device = torch.device("cpu")
+    precision = "bf16"
     image_size = (2, 2)
     tokenizer = SimpleNamespace(context_length=5)
 
@@ -41,7 +46,7 @@ class Timed:
         self.passes.append((len(rows), threads))
         return len(rows)
 
-    embed_texts = embed_images
+    embed_stack = embed_texts = embed_images
 
 
 def chosen(model: Timed) -> PassThreads:
@@ -131,3 +136,27 @@ def test_a_real_model_gives_the_same_vectors_with_one_thread(emoji: ClipModel) -
     np.testing.assert_allclose(
         passes.texts([tokens]).result(), emoji.embed_texts([tokens]).result(), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("bf16", [1, 1]), ("fp32", [4, 4]), ("fp16", [4, 4])])
+def test_of_datasets_only_passes_at_bf16_have_fewer_threads(precision: str, wanted: list[int]) -> None:
+    model = Timed(row=0.0001, wake=0.01)
+    model.precision = precision
+    passes = chosen(model)
+    passes.dataset_images(rows(8))
+    passes.dataset_texts(rows(8))
+    assert [count for _, count in model.passes] == wanted
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 32])
+def test_at_bf16_the_bytes_do_not_depend_on_the_threads(count: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(count)
+    for source in ("emoji-mini", f"m=local-dir:{tiny_checkpoint(tmp_path / 'tiny')}"):
+        model = ClipModel(parse_model(source), Settings(device="cpu", precision="bf16"))
+        images = list(random.integers(0, 255, (count, *model.image_size, 3), dtype=np.uint8))
+        texts = [model.tokenizer("word " * n) for n in random.integers(1, 9, count)]
+        found = set()
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            found.add((model.embed_images(images).result().tobytes(), model.embed_texts(texts).result().tobytes()))
+        assert len(found) == 1
