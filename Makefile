@@ -4,6 +4,9 @@ PYTHON ?= python3
 MINUTES ?= 10
 ARGS ?=
 
+# Some images set this: then each process, and the tests start hundreds, compiles all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/uv pip install --quiet --python
 PARALLEL := --numprocesses 3 --dist loadfile

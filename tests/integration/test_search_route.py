@@ -1,103 +1,32 @@
-"""The search of the service: a real worker and outputs of the shipped model, pages, pictures and what may go wrong."""
+"""The search of the service: a real worker and outputs of the shipped model, queries, pages and pictures."""
 
 from __future__ import annotations
 
 import shutil
-import tarfile
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.bulk_command import Embed
-from tests.harness import Api, Stack, stack, wait_for
+from tests.harness import wait_for
 from tests.images import base64_image
+from tests.integration.search_site import SAMPLES, Site, embed, serving
 from tests.wire import ok
 
 pytestmark = pytest.mark.timeout(400)
 
-SAMPLES = sorted((Path(__file__).parents[2] / "cli" / "samples").glob("*.png"))
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 HTML = b"<!doctype html><script>alert(1)</script>"
 
 
-@dataclass
-class Site:
-    stack: Stack
-    api: Api
-    http: httpx.Client
-    folder: Path
-
-    def post(self, name: str, **body: object) -> httpx.Response:
-        return self.http.post(f"/search/{name}", json=body)
-
-    def hits(self, name: str, **body: object) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = ok(self.post(name, **body))["hits"]
-        return found
-
-    def refused(self, status: int, code: str, response: httpx.Response) -> str:
-        assert response.status_code == status, response.text[:300]
-        assert response.json()["code"] == code
-        return str(response.json()["message"])
-
-
-def embed(it: Stack, source: str, output: Path, *options: str) -> None:
-    run = Embed(it.folder, source, output, *options, name=f"embed-{output.name}", env=it.env())
-    run.start()
-    assert run.ended() == 0, run.said
-
-
-def fill(folder: Path, samples: list[Path]) -> Path:
-    folder.mkdir(parents=True)
-    for path in samples:
-        shutil.copy(path, folder / path.name)
-        (folder / path.name).with_suffix(".txt").write_text(path.stem)
-    return folder
-
-
-def tar_of(path: Path, samples: list[Path]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for sample in samples:
-            tar.add(sample, sample.name)
-    return path
-
-
-def table_of(path: Path, samples: list[Path]) -> Path:
-    names, data = [sample.stem for sample in samples], [sample.read_bytes() for sample in samples]
-    about = {"image": data, "caption": names, "likes": range(len(names)), "raw": data}
-    pq.write_table(pa.table(about), path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("search")
-    with stack(folder) as it:
-        worker = it.worker()
-        it.ready(worker, timeout=240)
-        sources = {
-            "samples": fill(folder / "in" / "samples", SAMPLES),
-            "hostile": fill(folder / "in" / "hostile", SAMPLES[:8]),
-            "changing": fill(folder / "in" / "changing", SAMPLES[:3]),
-            "tar": tar_of(folder / "in" / "some.tar", SAMPLES[:4]),
-            "table": table_of(folder / "in" / "some.parquet", SAMPLES[:4]),
-        }
-        for name, source in sources.items():
-            embed(it, str(source), folder / "out" / name)
-        setting = ",".join(f"{name}={folder / 'out' / name}" for name in sources)
-        api = it.api(search=setting)
-        it.ready(api, timeout=240)
-        with api.client() as http:
-            yield Site(it, api, http, folder)
+    with serving(tmp_path_factory.mktemp("search"), "samples", "hostile", "changing", "tar", "table") as it:
+        yield it
 
 
 def name_of(hit: dict[str, Any]) -> str:
@@ -260,139 +189,3 @@ def test_an_output_that_is_updated_is_searched_as_it_is_now(site: Site) -> None:
     rows = wait_for(lambda: {s["name"]: s["rows"] for s in site.http.get("/search").json()["searches"]}, 10)
     wait_for(lambda: {s["name"]: s["rows"] for s in site.http.get("/search").json()["searches"]}["changing"] == 5, 30)
     assert rows["samples"] == len(SAMPLES)
-
-
-def searching(api: Api) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(api.pid).children(recursive=True)
-        if "clip_queue.bulk.search.service" in " ".join(child.cmdline())
-    ]
-
-
-def test_a_process_that_was_killed_is_replaced(site: Site) -> None:
-    site.hits("samples", row=0)
-    for process in searching(site.api):
-        process.kill()
-    wait_for(lambda: site.post("samples", row=0).status_code == 200, 60, "another process")
-
-
-def test_many_at_once_are_answered_or_told_to_come_again(site: Site) -> None:
-    codes: list[int] = []
-
-    def ask() -> None:
-        codes.append(httpx.post(f"{site.api.url}/search/samples", json={"row": 0}, timeout=60).status_code)
-
-    threads = [threading.Thread(target=ask) for _ in range(100)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(codes) == 100
-    assert set(codes) <= {200, 429}
-    assert codes.count(200) >= 64
-
-
-def test_a_search_that_hangs_is_ended_and_holds_up_nothing_else(site: Site) -> None:
-    api = site.stack.api(search=f"samples={site.folder / 'out' / 'samples'}", search_timeout=1, search_processes=1)
-    site.stack.ready(api, timeout=240)
-    with api.client() as http:
-        ok(http.post("/search/samples", json={"row": 0}))
-        (process,) = searching(api)
-        process.suspend()
-        began = time.monotonic()
-        waiting = threading.Thread(target=lambda: http.get("/search/samples/images/0"))
-        response = []
-        hung = threading.Thread(target=lambda: response.append(http.post("/search/samples", json={"row": 0})))
-        hung.start()
-        waiting.start()
-        ok(http.post("/clip/embed_text", json={"text": "red"}))
-        hung.join(60)
-        waiting.join(60)
-        assert response[0].status_code in (429, 504)
-        assert time.monotonic() - began < 40
-        wait_for(lambda: http.post("/search/samples", json={"row": 0}).status_code == 200, 60)
-    api.stop()
-    assert not process.is_running()
-
-
-def test_keys_are_asked_for(site: Site) -> None:
-    api = site.stack.api(search=f"samples={site.folder / 'out' / 'samples'}", api_keys="one,two")
-    wait_for(lambda: api.alive and api.answers(), 240)
-    with api.client() as http:
-        for response in (
-            http.get("/search"),
-            http.post("/search/samples", json={"text": "x"}),
-            http.post("/search/nothing", json={"text": "x"}),
-            http.get("/search/samples/images/0"),
-            http.get("/search/nothing/images/0"),
-            http.get("/search/samples/images/0", headers={"Authorization": "Bearer no"}),
-        ):
-            assert response.status_code == 401
-        key = {"Authorization": "Bearer one"}
-        assert http.get("/search/samples/images/0", headers=key).status_code == 200
-        ok(http.post("/search/samples", json={"text": "x", "api_key": "two"}))
-    (process, *_) = searching(api)
-    assert not {"CLIP_QUEUE_API_KEYS", "CLIP_QUEUE_REDIS_URL"} & process.environ().keys()
-    api.stop()
-    psutil.wait_procs([process], timeout=10)
-    assert not process.is_running()
-
-
-def test_vectors_of_another_model_are_not_compared(site: Site) -> None:
-    other = site.folder / "other"
-    shutil.copytree(site.folder / "out" / "samples", other)
-    manifest = other / "manifest.json"
-    text = manifest.read_text()
-    fingerprint = text.split('"fingerprint": "')[1].split('"')[0]
-    manifest.write_text(text.replace(fingerprint, "0" * len(fingerprint)))
-    api = site.stack.api(search=f"other={other}")
-    wait_for(lambda: api.alive and api.answers(), 240)
-    with api.client() as http:
-        wait_for(lambda: http.post("/clip/embed_text", json={"text": "x"}).status_code == 200, 60)
-        message = site.refused(409, "other_model", http.post("/search/other", json={"text": "x"}))
-        assert fingerprint in message
-        ok(http.post("/search/other", json={"row": 0}))
-    api.stop()
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda folder: f"a={folder / 'none'}", "there is no folder"),
-        (lambda folder: f"a={folder}", "not an output"),
-        (lambda folder: f"a={folder},a={folder}", "stands there twice"),
-        (lambda folder: "nothing", "must be NAME=FOLDER"),
-        (lambda folder: f"a/b={folder}", "must be of letters"),
-        (lambda folder: "a=s3://bucket/x", "must be a folder of this machine"),
-    ],
-)
-def test_a_setting_that_is_wrong_ends_the_api_with_one_line(site: Site, tmp_path: Path, make: Any, words: str) -> None:
-    api = site.stack.api(search=make(tmp_path))
-    assert api.process is not None
-    assert api.process.wait(60) == 78
-    assert words in api.tail()
-    assert "CLIP_QUEUE_SEARCH" in api.tail()
-    assert "Traceback" not in api.tail()
-
-
-def test_a_model_that_is_not_served_ends_the_api_with_one_line(site: Site) -> None:
-    api = site.stack.api(search=f"a={site.folder / 'out' / 'samples'}", models="ViT-B-16")
-    assert api.process is not None
-    assert api.process.wait(60) == 78
-    assert "emoji-mini" in api.tail()
-
-
-def test_an_output_that_goes_away_is_told_and_comes_back(site: Site) -> None:
-    folder = site.folder / "moved"
-    shutil.copytree(site.folder / "out" / "samples", folder)
-    api = site.stack.api(search=f"moved={folder}")
-    wait_for(lambda: api.alive and api.answers(), 240)
-    with api.client() as http:
-        ok(http.post("/search/moved", json={"row": 0}))
-        folder.rename(site.folder / "away")
-        wait_for(lambda: http.post("/search/moved", json={"row": 0}).status_code == 503, 60)
-        wait_for(lambda: "problem" in http.get("/search").json()["searches"][0], 60)
-        (site.folder / "away").rename(folder)
-        wait_for(lambda: http.post("/search/moved", json={"row": 0}).status_code == 200, 60)
-    api.stop()

@@ -223,9 +223,9 @@ ELSEWHERE = {
     "hits of a page": "integration/test_search_route.py",
     "hits of a query on all pages": "integration/test_search_route.py",
     "texts or images of a query": "integration/test_search_route.py",
-    "searches and pictures at once": "integration/test_search_route.py",
-    "those that wait for a process": "integration/test_search_route.py",
-    "time of a search": "integration/test_search_route.py",
+    "searches and pictures at once": "integration/test_search_processes.py",
+    "those that wait for a process": "integration/test_search_processes.py",
+    "time of a search": "integration/test_search_processes.py",
     "bytes of a picture": "integration/test_search_route.py",
     "places that pictures may lie in": "integration/test_search_route.py",
 }
