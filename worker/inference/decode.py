@@ -32,6 +32,7 @@ else:
     FORMATS.append("HEIF")
 
 TRUNCATED = "Data is not image: it is truncated or broken."
+TOO_LARGE = "Decoding it takes too much memory."
 
 # What matters of an image raises. Once for the process: catch_warnings() is not for threads.
 warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -74,6 +75,8 @@ def preprocessed(
     """What a model's preprocessing makes of an RGB image. Whatever it raises is the image's fault."""
     try:
         return np.asarray(preprocess(image))
+    except MemoryError as error:
+        raise BadImage.because(TOO_LARGE) from error
     except Exception as error:
         raise BadImage.because(TRUNCATED) from error
 
@@ -109,6 +112,8 @@ def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Im
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own guard, at twice the limit
         raise BadImage.because(f"Image is over the limit of {limits.pixels} pixels.") from error
+    except MemoryError as error:
+        raise BadImage.because(TOO_LARGE) from error
     except Exception as error:
         raise BadImage.because(_why_closed(data, header)) from error
     with image:
@@ -131,7 +136,7 @@ def _to_rgb(data: bytes, header: object, limits: Limits, draft: int) -> Image.Im
         except BadImage:
             raise
         except MemoryError as error:
-            raise BadImage.because("Decoding it takes too much memory.") from error
+            raise BadImage.because(TOO_LARGE) from error
         except Exception as error:
             raise BadImage.because(TRUNCATED) from error
 

@@ -15,7 +15,7 @@ import sys
 from PIL import Image
 
 from clip_queue.shared.errors import BadImage
-from clip_queue.worker.inference.decode import to_rgb
+from clip_queue.worker.inference.decode import TOO_LARGE, to_rgb
 from clip_queue.worker.inference.image_limits import Limits, examine
 
 REQUEST = struct.Struct("!QQQQId")  # bytes that follow; limits of bytes, pixels and work; draft; seconds
@@ -58,7 +58,7 @@ def _decode(data: bytes, limits: Limits, draft: int) -> tuple[int, int, bytes]:
     except BadImage as error:
         return 0, 0, error.message.encode()
     except MemoryError:
-        return 0, 0, BadImage.because("Decoding it takes too much memory.").message.encode()
+        return 0, 0, BadImage.because(TOO_LARGE).message.encode()
 
 
 def _bound(memory: int) -> None:

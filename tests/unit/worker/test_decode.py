@@ -189,3 +189,22 @@ def test_an_image_over_twice_pillows_limit_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(BadImage, match="Image is over the limit of 1000000 pixels"):
         decoded(encoded(Image.new("RGB", (10, 10))), preprocess=untouched)
+
+
+@pytest.mark.parametrize("where", ["open", "convert", "preprocess"])
+def test_lack_of_memory_is_not_said_to_be_a_broken_image(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object, **__: object) -> Any:
+        raise MemoryError
+
+    if where != "preprocess":
+        monkeypatch.setattr(Image if where == "open" else Image.Image, where, lacking)
+    preprocess: Any = lacking if where == "preprocess" else np.asarray
+    with pytest.raises(BadImage, match="takes too much memory"):
+        decode(_grey_png(), preprocess, max_bytes=2**20, max_pixels=2**20)
+
+
+def _grey_png() -> bytes:
+    """A form that has to be converted."""
+    out = io.BytesIO()
+    Image.new("L", (8, 8), 7).save(out, "PNG")
+    return out.getvalue()
