@@ -34,6 +34,7 @@ def serve() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a codec prints is no reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the worker
+    Image.init()  # a codec that finds no memory to be loaded in would be taken for one that does not exist
     _bound(int(sys.argv[1]))
     replies.write(READY)
     replies.flush()

@@ -106,7 +106,7 @@ def test_a_truncated_image_is_refused_not_filled_up(format: str) -> None:
         decoded(_truncated(format))
 
 
-@pytest.mark.parametrize("error", [MemoryError, ValueError, OSError, SyntaxError, ZeroDivisionError, RecursionError])
+@pytest.mark.parametrize("error", [ValueError, OSError, SyntaxError, ZeroDivisionError, RecursionError])
 def test_all_errors_of_a_decoder_are_errors_of_the_image(error: type[Exception]) -> None:
     def preprocess(image: Image.Image) -> Image.Image:
         raise error("deep inside")
