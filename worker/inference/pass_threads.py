@@ -21,7 +21,7 @@ from clip_queue.worker.inference.cuda_graphs import CudaGraphs
 
 log = logging.getLogger(__name__)
 
-LONG = 0.05  # seconds of a pass in one thread from which all are worth it for certain, so that nothing more is tried
+LONG = 0.05  # seconds of a pass from which all threads are taken for worth it, so that nothing larger is tried
 WORTH = 0.75  # share of their time that more threads must gain: of two, a pass must be 1.5 times as quick as of one
 REPEATS = 3  # passes of each kind, of which the quickest counts
 TEXT_TOKENS = 8  # of a usual text
@@ -94,7 +94,7 @@ class PassThreads:
             while threads < self._all:  # more rows never want fewer
                 more = min(2 * threads, self._all)
                 fewer_s, more_s = self._seconds(threads, more, lambda rows=rows: forward(rows))  # type: ignore[misc]
-                if threads == 1 and fewer_s > LONG:
+                if fewer_s > LONG:
                     return found
                 if fewer_s * threads < WORTH * more_s * more:
                     break

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from clip_queue.shared.lane import Lane
 
@@ -59,8 +58,7 @@ class PriorityThreadPool:
 
     def _run(self) -> None:
         if sys.platform == "linux":  # elsewhere it would be the whole process
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            os.nice(NICE)
         while True:
             _, _, task = self._tasks.get()
             if task is _end or not self._perform(task):

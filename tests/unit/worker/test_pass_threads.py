@@ -88,11 +88,14 @@ def test_a_model_that_takes_long_has_all_threads_and_is_not_measured_further() -
     assert len(model.passes) <= 4
 
 
-def test_nothing_is_measured_from_the_size_on_that_takes_long() -> None:
-    model = Timed(row=0.02, wake=1.0)
-    before = PassThreads(model, now=lambda: model.clock)  # type: ignore[arg-type]
-    assert before.of_images == [(2, 1)]
-    assert max(count for count, _ in model.passes) == 4
+@pytest.mark.parametrize(("wake", "found", "largest"), [(1.0, [(2, 1)], 4), (0.004, [(1, 1), (4, 2)], 8)])
+def test_nothing_is_measured_from_the_size_on_that_takes_long(
+    wake: float, found: list[tuple[int, int]], largest: int
+) -> None:
+    model = Timed(row=0.02, wake=wake)
+    before = PassThreads(model, most=1024, now=lambda: model.clock)  # type: ignore[arg-type]
+    assert before.of_images == found
+    assert max(count for count, _ in model.passes) == largest
 
 
 def test_an_error_leaves_the_threads_as_they_were() -> None:
