@@ -55,6 +55,7 @@ def _one(
             until = time.monotonic() + 60
             while not rate.value and time.monotonic() < until:
                 time.sleep(0.1)
+            assert rate.value, "nothing is done beside"
             busy.append(run(stack.api_url, ask, bodies, at_once=1, seconds=10))
             rates.append(rate.value)
     rows = [Row(f"{lane} meanwhile", rates, "images/s"), Row(f"one {lane} pass", [1000 * p for p in passes], "ms")]

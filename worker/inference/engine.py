@@ -36,6 +36,10 @@ from clip_queue.worker.inference.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
+# Decoding gives way to the forward pass and to the API: a pass that waits for a core holds up all that wait for it, and
+# a core that has nothing else to do decodes as fast as before. Helpers, which have a deadline, do not inherit it.
+DECODE_NICE = 10
+
 LoadModel = Callable[[ModelSpec, Settings], ClipModel]
 
 
@@ -68,7 +72,7 @@ class InferenceEngine:
             fatal=die,
             depth=1 if cuda else 0,
         )
-        self.decoders = PriorityThreadPool(settings.decode_threads or cores(), fatal=die)
+        self.decoders = PriorityThreadPool(settings.decode_threads or cores(), fatal=die, nice=DECODE_NICE)
         self.limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_work)
         self.helpers = helpers or DecodeHelpers(settings.decode_processes, self.limits, settings.decode_timeout)
         # Threads that wait for a helper, apart from those above: what is slow to decode holds up its like alone.

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from clip_queue.shared.lane import Lane
 
@@ -18,19 +19,21 @@ log = logging.getLogger(__name__)
 _RANK = {lane: rank for rank, lane in enumerate(Lane)}
 _LAST = len(Lane)  # the rank of the task that ends a thread: behind every lane
 
-# Decoding gives way to the forward pass and to the API: a pass that waits for a core holds up all that wait for it, and
-# a core that has nothing else to do decodes as fast as before.
-NICE = 10
-
 
 class PriorityThreadPool:
     """Threads for decoding. Pillow releases the GIL, so they scale with the cores.
 
     The pool does not bound the tasks that wait; its user does. ``fatal`` is called with the error if a task raises,
     because that is a bug. The thread then ends.
+
+    Args:
+        nice: by how much the threads give way to others, as of ``nice(1)``; on Linux. Processes that they start do too.
     """
 
-    def __init__(self, threads: int, fatal: Callable[[BaseException], None], name: str = "decode") -> None:
+    def __init__(
+        self, threads: int, fatal: Callable[[BaseException], None], name: str = "decode", *, nice: int = 0
+    ) -> None:
+        self._nice = nice
         self._tasks: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._fatal = fatal
@@ -57,8 +60,9 @@ class PriorityThreadPool:
         return [thread for thread in self._threads if thread.is_alive()]
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # elsewhere it would be the whole process
-            os.nice(NICE)
+        if self._nice and sys.platform == "linux":  # elsewhere it would be the whole process
+            with suppress(OSError):  # a sandbox may forbid it
+                os.nice(self._nice)
         while True:
             _, _, task = self._tasks.get()
             if task is _end or not self._perform(task):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -99,6 +100,15 @@ def test_a_lone_image_is_decoded_by_the_thread_that_brings_it(
         assert recipient.done.wait(10)
         np.testing.assert_array_equal(recipient.answer, [96, 80])
     assert seen == [threading.current_thread().name, "decode-0"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_a_helper_does_not_give_way_as_decoding_threads_do(engine: InferenceEngine) -> None:
+    """It has a deadline by the clock."""
+    before = {child.pid for child in psutil.Process().children()}
+    assert embed(engine, noise_image(format="TIFF")).done.wait(10)
+    (helper,) = [child for child in psutil.Process().children() if child.pid not in before]
+    assert helper.nice() == min(psutil.Process().nice() + 5, 19)
 
 
 def test_a_decode_that_hangs_holds_up_no_other_and_what_nobody_waits_for_is_not_decoded(

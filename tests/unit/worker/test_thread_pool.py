@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from clip_queue.shared.lane import Lane
-from clip_queue.worker.inference.thread_pool import NICE, PriorityThreadPool
+from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 from tests.harness import wait_for
 
 WAIT = 10.0  # seconds; only a bug lets them pass
@@ -55,7 +55,8 @@ def test_a_callers_thread_runs_a_task_itself_also_while_the_pool_is_busy() -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads of a process have one priority")
 def test_the_pools_threads_give_way_and_the_callers_does_not() -> None:
-    pool, found = PriorityThreadPool(1, fatal=_unexpected), list[int]()
+    pool, found = PriorityThreadPool(1, fatal=_unexpected, nice=7), list[int]()
+    plain = PriorityThreadPool(1, fatal=_unexpected)
 
     def look() -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
@@ -66,7 +67,10 @@ def test_the_pools_threads_give_way_and_the_callers_does_not() -> None:
     wait_for(lambda: found, WAIT)
     pool.run(look)
     pool.stop(WAIT)
-    assert found == [min(before + NICE, 19), before]
+    plain.submit(Lane.INTERACTIVE, look)
+    plain.start()
+    plain.stop(WAIT)
+    assert found == [min(before + 7, 19), before, before]
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
