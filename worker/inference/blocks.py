@@ -33,7 +33,7 @@ class Blocks(nn.Module):
 
     def __init__(self, blocks: list[_Block], last: _LastBlock) -> None:
         super().__init__()
-        self._blocks, self._last = blocks, last
+        self._blocks, self._last = nn.ModuleList(blocks), last
 
     def forward(self, x: torch.Tensor, at: torch.Tensor | None = None) -> torch.Tensor:
         """Compute what (n, length, width) becomes at one place of each row.
@@ -45,7 +45,8 @@ class Blocks(nn.Module):
         flat = x.reshape(n * length, width)
         for block in self._blocks:
             flat = block(flat, n, at is not None)
-        return self._last(flat, n, at)[:, None]
+        pooled: torch.Tensor = self._last(flat, n, at)[:, None]
+        return pooled
 
 
 def _plain(block: Any) -> bool:
@@ -66,11 +67,12 @@ def _plain(block: Any) -> bool:
     )
 
 
-class _Block:
+class _Block(nn.Module):
     def __init__(self, block: Any) -> None:
+        super().__init__()
         attention = block.attn
         self.heads: int = attention.num_heads
-        self.norm_1, self.norm_2 = _Norm(block.ln_1), _Norm(block.ln_2)
+        self.norm_1, self.norm_2 = block.ln_1, block.ln_2
         self.out = Linear(attention.out_proj.weight, attention.out_proj.bias)
         self.up = Linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu)
         self.down = Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
@@ -79,14 +81,14 @@ class _Block:
     def _of_input(self, attention: nn.MultiheadAttention) -> None:
         self.qkv = Linear(attention.in_proj_weight, attention.in_proj_bias)
 
-    def __call__(self, x: torch.Tensor, n: int, causal: bool) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, n: int, causal: bool) -> torch.Tensor:
         q, k, v = self.split(self.qkv(self.norm_1(x)), n, 3)
         seen = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.rest(x, seen.transpose(1, 2).reshape(x.shape))
 
     def split(self, x: torch.Tensor, n: int, parts: int) -> tuple[torch.Tensor, ...]:
         """So many parts, each (n, heads, length, width of a head)."""
-        return x.view(n, len(x) // n, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return x.view(n, x.shape[0] // n, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def rest(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         x = self.out.added_to(x, seen)
@@ -99,8 +101,8 @@ class _LastBlock(_Block):
         self.q = Linear(attention.in_proj_weight[:width], attention.in_proj_bias[:width])
         self.kv = Linear(attention.in_proj_weight[width:], attention.in_proj_bias[width:])
 
-    def __call__(self, x: torch.Tensor, n: int, at: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
-        length = len(x) // n
+    def forward(self, x: torch.Tensor, n: int, at: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
+        length = x.shape[0] // n
         y = self.norm_1(x)
         k, v = self.split(self.kv(y), n, 2)
         pick: torch.Tensor | slice[None, None, int] = slice(None, None, length)
@@ -111,11 +113,3 @@ class _LastBlock(_Block):
         (q,) = self.split(self.q(y[pick]), n, 1)
         seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.rest(x[pick], seen.reshape(n, -1))
-
-
-class _Norm:
-    def __init__(self, norm: nn.LayerNorm) -> None:
-        self._how = (norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.layer_norm(x, *self._how)

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from clip_queue.worker.inference.folded import fold
 from clip_queue.worker.inference.image_tower import lighten
 from clip_queue.worker.inference.libraries import PreprocessCfg, open_clip
 from clip_queue.worker.inference.text import TextTower, Tokenizer
+from clip_queue.worker.inference.traced import Tower, traced
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,10 @@ class ClipModel:
         self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
         self.text_tower = TextTower(self._model)
         lighten(self._model.visual)
+        self._images: Tower = self.image_tower
+        self._texts: Tower = self.text_tower
+        if self.device.type == "cpu":  # on CUDA graphs do it, where it counts
+            self._trace()
         self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
         self.info = ModelInfo(
             name=spec.name,
@@ -135,7 +141,7 @@ class ClipModel:
     @torch.inference_mode()
     def embed_stack(self, stack: torch.Tensor) -> PendingFeatures:
         """Raw features of a batch that :meth:`stack` has made."""
-        return PendingFeatures(self.image_tower(stack.to(self.device, non_blocking=True)))
+        return PendingFeatures(self._images(stack.to(self.device, non_blocking=True)))
 
     def image_tower(self, stack: torch.Tensor) -> torch.Tensor:
         """The raw features (n, dimension) of a stack on the device."""
@@ -148,7 +154,16 @@ class ClipModel:
     def embed_texts(self, texts: Sequence[Tokens]) -> PendingFeatures:
         """Raw features of tokenised texts, each (length,), int64, with 1 ≤ length ≤ context length."""
         length = self.text_tower.length(max(map(len, texts)), self.tokenizer.context_length)
-        return PendingFeatures(self.text_tower(self.padded(texts, length).to(self.device, non_blocking=True)))
+        return PendingFeatures(self._texts(self.padded(texts, length).to(self.device, non_blocking=True)))
+
+    def _trace(self) -> None:
+        shape = (2, *self.image_size, 3)
+        stack = torch.arange(math.prod(shape)).remainder(251).to(torch.uint8).view(shape)
+        self._images = traced(self.image_tower, self._model, stack, stack[:1])
+        if self.text_tower.trims:  # what other towers do may depend on their padding
+            texts = [self.tokenizer.cut(text) for text in ("a cat", "two dogs in the snow", "rain")]
+            batches = [self.padded(some, max(map(len, some))) for some in (texts[:2], texts[2:])]
+            self._texts = traced(self.text_tower, self._model, *batches)
 
     def padded(self, texts: Sequence[Tokens], length: int) -> torch.Tensor:
         """Tokenised texts as one batch on the host (n, length), int64. For many threads."""

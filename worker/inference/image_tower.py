@@ -50,7 +50,8 @@ class Patches(nn.Module):
         whole = x[:, :, : down * self._height, : across * self._width].permute(0, 2, 3, 1)
         lines = whole.reshape(n, down, self._height, across, self._width * channels)
         patches = lines.transpose(2, 3).reshape(n * down * across, -1)
-        return self._linear(patches).view(n, down, across, -1).permute(0, 3, 1, 2)
+        features: torch.Tensor = self._linear(patches)
+        return features.view(n, down, across, -1).permute(0, 3, 1, 2)
 
 
 class AttentionPool(nn.Module):
@@ -72,4 +73,5 @@ class AttentionPool(nn.Module):
         n, length, width = x.shape
         q = self._q(x[:, 0]).view(n, self._heads, 1, -1)
         k, v = self._kv(x.reshape(-1, width)).view(n, length, 2, self._heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        return self._out(functional.scaled_dot_product_attention(q, k, v).reshape(n, width))
+        features: torch.Tensor = self._out(functional.scaled_dot_product_attention(q, k, v).reshape(n, width))
+        return features

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -9,24 +12,32 @@ from torch.nn import functional
 SMALL = 1 << 18  # numbers in an fp32 weight below which torch's own order is as quick
 
 
-class Linear:
+class Linear(nn.Module):
     """A linear layer, with an activation behind it or a residual added to it."""
 
+    _weight: torch.Tensor
+    _bias: torch.Tensor | None
+    _packed: torch.Tensor | None
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: nn.Module | None = None) -> None:
-        self._weight, self._bias, self._activation = weight, bias, activation
-        self._packed, self._attribute = None, "none"
+        super().__init__()
+        packed, self._attribute = None, "none"
         if _worth_packing(weight):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
             self._attribute = _attribute(activation)
             if self._attribute != "none":
-                self._activation = None
-            self._weight = weight.new_empty(0)  # the packed one is enough
+                activation = None
+            weight = weight.new_empty(0)  # the packed one is enough
+        self._activation = activation
+        self.register_buffer("_weight", weight.detach())
+        self.register_buffer("_bias", None if bias is None else bias.detach())
+        self.register_buffer("_packed", packed)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self._packed is None:
-            y = functional.linear(x, self._weight, self._bias)
+            y: torch.Tensor = functional.linear(x, self._weight, self._bias)
         else:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, self._attribute, [], "none")
+            y = _pointwise()(x, self._packed, self._bias, self._attribute)
         return y if self._activation is None else self._activation(y)
 
     def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -52,3 +63,13 @@ def _attribute(activation: nn.Module | None) -> str:
     if type(activation) is nn.SiLU:
         return "swish"
     return "gelu" if type(activation) is nn.GELU and activation.approximate == "none" else "none"
+
+
+@cache
+def _pointwise() -> Any:
+    """oneDNN's linear layer. A trace takes the operation's empty list only within a compiled function."""
+    source = """
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor], activation: str) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+"""
+    return torch.jit.CompilationUnit(source).linear
