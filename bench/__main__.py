@@ -1,7 +1,8 @@
 """``python -m bench [NAME …]``: the benchmarks of these names, or all of them, which takes about an hour.
 
 ``python -m bench versus PATH [NAME …]``: this checkout against another. ``python -m bench passes [PATH]``: the CPU time
-of forward passes, here and in another. ``python -m bench precisions [FOLDER]``: the same at fp32, bf16 and int8.
+of forward passes, here and in another. ``python -m bench precisions [FOLDER [MODEL …]]``: the same
+at fp32, bf16 and int8.
 """
 
 from __future__ import annotations

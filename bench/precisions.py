@@ -1,25 +1,22 @@
-"""fp32, bf16 and int8 on this CPU, CPU time and cosines with fp32: ``python -m bench precisions [FOLDER]``.
+"""fp32, bf16 and int8 on this CPU, CPU time and cosines with fp32: ``python -m bench precisions [FOLDER [MODEL ...]]``.
 
-int8 is torch's dynamic quantisation of the linear layers: weights by channel, activations by tensor. The images are
-the JPEGs of a folder, or generated ones.
+The images are the JPEGs of a folder, or generated ones. A model is one of ``CLIP_QUEUE_MODELS``: its weights decide how
+near int8 comes.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bench.common import ROUNDS, VIT, Row, bare, photo, show
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import Matrix, normalise
-from clip_queue.worker.inference import blocks, image_tower
 from clip_queue.worker.inference.clip_model import ClipModel, PendingFeatures
 from clip_queue.worker.inference.decode import decode
 
@@ -31,46 +28,13 @@ WHERE = ("", "on a table", "in front of a large house at night", "drawn by a chi
 TEXTS = [f"a photo of {what} {where}" for what in WHAT for where in WHERE]
 
 
-class Int8Linear:
-    """In the place of :class:`clip_queue.worker.inference.linear.Linear`."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: nn.Module | None = None) -> None:
-        weight = weight.detach()
-        scale = weight.abs().amax(dim=1).double().clamp_min(1e-9) / 127
-        quantised = torch.quantize_per_channel(weight, scale, torch.zeros(len(scale), dtype=torch.long), 0, torch.qint8)
-        self._packed = torch.ops.quantized.linear_prepack(quantised, bias.detach())
-        self._activation = activation
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, True)
-        return y if self._activation is None else self._activation(y)
-
-    def added_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self(x).add_(residual)
-
-
-@contextmanager
-def layers_of(kind: Any) -> Iterator[None]:
-    """What is loaded within the context has linear layers of this kind."""
-    before = blocks.Linear
-    for module in (blocks, image_tower):
-        vars(module)["Linear"] = kind
-    try:
-        yield
-    finally:
-        for module in (blocks, image_tower):
-            vars(module)["Linear"] = before
-
-
 def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
-    files = sorted(Path(arguments[0]).iterdir())[:MOST] if arguments else []
+    folder, *models = arguments or [""]
+    files = sorted(Path(folder).iterdir())[:MOST] if folder else []
     encoded = [path.read_bytes() for path in files] or [photo(seed, (256, 256)) for seed in range(64)]
-    for model in ("emoji-mini", VIT):
-        settings = Settings(precision="fp32", resize="exact")
-        clips = {"fp32": bare(model, settings), "bf16": bare(model, Settings(precision="bf16", resize="exact"))}
-        with layers_of(Int8Linear):
-            clips["int8"] = bare(model, settings)
+    for model in models or ("emoji-mini", VIT):
+        clips = {p: bare(model, Settings(precision=p, resize="exact")) for p in ("fp32", "bf16", "int8")}
         compare(model.partition("=")[0], clips, encoded)
 
 

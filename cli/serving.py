@@ -96,7 +96,7 @@ def up(
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="CUDA where there is one")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="what suits the device")
+        str | None, typer.Option(help="fp32, bf16, fp16 or int8.", show_default="what suits the device")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Most items in a forward pass.", show_default="256 on CUDA, 32 on a CPU")

@@ -54,10 +54,10 @@ class Settings(BaseSettings):
         "`text-embedding-3-small=ViT-B-16`. The names of OpenAI's models at Hugging Face are known without it.",
     )
     device: str = Field("auto", description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, `mps`.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="Weights' precision. `auto`: fp16 on a GPU with tensor cores, bf16 on a CPU with AVX512-BF16, else "
-        "fp32.",
+        "fp32. `int8`: of the linear layers of transformers, on a CPU with AVX512-VNNI.",
     )
     batch_size: int = Field(0, ge=0, le=4096, description="Most items in a forward pass; 0: 256 on CUDA, 32 on a CPU.")
     background_batch_size: int = Field(

@@ -14,7 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 INTERVAL = 10.0  # seconds between two looks
+KEPT = 256 * 2**20  # bytes of freed memory at an arena's end that glibc keeps by itself
+MAPPED = 32 * 2**20  # bytes from which an allocation has pages of its own; glibc takes no more
 GROWN = 64 * 2**20  # bytes by which the process has grown since memory was given back last
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers
 
 
 class FreedMemory:
@@ -63,3 +67,14 @@ def malloc_trim() -> Callable[[], object] | None:
         return None
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
     return (lambda: trim(0)) if trim else None
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a forward pass frees for the next one, until :class:`FreedMemory` gives it back.
+
+    By itself it returns the larger tensors to the system at each pass, and every page of them is then given anew, and
+    set to zero, when it is touched: of 16 images of ViT-B/32 at int8 86,000 pages, a quarter of the pass.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_TRIM_THRESHOLD, KEPT)
+        mallopt(_MMAP_THRESHOLD, MAPPED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import itertools
 import os
 import subprocess
 import sys
@@ -82,10 +83,13 @@ def main(seconds: float = SECONDS, rounds: int = ROUNDS) -> None:
     with tempfile.TemporaryDirectory(prefix="clip-queue-peers-") as folder, contextlib.ExitStack() as stack:
         hugging_face.write(Path(folder) / "clip")
         urls = {dtype: stack.enter_context(infinity(Path(folder), dtype)) for dtype in ("float32", "int8")}
-        url = stack.enter_context(versus.served(versus.CASES["images"], None))
-        ours = Service("clip-queue", url, "/clip/embed_image", own)
+        ours = []
+        for precision in ("auto", "int8"):
+            chosen = {"CLIP_QUEUE_PRECISION": precision}
+            url = stack.enter_context(versus.served(versus.CASES["images"], None, chosen))
+            ours.append(Service(f"clip-queue {precision}", url, "/clip/embed_image", own))
         peers = [Service(f"infinity {dtype}", url, "/embeddings", theirs) for dtype, url in urls.items()]
-        services = [ours, *peers]
+        services = [*ours, *peers]
         exact = fp32(pictures)
         errors = {service.name: (service.vectors() * exact).sum(axis=1) for service in services}
         rates: dict[str, list[float]] = {service.name: [] for service in services}
@@ -95,9 +99,9 @@ def main(seconds: float = SECONDS, rounds: int = ROUNDS) -> None:
             for service in services if number % 2 else services[::-1]:
                 rates[service.name].append(service.rate(seconds))
     rows = [Row(name, values, "images/s") for name, values in rates.items()]
-    for peer in peers:
-        ratios = [a / b for a, b in zip(rates[ours.name], rates[peer.name], strict=True)]
-        rows.append(Row(f"clip-queue ÷ {peer.name}", ratios, "", "≥ 1.25" if "int8" in peer.name else ""))
+    for one, peer in itertools.product(ours, peers):
+        ratios = [a / b for a, b in zip(rates[one.name], rates[peer.name], strict=True)]
+        rows.append(Row(f"{one.name} ÷ {peer.name}", ratios, "", "≥ 1.25" if "int8" in peer.name else ""))
     show(f"ViT-B/32, random weights, JPEG {SIZE[0]} × {SIZE[1]}, {AT_ONCE} at once", rows)
     cosines = [Row(f"{name}: least", [float(found.min())], "") for name, found in errors.items()]
     cosines += [Row(f"{name}: mean", [float(found.mean())], "") for name, found in errors.items()]

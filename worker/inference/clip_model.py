@@ -20,17 +20,20 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import Matrix, Pixels, Tokens
 from clip_queue.worker.inference import preprocess
+from clip_queue.worker.inference.device import pick_device, pick_precision
 from clip_queue.worker.inference.folded import fold
 from clip_queue.worker.inference.image_tower import lighten
+from clip_queue.worker.inference.int8_linear import Int8Linear
 from clip_queue.worker.inference.libraries import PreprocessCfg, open_clip
+from clip_queue.worker.inference.linear import Linear
 from clip_queue.worker.inference.text import TextTower, Tokenizer
 from clip_queue.worker.inference.traced import Tower, traced
+from clip_queue.worker.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
-TENSOR_CORES, BF16 = (7, 0), (8, 0)  # the CUDA capabilities from which a GPU has them
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class PendingFeatures:
@@ -102,11 +105,15 @@ class ClipModel:
         self._mean = (torch.tensor(config.mean) * 255).repeat(self.image_size[1]).to(self.device)
         self._std = (torch.tensor(config.std) * 255).repeat(self.image_size[1]).to(self.device)
         self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
-        self.text_tower = TextTower(self._model)
-        lighten(self._model.visual)
+        layer = Int8Linear if self.precision == "int8" else Linear
+        self.text_tower = TextTower(self._model, layer)
+        lighten(self._model.visual, layer)
+        if layer is Int8Linear and not any(isinstance(part, Int8Linear) for part in self._model.visual.modules()):
+            log.warning("%s: int8 is for transformers; images are computed at fp32", spec.name)
         self._images: Tower = self.image_tower
         self._texts: Tower = self.text_tower
         if self.device.type == "cpu":  # on CUDA graphs do it, where it counts
+            keep_freed_memory()
             self._trace()
         self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
         self.info = ModelInfo(
@@ -217,44 +224,6 @@ def reason(spec: ModelSpec, error: Exception) -> str:
             return f"{name} has no weights {tag!r}: use one of {', '.join(tags) or RANDOM}"
     said = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {said[:300]}"
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a setting; ``auto``: CUDA if there is a GPU, else the CPU.
-
-    Raises:
-        CannotWork: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).cpu()
-    except torch.cuda.OutOfMemoryError:  # the device is there, and may have room later
-        raise
-    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
-        count = torch.cuda.device_count()
-        there = f"{count} CUDA device{'' if count == 1 else 's'} here" if count else "no CUDA device or driver here"
-        raise CannotWork(
-            f"CLIP_QUEUE_DEVICE: {name[:40]!r} cannot be used ({there}): use auto, cpu, cuda, cuda:1 or mps"
-        ) from error
-    return device
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    """The precision of a setting: ``fp32``, ``bf16`` or ``fp16``.
-
-    ``auto``: fp16 on a GPU with tensor cores, where it is as fast as bf16 and nearer to fp32; bf16 on a CPU that
-    multiplies it natively, at twice the speed of fp32; else fp32.
-    """
-    if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < BF16:
-        log.warning("this GPU has no bf16 of its own and is slow at it: set CLIP_QUEUE_PRECISION=fp16, or auto")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "fp16" if torch.cuda.get_device_capability(device) >= TENSOR_CORES else "fp32"
-    native = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return "bf16" if native else "fp32"
 
 
 def context_length(model: Any) -> int:

@@ -22,9 +22,10 @@ from clip_queue.shared.models import NOTICES, ModelSpec, parse_models
 from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.vectors import Pixels, Vector
 from clip_queue.worker.inference.batcher import Batcher
-from clip_queue.worker.inference.clip_model import ClipModel, pick_device
+from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decoded, preprocessed
 from clip_queue.worker.inference.decode_helpers import DecodeHelpers, Unwanted
+from clip_queue.worker.inference.device import pick_device
 from clip_queue.worker.inference.fatal import die
 from clip_queue.worker.inference.gpu import Gpu
 from clip_queue.worker.inference.image_limits import Limits, examine

@@ -13,12 +13,16 @@ from clip_queue.worker.inference.libraries import ModifiedResNet, VisionTransfor
 from clip_queue.worker.inference.linear import Linear
 
 
-def lighten(tower: Any) -> None:
-    """Replace what can be replaced, in an image tower on its device and at its precision."""
+def lighten(tower: Any, layer: type[Linear] = Linear) -> None:
+    """Replace what can be replaced, in an image tower on its device and at its precision.
+
+    Args:
+        layer: the kind of a vision transformer's linear layers.
+    """
     if type(tower) is VisionTransformer:
         if tower.attn_pool is None and tower.pool_type == "tok":
-            tower.transformer = Blocks.of(tower.transformer) or tower.transformer
-        tower.conv1 = Patches.of(tower.conv1) or tower.conv1
+            tower.transformer = Blocks.of(tower.transformer, layer) or tower.transformer
+        tower.conv1 = Patches.of(tower.conv1, layer) or tower.conv1
     if type(tower) is ModifiedResNet:
         tower.attnpool = AttentionPool(tower.attnpool)
 
@@ -27,7 +31,7 @@ class Patches(nn.Module):
     """In the place of a vision transformer's convolution, whose patches lie side by side: a linear layer does it."""
 
     @staticmethod
-    def of(conv: Any) -> Patches | None:
+    def of(conv: Any, layer: type[Linear] = Linear) -> Patches | None:
         """None where this is not what the convolution does, or where it is no quicker."""
         plain = (
             type(conv) is nn.Conv2d
@@ -36,12 +40,12 @@ class Patches(nn.Module):
             and conv.dilation == (1, 1)
             and conv.groups == 1
         )
-        return Patches(conv) if plain and conv.weight.device.type == "cpu" else None
+        return Patches(conv, layer) if plain and conv.weight.device.type == "cpu" else None
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, layer: type[Linear]) -> None:
         super().__init__()
         self._height, self._width = conv.kernel_size
-        self._linear = Linear(conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+        self._linear = layer(conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(n, channels, height, width) as (n, features, height, width), the last two in patches."""

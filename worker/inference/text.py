@@ -13,6 +13,7 @@ from clip_queue.shared.errors import BadInput, TextTooLong
 from clip_queue.worker.inference.blocks import Blocks
 from clip_queue.worker.inference.bpe import quick_bpe
 from clip_queue.worker.inference.libraries import SimpleTokenizer, text_global_pool
+from clip_queue.worker.inference.linear import Linear
 
 WORD_CACHE = 50_000  # most words that the tokenizer remembers; by itself it has no limit
 
@@ -84,7 +85,7 @@ class TextTower:
     towers (bidirectional, with another pooling, or of Hugging Face) are computed by open_clip at full length.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, layer: type[Linear] = Linear) -> None:
         self._model = model
         tower = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
         causal = getattr(tower, "attn_mask", None) is not None
@@ -93,7 +94,7 @@ class TextTower:
         self._tower = tower if causal and plain and pool in ("argmax", "eos") else None
         self._pool = pool
         self._blocks: Blocks | None = None
-        if self._tower is not None and (blocks := Blocks.of(self._tower.transformer)):
+        if self._tower is not None and (blocks := Blocks.of(self._tower.transformer, layer)):
             self._blocks = self._tower.transformer = blocks  # nothing keeps the weights in another order
 
     @property

@@ -89,7 +89,7 @@ def test_secrets_are_not_printed() -> None:
         ("models", ""),
         ("max_items", "0"),
         ("request_timeout", "0"),
-        ("precision", "int8"),
+        ("precision", "int4"),
         ("lease", "0.1"),
         ("worker_threads", "1"),
         ("max_body_bytes", "many"),

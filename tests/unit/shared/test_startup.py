@@ -32,7 +32,7 @@ WRONG = [
     ("MAX_ITEMS", "0", "greater than or equal to 1"),
     ("MAX_ITEMS", "1e400", "valid integer"),
     ("INTERACTIVE_JOBS", "perhaps", "valid boolean"),
-    ("PRECISION", "int8", "'fp32'"),
+    ("PRECISION", "int4", "'fp32'"),
     ("LOG_LEVEL", "loud", "use one of DEBUG"),
     ("FETCH_ALLOW_NETWORKS", "10.0.0.0/8,10.0.0.0/99", "'10.0.0.0/99' is not a network"),
     ("FETCH_ALLOW_HOSTS", "https://x.test", "is not a host"),

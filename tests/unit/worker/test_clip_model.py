@@ -11,14 +11,11 @@ import torch
 
 from clip_queue.shared.models import CATALOGUE, parse_model
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.startup import CannotWork
 from clip_queue.shared.vectors import normalise
 from clip_queue.worker.inference.clip_model import (
     ClipModel,
     PendingFeatures,
     load,
-    pick_device,
-    pick_precision,
     public_source,
 )
 
@@ -101,34 +98,6 @@ def test_a_source_without_a_model_is_an_error_of_open_clip(tmp_path: Path) -> No
         load(parse_model(f"m=local-dir:{tmp_path}"), None)
     with pytest.raises(RuntimeError, match="no-such"):
         load(parse_model("m=no-such/random"), None)
-
-
-def test_the_device_is_cuda_where_there_is_one() -> None:
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(CannotWork, match=r"^CLIP_QUEUE_DEVICE: 'cuda:99' cannot be used"):
-        pick_device("cuda:99")
-
-
-def test_the_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    native = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert pick_precision("auto", torch.device("cuda")) == "fp16"
-    assert pick_precision("auto", torch.device("cpu")) == ("bf16" if native else "fp32")
-    assert pick_precision("auto", torch.device("mps")) == "fp32"
-    assert pick_precision("bf16", torch.device("cuda")) == "bf16"
-
-
-@pytest.mark.parametrize(
-    ("capability", "auto"), [((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((12, 0), "fp16")]
-)
-def test_a_gpu_without_tensor_cores_computes_at_fp32_and_one_without_bf16_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: tuple[int, int], auto: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert pick_precision("auto", torch.device("cuda")) == auto
-    assert not caplog.records
-    assert pick_precision("bf16", torch.device("cuda")) == "bf16"
-    assert ("this GPU has no bf16 of its own" in caplog.text) == (capability < (8, 0))
 
 
 def test_of_a_local_path_clients_see_the_last_part_only() -> None:
