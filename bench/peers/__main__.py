@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import itertools
 import os
 import subprocess
 import sys
