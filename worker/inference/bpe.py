@@ -1,4 +1,4 @@
-"""Byte pair encoding of a word, in time that grows with the word's length and not with its square.
+"""Byte pair encoding, in time that grows with a word's length and not with its square.
 
 open_clip's own takes 1.7 s for 2,000 letters without a space, as long as a request may send 256 times.
 """
@@ -10,9 +10,13 @@ from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import Any
 
+from clip_queue.worker.inference.libraries import get_clean_fn
+
 REMEMBERED = 32  # most characters of a word that is remembered: computing it again takes less than a network tells
 
 Ranks = Mapping[tuple[str, str], int]
+
+clean_lower: Callable[[str], str] = get_clean_fn("lower")
 
 
 def merged(word: str, ranks: Ranks) -> list[str]:
@@ -42,15 +46,48 @@ def merged(word: str, ranks: Ranks) -> list[str]:
     return [part for part in parts if part]
 
 
-def quick_bpe(tokenizer: Any) -> Callable[[str], str]:
-    """In the place of ``SimpleTokenizer.bpe``."""
+class QuickEncoder:
+    """In the place of ``SimpleTokenizer.encode``, for many threads: the same tokens in a quarter of the time.
 
-    def bpe(word: str) -> str:
-        known = tokenizer.cache.get(word)
-        if known is None:
-            known = " ".join(merged(word, tokenizer.bpe_ranks))
-            if len(word) <= REMEMBERED:
-                tokenizer.cache[word] = known
-        return str(known)
+    Of a word that comes again the tokens are remembered, and an ordinary text is not searched for what has to be
+    mended in others.
 
-    return bpe
+    Args:
+        most: most words that are remembered; then all are forgotten.
+    """
+
+    def __init__(self, tokenizer: Any, most: int) -> None:
+        self._most = most
+        self._find: Callable[[str], list[str]] = tokenizer.pat.findall
+        self._clean = quick_clean if tokenizer.clean_fn is clean_lower else tokenizer.clean_fn
+        self._bytes, self._ranks, self._ids = tokenizer.byte_encoder, tokenizer.bpe_ranks, tokenizer.encoder
+        self._special = {tokenizer.decoder[i] for i in tokenizer.all_special_ids}  # they must never be split
+        self.words: dict[str, list[int]] = {}
+
+    def __call__(self, text: str) -> list[int]:
+        """The tokens of a text, without those of its start and its end. Raises :class:`KeyError`."""
+        ids: list[int] = []
+        words = self.words
+        for word in self._find(self._clean(text)):
+            ids += words.get(word) or self._encode(word)
+        return ids
+
+    def _encode(self, word: str) -> list[int]:
+        encoded = "".join(self._bytes[byte] for byte in word.encode())
+        parts = [encoded] if encoded in self._special else merged(encoded, self._ranks)
+        ids = [self._ids[part] for part in parts]
+        if len(encoded) <= REMEMBERED:
+            if len(self.words) >= self._most:
+                self.words = {}
+            self.words[word] = ids
+        return ids
+
+
+def quick_clean(text: str) -> str:
+    """A text as open_clip cleans it: mended by ftfy, of HTML's entities freed, in small letters, with single spaces.
+
+    A text of printable ASCII without entities needs the last two only.
+    """
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return " ".join(text.split()).lower()
+    return clean_lower(text)

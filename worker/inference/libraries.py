@@ -81,7 +81,7 @@ def _timm_tower(*args: Any, **options: Any) -> Any:
 with _lean():
     import open_clip
     from open_clip.modified_resnet import Bottleneck, ModifiedResNet
-    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer, text_global_pool
     from torchvision.transforms import CenterCrop, Resize
@@ -102,6 +102,7 @@ __all__ = [
     "SimpleTokenizer",
     "VisionTransformer",
     "functional",
+    "get_clean_fn",
     "image_transform_v2",
     "open_clip",
     "text_global_pool",

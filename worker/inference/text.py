@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from clip_queue.shared.errors import BadInput, TextTooLong
 from clip_queue.worker.inference.blocks import Blocks
-from clip_queue.worker.inference.bpe import quick_bpe
+from clip_queue.worker.inference.bpe import QuickEncoder
 from clip_queue.worker.inference.libraries import SimpleTokenizer, text_global_pool
 from clip_queue.worker.inference.linear import Linear
 
@@ -21,15 +21,14 @@ WORD_CACHE = 50_000  # most words that the tokenizer remembers; by itself it has
 class Tokenizer:
     """open_clip's tokenizer of a model, for many threads.
 
-    ``word_cache`` is the most words whose byte pairs are remembered. :attr:`pad` is the token that fills up a batch.
+    ``word_cache`` is the most words whose tokens are remembered. :attr:`pad` is the token that fills up a batch.
     """
 
     def __init__(self, tokenizer: Any, context_length: int, *, word_cache: int = WORD_CACHE) -> None:
         self._tokenizer = tokenizer
-        self._word_cache = word_cache
         self._simple = isinstance(tokenizer, SimpleTokenizer)
-        if self._simple:
-            tokenizer.bpe = quick_bpe(tokenizer)
+        if self._simple and type(tokenizer).encode is SimpleTokenizer.encode:
+            tokenizer.encode = QuickEncoder(tokenizer, word_cache)
         self.context_length = context_length
         self.pad = 0 if self._simple else int(getattr(tokenizer.tokenizer, "pad_token_id", 0) or 0)
 
@@ -61,8 +60,6 @@ class Tokenizer:
         if not self._simple:
             return self._encode_other(text, self.context_length + 1)
         t = self._tokenizer
-        if len(t.cache) > self._word_cache:
-            t.cache = {t.decoder[i]: t.decoder[i] for i in t.all_special_ids}  # special tokens must never be split
         try:
             body = t.encode(text)  # not __call__, which would shorten the text
         except KeyError as error:
