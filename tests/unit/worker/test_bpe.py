@@ -83,7 +83,8 @@ def test_a_text_of_printable_ascii_is_cleaned_as_open_clip_cleans_it() -> None:
     [
         "A &amp;lt; B &AMP C &#65;", "“curly” ‘quotes’", "ﬁ ligature", "Ｆｕｌｌ width", "l’avion", "schÃ¶n",
         "a\r\nb\tc", "\x1b[31mred\x1b[0m", "a\x00b\x7fc", " \u00a0 no break \u3000 ", "İ I ı", "e\u0301",
-        "<b>bold</b> & more", "<start_of_text> x <end_of_text>", "<START_OF_TEXT>", "don't I'LL we've it's", "", " ", "\u2028line", "\ud83d",
+        "<b>bold</b> & more", "<start_of_text> x <end_of_text>", "<START_OF_TEXT>",
+        "don't I'LL we've it's", "", " ", "\u2028line", "\ud83d",
     ],
 )  # fmt: skip
 def test_what_is_not_ordinary_is_mended_as_open_clip_mends_it(
