@@ -58,12 +58,17 @@ def _types(hint: Any) -> tuple[type, ...]:
 def member(kind: type[E], word: str) -> E:
     """The member of an enumeration. A word that a later release has added is a member of its own: it equals no other,
     and is shown as it is."""
-    try:
-        return kind(word)
-    except ValueError:
-        later = str.__new__(kind, word)
-        later._name_ = later._value_ = word
-        return later
+    known: E | None = _members(kind).get(word)
+    if known is not None:
+        return known
+    later = str.__new__(kind, word)
+    later._name_ = later._value_ = word
+    return later
+
+
+@lru_cache(maxsize=64)
+def _members(kind: Any) -> dict[str, Any]:
+    return {str(member): member for member in kind}
 
 
 def is_known(word: StrEnum) -> bool:

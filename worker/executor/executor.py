@@ -40,6 +40,7 @@ from clip_queue.worker.executor.leading import Leading
 from clip_queue.worker.executor.leases import Claims, Lease, Leases
 from clip_queue.worker.executor.suspects import Suspects
 from clip_queue.worker.inference.engine import InferenceEngine
+from clip_queue.worker.inference.item import BatchItem
 
 CONCURRENCY = 2  # most messages of a lane (not interactive) at once: one feeds while the other completes or writes
 BACKGROUND_ITEMS = 256  # most items that a message of the background lane claims at a time
@@ -48,6 +49,7 @@ COMPLETIONS = 64  # most jobs that are completed in one round trip
 SUSPECTS = 16  # most jobs that have lost a worker, and have more than one attempt left, at once
 CONTENDED = 0.02  # seconds until the next look at suspects that another worker was quicker to claim
 LOCK_WAIT = 1.0  # seconds that a wait for other suspects takes until it looks whether the worker drains
+TOGETHER = 32  # most texts of a message that are gathered before their forward pass begins
 FEED_INTERVAL = 0.02  # seconds that feeding waits for a free place before it completes jobs that are over
 
 EMBEDDING = frozenset({Kind.EMBED_IMAGE, Kind.EMBED_TEXT, Kind.COMPARE})
@@ -240,17 +242,26 @@ class JobExecutor:
         """
         pending: dict[str, Lease] = {}
         over = OverQueue()
+        texts: list[BatchItem] = []
+
+        def meanwhile() -> None:
+            self.engine.begin(texts)
+            self._complete(over, pending, wait=0)
+
         with self.leases.claim(job_ids, suspicion) as claims:
             try:
                 for lease in claims.leases:
                     if execution := self._begin(lease, over):
                         pending[lease.job.id] = lease
                         lone = len(claims.leases) == len(execution.inputs.items) == 1
-                        self._feed(execution, lambda: self._complete(over, pending, wait=0), lone)
-                    self._complete(over, pending, wait=0)
+                        self._feed(execution, texts, meanwhile, lone)
+                    if not over.empty():
+                        self._complete(over, pending, wait=0)
+                self.engine.begin(texts)
                 while pending:
                     self._complete(over, pending, wait=1.0)
             finally:  # after an error some are left: they are given back
+                self.engine.begin(texts)
                 for lease in pending.values():
                     if lease.task:
                         lease.task.abandon()
@@ -283,15 +294,19 @@ class JobExecutor:
             raise error
         return self.leases.inputs(lease)
 
-    def _feed(self, execution: JobExecution, meanwhile: Callable[[], None], lone: bool) -> None:
+    def _feed(self, execution: JobExecution, texts: list[BatchItem], meanwhile: Callable[[], None], lone: bool) -> None:
         """Pass an execution's items to the engine as places become free; ``meanwhile`` is called while none is free.
 
-        ``lone``: this thread has one item and nothing else to do.
+        Args:
+            texts: those of the message that are ready: a forward pass of all costs little more than one of the first.
+            lone: this thread has one item and nothing else to do.
         """
         lane, model = execution.job.lane, self.engine.models[execution.job.model]
         for index, item in enumerate(execution.inputs.items):
-            while not self.engine.acquire(lane, FEED_INTERVAL):
+            wait = 0.0
+            while not self.engine.acquire(lane, wait):
                 meanwhile()
+                wait = FEED_INTERVAL
                 if execution.over:
                     return
             if execution.over:
@@ -302,7 +317,10 @@ class JobExecutor:
                 execution.fail(index, error)
             else:
                 recipient, owner = execution.item(index), execution.job.owner
-                self.engine.embed(model, lane, item, recipient, owner, cut=execution.inputs.cut, lone=lone)
+                cut = execution.inputs.cut
+                self.engine.embed(model, lane, item, recipient, owner, cut=cut, lone=lone, gathered=texts)
+                if len(texts) >= TOGETHER:
+                    self.engine.begin(texts)
 
     def _complete(self, over: OverQueue, pending: dict[str, Lease], wait: float) -> None:
         """Complete the jobs that are over, in one round trip. Waits up to ``wait`` seconds for the first of them.

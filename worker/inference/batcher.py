@@ -139,11 +139,16 @@ class Batcher:
 
         Raises :class:`queue.Full` if ``capacity`` items wait there, and still do after ``timeout`` seconds.
         """
-        waiting = self._queues[item.lane]
+        self.put_all([item], timeout)
+
+    def put_all(self, items: Sequence[Item], timeout: float = 0.0) -> None:
+        """Add items of one lane so that the batcher meets all of them at once. Raises what :meth:`put` raises."""
+        lane = items[0].lane
+        waiting = self._queues[lane]
         with self._change:
-            if not self._room.wait_for(lambda: len(waiting) < self._capacity, timeout):
-                raise queue.Full(f"{len(waiting)} items wait in the {item.lane} lane")
-            waiting.append(item)
+            if not self._room.wait_for(lambda: len(waiting) + len(items) <= self._capacity, timeout):
+                raise queue.Full(f"{len(waiting)} items wait in the {lane} lane")
+            waiting.extend(items)
             self._change.notify()
 
     def busy_for(self) -> float:

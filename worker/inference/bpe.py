@@ -58,7 +58,7 @@ class QuickEncoder:
 
     def __init__(self, tokenizer: Any, most: int) -> None:
         self._most = most
-        self._find: Callable[[str], list[str]] = tokenizer.pat.findall
+        self._find: Callable[..., list[str]] = tokenizer.pat.findall  # of the package `regex`
         self._clean = quick_clean if tokenizer.clean_fn is clean_lower else tokenizer.clean_fn
         self._bytes, self._ranks, self._ids = tokenizer.byte_encoder, tokenizer.bpe_ranks, tokenizer.encoder
         self._special = {tokenizer.decoder[i] for i in tokenizer.all_special_ids}  # they must never be split
@@ -68,7 +68,8 @@ class QuickEncoder:
         """The tokens of a text, without those of its start and its end. Raises :class:`KeyError`."""
         ids: list[int] = []
         words = self.words
-        for word in self._find(self._clean(text)):
+        # Without its lock, Python's regular expressions would wait for it again behind every other thread.
+        for word in self._find(self._clean(text), concurrent=False):
             ids += words.get(word) or self._encode(word)
         return ids
 

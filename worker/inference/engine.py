@@ -117,6 +117,7 @@ class InferenceEngine:
         *,
         cut: bool = False,
         lone: bool = False,
+        gathered: list[BatchItem] | None = None,
     ) -> None:
         """Embed an encoded image or a text that has a place. ``recipient`` gets the features or the error.
 
@@ -124,14 +125,25 @@ class InferenceEngine:
             owner: on whose behalf; features in the cache are for the same owner only.
             cut: of a text that is longer than the model takes, embed the beginning.
             lone: the caller has no other item, so its thread decodes this one, unless a helper has to.
+            gathered: a text that is ready goes there and waits, with its place, for :meth:`begin`.
         """
         if isinstance(item, str):
-            self._embed_text(model, lane, item, recipient, owner, cut)
+            if ready := self._ready_text(model, lane, item, recipient, owner, cut):
+                if gathered is None:
+                    self.batcher.put(ready)
+                else:
+                    gathered.append(ready)
             return
         if lone:
             self.decoders.run(lambda: self._embed_image(model, lane, item, recipient))
         else:
             self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
+
+    def begin(self, gathered: list[BatchItem]) -> None:
+        """Pass on texts of one lane that :meth:`embed` has gathered. The list is empty then."""
+        if gathered:
+            self.batcher.put_all(gathered)
+            gathered.clear()
 
     def decode(self, model: ClipModel, lane: Lane, data: bytes, unwanted: Callable[[], bool]) -> Future[Pixels]:
         """Decode and preprocess an image for ``model``: pixels (height, width, 3), uint8.
@@ -164,13 +176,16 @@ class InferenceEngine:
         self.decoders.submit(lane, lambda: attempt(begin))
         return pixels
 
-    def _embed_text(self, model: ClipModel, lane: Lane, text: str, recipient: Recipient, owner: str, cut: bool) -> None:
+    def _ready_text(
+        self, model: ClipModel, lane: Lane, text: str, recipient: Recipient, owner: str, cut: bool
+    ) -> BatchItem | None:
+        """A text as an item of the batcher; None if the recipient has its features, or its error, already."""
         began = time.monotonic()
         cached = self.text_cache.get(owner, model.fingerprint, text)
         if cached is not None:
             self.release(lane)
             recipient.resolve(cached, {"prepare": time.monotonic() - began, "wait": 0.0, "forward": 0.0})
-            return
+            return None
         try:
             tokens = model.tokenizer.cut(text) if cut else model.tokenizer(text)
         except Exception as error:  # also those of the tokenizer: an item's error must not end the thread
@@ -179,7 +194,7 @@ class InferenceEngine:
                 log.exception("a text could not be tokenised")
                 error = ClipError(f"The text could not be tokenised ({type(error).__name__}).")
             recipient.fail(error)
-            return
+            return None
 
         def leave(features: Vector | None) -> None:
             self.release(lane)
@@ -187,7 +202,7 @@ class InferenceEngine:
             if features is not None and not (cut and len(tokens) >= model.tokenizer.context_length):
                 self.text_cache.put(owner, model.fingerprint, text, features)
 
-        self.batcher.put(BatchItem(recipient, lane, self.passes[model.info.name].texts, tokens, began, leave))
+        return BatchItem(recipient, lane, self.passes[model.info.name].texts, tokens, began, leave)
 
     def _embed_image(self, model: ClipModel, lane: Lane, data: bytes, recipient: Recipient) -> None:
         """Decode an image and pass it to the batcher; in a decoding thread."""

@@ -162,6 +162,16 @@ def test_too_few_rows_are_an_error_of_each_item(batcher: Make, count: int) -> No
     assert [str(error) for error in errors] == ["the model returned 0 rows for 1 items"] * count
 
 
+def test_items_that_are_added_together_are_in_one_pass(batcher: Make) -> None:
+    model, one = Model(), batcher(capacity=3)
+    entries = [Entry(n, model) for n in range(3)]
+    one.put_all(entries)
+    assert [entry.wait() for entry in entries] == [0, 2, 4]
+    assert model.passes == [[0, 1, 2]]
+    with pytest.raises(queue.Full, match="0 items wait"):
+        one.put_all([Entry(n, model) for n in range(4)])
+
+
 def test_a_lane_is_bounded_and_the_other_one_unaffected(batcher: Make) -> None:
     model, one = Model(gated=True), batcher(capacity=3)
     busy(one, model)
