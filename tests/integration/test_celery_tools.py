@@ -42,16 +42,32 @@ def tools(stack: Stack) -> Celery:
     return celery_app(Settings(redis_url=stack.redis_url))  # type: ignore[arg-type]
 
 
+PROBE = "test-probe"
+
+
 @contextmanager
 def listening(stack: Stack) -> Iterator[list[dict[str, Any]]]:
-    """The events that arrive, as Celery's own receiver takes them."""
+    """The events that arrive, as Celery's own receiver takes them, from a moment on when one of our own has."""
     events: list[dict[str, Any]] = []
+    ready = threading.Event()
+
+    def take(event: dict[str, Any]) -> None:
+        if event["type"] == PROBE:
+            ready.set()
+        else:
+            events.append(event)
+
+    def heard() -> bool:
+        with tools(stack).events.default_dispatcher() as dispatcher:
+            dispatcher.send(PROBE)
+        return ready.wait(0.2)
+
     with tools(stack).connection_for_read() as connection:
-        receiver = tools(stack).events.Receiver(connection, handlers={"*": events.append})
+        receiver = tools(stack).events.Receiver(connection, handlers={"*": take})
         thread = threading.Thread(target=lambda: receiver.capture(timeout=None))
         thread.start()
         try:
-            wait_for(lambda: stack.valkey.client().pubsub_numpat(), 20, "a receiver")
+            wait_for(heard, 60, "a receiver")  # that somebody has subscribed is also true of the worker
             yield events
         finally:
             receiver.should_stop = True
