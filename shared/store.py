@@ -30,7 +30,7 @@ T = TypeVar("T")
 Command = tuple[Any, ...]
 
 LUA = Path(__file__).parent / "lua"
-PARTS = ("prelude", "held", "message", "recount", "transitions")  # what scripts share
+PARTS = ("prelude", "held", "message", "recount", "transitions", "together")  # what scripts share
 
 # What a worker is told of a job's record: what is missing is of jobs that have ended, or that are runs.
 CLAIMED = (

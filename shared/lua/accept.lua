@@ -5,6 +5,8 @@
 -- arguments and then these. No queue (''): nobody is told.
 -- The one script with accept_run that may not run when the server has reached its maxmemory.
 
+local t = now()
+
 local function accept(a)
   local id, model, lane, total, limit = a[1], a[2], a[3], tonumber(a[4]), tonumber(a[5])
   local deadline_in, owner, listed = tonumber(a[6]), a[7], a[8]
@@ -19,7 +21,6 @@ local function accept(a)
   local place = model .. ':' .. lane
   local load = tonumber(redis.call('HGET', 'cq:load', place) or '0')
   if load > 0 and load + total > limit then return {'full', load} end
-  local t = now()
   local refusal = admit(owner, bytes, max_bytes, share, t)
   if refusal then return refusal end
 

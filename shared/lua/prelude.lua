@@ -33,9 +33,11 @@ local function idem(owner, key) return 'cq:idem:' .. owner .. ':' .. key end
 
 local function may(from, to) return from and NEXT[from] and NEXT[from][to] end
 
+local function add(key, field, n) redis.call('HINCRBY', key, field, int(n)) end
+
 -- Count an event of a model's lane, '' where it has none, in cq:totals, for good.
 local function count(event, lane, model, times)
-  redis.call('HINCRBY', 'cq:totals', event .. ':' .. lane .. ':' .. model, times or 1)
+  add('cq:totals', event .. ':' .. lane .. ':' .. model, times or 1)
 end
 
 -- Note that a run is under way, and since when its rows have not grown. `rows` is how many there are, as a string.
@@ -48,8 +50,8 @@ local function alive(id, rows)
   end
 end
 
-local function push(list, message)
-  redis.call('RPUSH', list, message)
+local function push(list, ...)
+  redis.call('RPUSH', list, ...)
   redis.call('LTRIM', list, -20000, -1)
   redis.call('PEXPIRE', list, 60000)
 end

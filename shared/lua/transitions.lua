@@ -33,7 +33,7 @@ local function close(id, state, err, result, t, by, done, failed, timings)
   redis.call('ZREM', 'cq:open:' .. f[2], id)
   if f[11] == 'embed_dataset' then redis.call('ZREM', 'cq:live_runs', id) end
   redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
-  redis.call('HINCRBY', 'cq:load', f[2] .. ':' .. f[3], -(tonumber(f[4]) or 0))
+  add('cq:load', f[2] .. ':' .. f[3], -(tonumber(f[4]) or 0))
   redis.call('DEL', 'cq:in:' .. id)
   redis.call('PEXPIRE', k, int(ttl))
   if f[7] then redis.call('PEXPIRE', f[7], int(ttl)) end
