@@ -7,6 +7,9 @@
 
 local t = now()
 
+-- What is written at the end, at once: what is new in sorted sets, and by place what waits there, and what more.
+local scored, loads, more = {}, {}, {}
+
 local function accept(a)
   local id, model, lane, total, limit = a[1], a[2], a[3], tonumber(a[4]), tonumber(a[5])
   local deadline_in, owner, listed = tonumber(a[6]), a[7], a[8]
@@ -19,7 +22,7 @@ local function accept(a)
   end
 
   local place = model .. ':' .. lane
-  local load = tonumber(redis.call('HGET', 'cq:load', place) or '0')
+  local load = loads[place] or tonumber(redis.call('HGET', 'cq:load', place) or '0')
   if load > 0 and load + total > limit then return {'full', load} end
   local refusal = admit(owner, bytes, max_bytes, share, t)
   if refusal then return refusal end
@@ -38,9 +41,9 @@ local function accept(a)
   for i = 16, #a do fields[#fields + 1] = a[i] end
   redis.call('HSET', job(id), unpack(fields))
   redis.call('SET', 'cq:in:' .. id, inputs)
-  redis.call('ZADD', 'cq:open:' .. model, deadline_in > 0 and int(t + deadline_in) or NEVER, id)
-  redis.call('ZADD', 'cq:queued:' .. place, int(t), id)
-  redis.call('HINCRBY', 'cq:load', place, int(total))
+  onto(scored, 'cq:open:' .. model, deadline_in > 0 and int(t + deadline_in) or NEVER, id)
+  onto(scored, 'cq:queued:' .. place, int(t), id)
+  loads[place], more[place] = load + total, (more[place] or 0) + total
   if idempotency ~= '' then redis.call('SET', idem(owner, idempotency), id .. digest) end
   if listed == '1' then list(owner, id, int(t), tonumber(ttl)) end
   return {'ok', int(t)}
@@ -54,5 +57,7 @@ while at <= #ARGV do
   if out[#out][1] == 'ok' then fresh[#fresh + 1] = a[1] end
   at = at + count + 1
 end
+for set, members in pairs(scored) do redis.call('ZADD', set, unpack(members)) end
+for place, items in pairs(more) do add('cq:load', place, items) end
 if #fresh > 0 and ARGV[1] ~= '' then publish(ARGV[1], ARGV[2], ARGV[3] == '1', fresh) end
 return out

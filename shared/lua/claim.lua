@@ -11,6 +11,9 @@ local t = now()
 local at = {} -- where a field stands among CLAIMED
 for i, name in ipairs(CLAIMED) do at[name] = i end
 
+-- By set, what is changed in it at the end, at once: the jobs that run from now on, and that wait no longer.
+local running, waiting = {}, {}
+
 local function claim(id)
   local k = job(id)
   local f = redis.call('HMGET', k, unpack(CLAIMED))
@@ -30,8 +33,8 @@ local function claim(id)
   if attempts > 0 and suspicion < (attempts + 1 == max_attempts and 2 or 1) then return {'suspect'} end
   f[at.state], f[at.worker], f[at.started], f[at.attempts] = 'running', worker, int(t), int(attempts + 1)
   redis.call('HSET', k, 'state', 'running', 'worker', worker, 'started', int(t), 'attempts', int(attempts + 1))
-  redis.call('ZADD', 'cq:open:' .. (f[at.model] or ''), 'XX', RUNNING, id)
-  redis.call('ZREM', 'cq:queued:' .. (f[at.model] or '') .. ':' .. (f[at.lane] or ''), id)
+  onto(running, 'cq:open:' .. (f[at.model] or ''), RUNNING, id)
+  onto(waiting, 'cq:queued:' .. (f[at.model] or '') .. ':' .. (f[at.lane] or ''), id)
   if f[at.watched] then tell_watchers(id) end
   local inputs = (tonumber(f[at.size]) or 0) <= inline and redis.call('GET', 'cq:in:' .. id)
   return {'yours', inputs, f}
@@ -39,4 +42,6 @@ end
 
 local out = {}
 for i = 5, #ARGV do out[#out + 1] = claim(ARGV[i]) end
+for set, scored in pairs(running) do redis.call('ZADD', set, 'XX', unpack(scored)) end
+for set, ids in pairs(waiting) do redis.call('ZREM', set, unpack(ids)) end
 return out

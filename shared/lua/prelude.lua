@@ -33,6 +33,17 @@ local function idem(owner, key) return 'cq:idem:' .. owner .. ':' .. key end
 
 local function may(from, to) return from and NEXT[from] and NEXT[from][to] end
 
+-- Append to a list of a table of lists.
+local function onto(lists, name, ...)
+  local list = lists[name] or {}
+  lists[name] = list
+  for _, value in ipairs({...}) do list[#list + 1] = value end
+end
+
+local function remove(set, ...) redis.call('ZREM', set, ...) end
+
+local function delete(...) redis.call('DEL', ...) end
+
 local function add(key, field, n) redis.call('HINCRBY', key, field, int(n)) end
 
 -- Count an event of a model's lane, '' where it has none, in cq:totals, for good.

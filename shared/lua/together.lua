@@ -1,9 +1,10 @@
--- For scripts that end several jobs: what their ends change in sums and lists is added up, and each is written once.
+-- For scripts that end several jobs: what their ends change in sums, lists and sets is written once for all of them.
 
--- From now on `hold`, `keep`, `add` and `push` only remember. What is returned writes it.
+-- From now on `hold`, `keep`, `add`, `push`, `remove` and `delete` only remember. What is returned does it.
 local function together()
-  local held, kept, sums, lists = {}, {}, {}, {}
-  local hold_now, keep_now, add_now, push_now = hold, keep, add, push
+  local held, kept, sums, lists, sets, keys = {}, {}, {}, {}, {}, {}
+  local hold_now, keep_now, add_now = hold, keep, add
+  local push_now, remove_now, delete_now = push, remove, delete
 
   local function into(sum, name, n) sum[name] = (sum[name] or 0) + n end
 
@@ -17,10 +18,9 @@ local function together()
     sums[key] = sums[key] or {}
     into(sums[key], field, tonumber(n))
   end
-  push = function(list, message)
-    lists[list] = lists[list] or {}
-    table.insert(lists[list], message)
-  end
+  push = function(list, message) onto(lists, list, message) end
+  remove = function(set, member) onto(sets, set, member) end
+  delete = function(key) table.insert(keys, key) end
 
   return function()
     for owner, bytes in pairs(held) do hold_now(owner, bytes) end
@@ -31,5 +31,7 @@ local function together()
       for field, n in pairs(fields) do add_now(key, field, n) end
     end
     for list, messages in pairs(lists) do push_now(list, unpack(messages)) end
+    for set, members in pairs(sets) do remove_now(set, unpack(members)) end
+    if #keys > 0 then delete_now(unpack(keys)) end
   end
 end

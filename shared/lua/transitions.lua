@@ -30,11 +30,11 @@ local function close(id, state, err, result, t, by, done, failed, timings)
   else
     redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl))
   end
-  redis.call('ZREM', 'cq:open:' .. f[2], id)
+  remove('cq:open:' .. f[2], id)
   if f[11] == 'embed_dataset' then redis.call('ZREM', 'cq:live_runs', id) end
-  redis.call('ZREM', 'cq:queued:' .. f[2] .. ':' .. f[3], id)
+  remove('cq:queued:' .. f[2] .. ':' .. f[3], id)
   add('cq:load', f[2] .. ':' .. f[3], -(tonumber(f[4]) or 0))
-  redis.call('DEL', 'cq:in:' .. id)
+  delete('cq:in:' .. id)
   redis.call('PEXPIRE', k, int(ttl))
   if f[7] then redis.call('PEXPIRE', f[7], int(ttl)) end
   if f[12] then
