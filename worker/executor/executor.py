@@ -251,6 +251,8 @@ class JobExecutor:
         with self.leases.claim(job_ids, suspicion) as claims:
             try:
                 for lease in claims.leases:
+                    if lease.inputs is None:  # they are asked for now: the texts that are ready do not wait for that
+                        self.engine.begin(texts)
                     if execution := self._begin(lease, over):
                         pending[lease.job.id] = lease
                         lone = len(claims.leases) == len(execution.inputs.items) == 1

@@ -387,3 +387,18 @@ def test_texts_that_an_error_left_behind_give_their_places_back(parts: Parts) ->
         parts.deliver(first, second)
     wait_for(lambda: free_places(parts) == capacity, 5)
     assert parts.executor.leases.to_release() == [first, second]
+
+
+def test_texts_do_not_wait_while_the_inputs_of_a_large_job_are_asked_for(parts: Parts) -> None:
+    small, large = parts.accept("a"), parts.accept(*["x" * 2000] * 40)
+    inputs = parts.executor.leases.inputs
+
+    def slow(lease: Lease) -> Inputs | None:
+        if lease.job.id == large:
+            assert lease.inputs is None, "larger than what comes with a claim"
+            wait_for(lambda: parts.model.batches == [[1]], 5)
+        return inputs(lease)
+
+    parts.executor.leases.inputs = slow  # type: ignore[method-assign]
+    parts.deliver(small, large)
+    assert parts.look(large).state is State.SUCCEEDED
