@@ -37,10 +37,10 @@ def unpack_result(data: bytes) -> JobResult:
     return read(JobResult, _unpack(data))
 
 
-def record(fields: list[bytes] | dict[str, bytes]) -> Job:
-    """The record of a job from its Redis hash: names and values in turns, or a dictionary of those that there are."""
-    pairs = fields if isinstance(fields, dict) else dict(zip(map(_text, fields[::2]), fields[1::2], strict=True))
-    raw = {name: _text(value) for name, value in pairs.items()}
+def record(fields: list[Any] | dict[Any, Any]) -> Job:
+    """The record of a job from its Redis hash."""
+    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    raw = {_text(k): _text(v) for k, v in pairs}
     try:
         return _job(raw)
     except KeyError as error:
@@ -49,8 +49,8 @@ def record(fields: list[bytes] | dict[str, bytes]) -> Job:
         raise Unreadable(f"The job's record cannot be read ({error}).") from None
 
 
-def _text(value: bytes) -> str:
-    return value.decode(errors="replace")
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def _job(raw: dict[str, str]) -> Job:
