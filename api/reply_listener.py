@@ -65,7 +65,8 @@ class ReplyListener:
     """
 
     def __init__(self, client: redis.asyncio.Redis, *, block: float = BLOCK) -> None:
-        self.address = f"cq:reply:{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        # Records have it, and must not have 65 bytes (wire.pack_timings).
+        self.address = f"cq:reply:{socket.gethostname()[-32:]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._client = client
         self._block = block
         self._pending: dict[str, set[PendingReply]] = {}

@@ -15,7 +15,7 @@ from clip_queue.shared.held import bounded
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import CLAIMED, Op, call
-from clip_queue.shared.wire import record, unpack_inputs, unpack_result
+from clip_queue.shared.wire import pack_timings, record, unpack_inputs, unpack_result
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def finish(completions: Sequence[Completion], worker: str) -> Op[list[bool]]:
         result, packed = bounded(e.result)
         state = e.state if result is e.result else State.FAILED
         error = json.dumps(result.error) if result.error else ""
-        return e.job_id, state, error, packed, e.done, e.failed, json.dumps(result.timings)
+        return e.job_id, state, error, packed, e.done, e.failed, pack_timings(result.timings)
 
     flat = [value for each in completions for value in command(each)]
     return Op([call("finish", worker, *flat)], lambda replies: [r == 1 for r in replies[0]])

@@ -7,6 +7,7 @@ What cannot be read raises :class:`Unreadable`, which says what of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields as fields_of
 from typing import Any
 
@@ -67,12 +68,23 @@ def _job(raw: dict[str, str]) -> Job:
         on_error=member(OnError, raw.get("on_error", OnError.FAIL)),
         worker=raw.get("worker", ""),
         error=_json(raw, "error", dict) or None,
-        timings=_json(raw, "timings", dict),
+        timings=unpack_timings(raw["took"]) if raw.get("took") else _json(raw, "timings", dict),  # 0.1.0 wrote JSON
         progress=_json(raw, "progress", dict) or None,
         refused=_json(raw, "refused", list),
         trace=raw.get("trace", ""),
         **{n: int(raw.get(n, 0)) for n in numbers},
     )
+
+
+def pack_timings(timings: Mapping[str, float]) -> str:
+    """Stages and their µs, in words: a record whose fields have up to 64 bytes takes a third of the memory in Redis."""
+    return " ".join(f"{stage} {1e6 * seconds:.0f}" for stage, seconds in timings.items())
+
+
+def unpack_timings(text: str) -> dict[str, float]:
+    """Seconds of each stage."""
+    words = text.split()
+    return {stage: int(number) / 1e6 for stage, number in zip(words[::2], words[1::2], strict=True)}
 
 
 def _json(raw: dict[str, str], name: str, kind: type[Any]) -> Any:

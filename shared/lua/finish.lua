@@ -6,8 +6,8 @@ local worker = ARGV[1]
 local t, out = now(), {}
 local write = together()
 for i = 2, #ARGV, 7 do
-  local id, state, err, result, done, failed, timings = unpack(ARGV, i, i + 6)
-  out[#out + 1] = close(id, state, err, result, t, worker, done, failed, timings)
+  local id, state, err, result, done, failed, took = unpack(ARGV, i, i + 6)
+  out[#out + 1] = close(id, state, err, result, t, worker, done, failed, took)
 end
 write()
 return out

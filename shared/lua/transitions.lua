@@ -5,8 +5,8 @@
 local INLINE = 262144
 
 -- End a job. Returns 1 if this call has ended it, 0 if it had ended before, or if it is not the worker's `by` (nil: anybody
--- may end it). `done`, `failed` and `timings`: what its record says of its items, nil: what it said before.
-local function close(id, state, err, result, t, by, done, failed, timings)
+-- may end it). `done`, `failed` and `took`: what its record says of its items, nil: what it said before.
+local function close(id, state, err, result, t, by, done, failed, took)
   local k = job(id)
   local f = redis.call('HMGET', k, 'state', 'model', 'lane', 'total', 'reply', 'ttl', 'idem', 'owner', 'bytes',
                        'deadline', 'kind', 'watched', 'worker')
@@ -22,7 +22,7 @@ local function close(id, state, err, result, t, by, done, failed, timings)
   count(state, f[3], f[2])
   if by then
     redis.call('HSET', k, 'state', state, 'error', err, 'finished', int(t), 'expires', int(t + ttl), 'done', done, 'failed',
-               failed, 'timings', timings)
+               failed, 'took', took)
     if f[11] == 'embed_shard' and state == 'succeeded' then
       count('rows_done', f[3], f[2], done)
       count('rows_failed', f[3], f[2], failed)

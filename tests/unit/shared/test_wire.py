@@ -8,10 +8,20 @@ from typing import Any
 import msgpack
 import pytest
 
+from clip_queue.shared.errors import Unreadable
 from clip_queue.shared.fields import known_fields
 from clip_queue.shared.job import Inputs, JobResult
 from clip_queue.shared.models import ModelInfo
-from clip_queue.shared.wire import pack_inputs, pack_result, unpack_inputs, unpack_reply, unpack_result
+from clip_queue.shared.wire import (
+    pack_inputs,
+    pack_result,
+    pack_timings,
+    record,
+    unpack_inputs,
+    unpack_reply,
+    unpack_result,
+    unpack_timings,
+)
 from clip_queue.shared.workers import WorkerInfo
 
 # As release 0.1.0 wrote them.
@@ -50,6 +60,8 @@ OLD_RESULT: dict[str, Any] = {
     "timings": {"queue": 0.1, "forward": 0.2},
 }
 
+OLD_RECORD = {"id": "a" * 32, "kind": "embed_text", "model": "m", "lane": "bulk", "state": "succeeded", "total": "1"}
+
 
 @pytest.mark.parametrize(
     "inputs", [Inputs(["Größe 🙂", b"\xff\0"]), Inputs(["a", "b"], ["x"]), Inputs([bytes(2**21)])], ids=range(3)
@@ -64,6 +76,33 @@ def test_results_come_back_as_they_were() -> None:
         JobResult("f", b"\0" * 8, 2, [0.5], ["x"], [{"index": 0}], {"code": "x"}, {"wait": 1.0}),
     ):
         assert unpack_result(pack_result(result)) == result
+
+
+def test_the_times_of_a_job_are_short_and_read_back_to_the_microsecond() -> None:
+    timings = {"queue": 86_399.123, "prepare": 0.000123456, "wait": 0.0, "forward": 12.3}
+    written = pack_timings(timings)
+    assert len(written) <= 64, "above, Redis keeps a record field by field"
+    assert unpack_timings(written) == pytest.approx(timings, abs=1e-6)
+    assert unpack_timings(pack_timings({})) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, {}),
+        ({"timings": '{"queue": 0.1, "forward": 0.2}'}, {"queue": 0.1, "forward": 0.2}),  # as release 0.1.0 wrote them
+        ({"took": "queue 100000 forward 200000"}, {"queue": 0.1, "forward": 0.2}),
+        ({"took": ""}, {}),
+    ],
+)
+def test_the_times_of_a_record(fields: dict[str, str], wanted: dict[str, float]) -> None:
+    assert record(OLD_RECORD | fields).timings == wanted
+
+
+@pytest.mark.parametrize("damaged", ["queue", "queue 1 wait", "queue x", "1 queue"])
+def test_damaged_times_are_an_error_that_says_so(damaged: str) -> None:
+    with pytest.raises(Unreadable, match=r"^The job's record cannot be read"):
+        record({**OLD_RECORD, "took": damaged})
 
 
 def test_a_reply_is_an_id_and_a_result_or_only_an_id() -> None:
