@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="Weights' precision. `auto`: fp16 on a GPU with tensor cores, bf16 on a CPU with AVX512-BF16, else "
-        "fp32. `int8`: of the linear layers of transformers, on a CPU with AVX512-VNNI.",
+        "fp32. `int8`: of the linear layers of transformers, on a CPU with AVX2.",
     )
     batch_size: int = Field(0, ge=0, le=4096, description="Most items in a forward pass; 0: 256 on CUDA, 32 on a CPU.")
     background_batch_size: int = Field(

@@ -7,6 +7,7 @@ import logging
 import torch
 
 from clip_queue.shared.startup import CannotWork
+from clip_queue.worker.inference.int8_linear import steps
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ def pick_precision(name: str, device: torch.device) -> str:
     multiplies it natively, at twice the speed of fp32; else fp32.
 
     Raises:
-        CannotWork: ``int8`` where nothing multiplies integers quickly and exactly.
+        CannotWork: ``int8`` where nothing multiplies integers quickly.
     """
-    if name == "int8" and not (device.type == "cpu" and multiplies_integers()):
+    if name == "int8" and not (device.type == "cpu" and steps()):
         here = "this one has not" if device.type == "cpu" else f"the device is {device}"
-        raise CannotWork(f"CLIP_QUEUE_PRECISION: int8 needs a CPU that has AVX512-VNNI, and {here}: use auto")
+        raise CannotWork(f"CLIP_QUEUE_PRECISION: int8 needs a CPU that has AVX2, and {here}: use auto")
     if name == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < BF16:
         log.warning("this GPU has no bf16 of its own and is slow at it: set CLIP_QUEUE_PRECISION=fp16, or auto")
     if name != "auto":
@@ -55,9 +56,3 @@ def pick_precision(name: str, device: torch.device) -> str:
         return "fp16" if torch.cuda.get_device_capability(device) >= TENSOR_CORES else "fp32"
     native = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return "bf16" if native else "fp32"
-
-
-def multiplies_integers() -> bool:
-    """Whether this CPU multiplies 8-bit integers quickly, and adds them up without a limit of 16 bits."""
-    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
-    return known and bool(torch.cpu.get_capabilities().get("avx512_vnni"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +16,23 @@ from torch import nn
 from clip_queue.shared.models import CATALOGUE, parse_model
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import normalise
+from clip_queue.worker.inference import int8_linear
 from clip_queue.worker.inference.clip_model import ClipModel
-from clip_queue.worker.inference.device import multiplies_integers
-from clip_queue.worker.inference.int8_linear import Int8Linear
+from clip_queue.worker.inference.int8_linear import STEPS, Int8Linear, steps
 from tests.checkpoints import tiny_checkpoint
 
-pytestmark = pytest.mark.skipif(not multiplies_integers(), reason="needs a CPU with AVX512-VNNI")
+pytestmark = pytest.mark.skipif(not steps(), reason="needs a CPU with AVX2")
 
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "patch_size": None}
+
+
+@pytest.fixture(params=STEPS, autouse=True)
+def number(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The steps of this CPU, and those of one without VNNI."""
+    if request.param > steps():
+        pytest.skip("needs a CPU with VNNI")
+    monkeypatch.setattr(int8_linear, "steps", lambda: request.param)
+    return int(request.param)
 
 
 def layers(
@@ -60,6 +72,30 @@ def test_what_is_not_finite_stays_so_in_its_row_only() -> None:
     y = layer(x)
     assert torch.isfinite(y).all(dim=1).tolist() == [True, False, False, True]
     torch.testing.assert_close(layer(torch.zeros(2, 64)), plain.bias.expand(2, -1))
+
+
+@pytest.mark.parametrize(("inner", "outer"), [(3072, 768), (768, 3072), (100, 7), (33, 64), (2, 1)])
+def test_the_largest_sums_do_not_overflow(inner: int, outer: int) -> None:
+    plain = nn.Linear(inner, outer).requires_grad_(False)
+    for sign in (1, -1):
+        layer = Int8Linear(plain.weight.fill_(sign), plain.bias)
+        for rows in (1, 2, 33, 130):
+            torch.testing.assert_close(layer(torch.ones(rows, inner)), plain(torch.ones(rows, inner)))
+
+
+def test_an_input_of_one_sign_has_all_the_steps(number: int) -> None:
+    layer = Int8Linear(torch.eye(512), None)
+    for x in (torch.rand(20, 512), -torch.rand(20, 512), torch.rand(20, 512) - 0.2):
+        step = (x.amax(1).clamp_min(0) - x.amin(1).clamp_max(0)) / number
+        assert ((layer(x) - x).abs().amax(1) <= step * 0.501).all()
+
+
+def test_with_less_than_vnni_there_are_fewer_steps() -> None:
+    program = "from clip_queue.worker.inference.int8_linear import steps; print(steps())"
+    for instructions, wanted in (("AVX2", STEPS[1]), ("DEFAULT", steps())):
+        env = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+        found = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True, timeout=120)
+        assert int(found.stdout) == wanted
 
 
 def test_weights_of_zero_give_the_bias() -> None:
