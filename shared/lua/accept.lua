@@ -41,7 +41,7 @@ local function accept(a)
   for i = 16, #a do fields[#fields + 1] = a[i] end
   redis.call('HSET', job(id), unpack(fields))
   redis.call('SET', 'cq:in:' .. id, inputs)
-  onto(scored, 'cq:open:' .. model, deadline_in > 0 and int(t + deadline_in) or NEVER, id)
+  onto(scored, 'cq:open:' .. model, int(t + (deadline_in > 0 and deadline_in or NEVER)), id)
   onto(scored, 'cq:queued:' .. place, int(t), id)
   loads[place], more[place] = load + total, (more[place] or 0) + total
   if idempotency ~= '' then redis.call('SET', idem(owner, idempotency), id .. digest) end

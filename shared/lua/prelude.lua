@@ -4,7 +4,8 @@
 --   cq:job:ID            hash    the record
 --   cq:in:ID, cq:out:ID  string  inputs and result (msgpack)
 --   cq:open:MODEL        zset    unfinished jobs by the time when reconciling looks at them: RUNNING, or the deadline of a
---                                job that waits, or NEVER (an earlier release writes the time of arrival: due at once)
+--                                job that waits, or NEVER after its arrival (an earlier release writes the time of
+--                                arrival: due at once)
 --   cq:queued:MODEL:LANE zset    those of them that wait for a worker, by time of arrival
 --   cq:runs              zset    unfinished runs that workers lead, by time of arrival; they are in none of the above
 --   cq:live_runs         zset    unfinished runs, whoever leads them, by the time when their rows last grew
@@ -24,8 +25,9 @@ end
 -- Lua itself writes large numbers with an exponent, such as 1.7e+12.
 local function int(n) return string.format('%d', n) end
 
--- Times in cq:open.
-local RUNNING, NEVER = '0', '+inf'
+-- Times in cq:open. What never is due stands there by time of arrival all the same: then the jobs that are put into a long
+-- queue, and that are taken from it, are neighbours in the set, and in the processor's caches.
+local RUNNING, NEVER = '0', 1e14
 
 local function job(id) return 'cq:job:' .. id end
 

@@ -57,7 +57,7 @@ local function look(id)
     close(id, 'expired', ERRORS.expired, '', t)
     return
   end
-  redis.call('ZADD', open, 'XX', deadline > 0 and int(deadline) or NEVER, id)
+  redis.call('ZADD', open, 'XX', int(deadline > 0 and deadline or NEVER + (tonumber(f[6]) or t)), id)
   -- While messages wait in the queue, the job's message is probably one of them.
   if t - sent >= (sent > 0 and messages(lane) and resend_anyway or resend_after) then
     redis.call('HSET', job(id), 'sent', int(t))
