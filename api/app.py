@@ -141,4 +141,4 @@ except startup.CannotWork as wrong:
 json_log.install(_settings)
 if os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() != "true":  # else the framework sends the spans itself
     tracing.install("clip-queue-api")
-app = create_app(_settings, on_ready=garbage.freeze)
+app = create_app(_settings, on_ready=garbage.freeze_and_look_rarely)

@@ -83,19 +83,19 @@ async def read(request: Request, settings: Settings, adapter: TypeAdapter[T]) ->
 
 async def _validated(request: Request, settings: Settings, adapter: TypeAdapter[T], raw: bytes) -> tuple[T, str]:
     """A whole body as ``adapter``'s type, and its owner."""
-    problem: ValueError | BadInput | None = None
+    problem, too_deep = "", False
     data: Any = None
     try:
         data = await asyncio.to_thread(json_body.loads, raw) if len(raw) > LARGE else json_body.loads(raw)
         if not isinstance(data, dict):
-            problem = ValueError("The body must be a JSON object.")
-    except (json_body.NotJson, BadInput) as error:
-        problem = error
+            problem = "The body must be a JSON object."
+    except (json_body.NotJson, BadInput) as error:  # not kept: it refers to this frame, and the body in it
+        problem, too_deep = str(error), isinstance(error, BadInput)
     owner = authenticate(request, settings, data.get("api_key") if isinstance(data, dict) else None)
-    if isinstance(problem, BadInput):
-        raise problem
+    if too_deep:
+        raise BadInput(problem)
     if problem:
-        raise RequestValidationError([{"loc": ("body",), "msg": str(problem), "type": "json_invalid"}])
+        raise RequestValidationError([{"loc": ("body",), "msg": problem, "type": "json_invalid"}])
     try:
         return adapter.validate_python(data), owner
     except ValidationError as error:

@@ -17,8 +17,10 @@ class Knot:
 
 @pytest.fixture(autouse=True)
 def thawed() -> Iterator[None]:
+    before = gc.get_threshold()
     yield
     gc.unfreeze()
+    gc.set_threshold(*before)
 
 
 def test_what_was_loaded_is_looked_at_no_more() -> None:
@@ -31,3 +33,10 @@ def test_what_comes_after_is_collected_as_ever() -> None:
     garbage.freeze()
     Knot()
     assert gc.collect() >= 1
+
+
+def test_the_young_are_looked_at_more_rarely() -> None:
+    before = gc.get_threshold()
+    garbage.freeze_and_look_rarely()
+    assert gc.get_freeze_count() > 10_000
+    assert gc.get_threshold() == (10_000, *before[1:])
