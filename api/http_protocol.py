@@ -48,19 +48,38 @@ class _Refused(Exception):
         self.message = message
 
 
-class _Answers:
-    """Where answers go: the connection, but that it is not closed while the body of their request still comes."""
+class _Answer:
+    """Where a request's answer goes: the connection, but that it is not closed while the request's body still comes.
 
-    def __init__(self, protocol: HttpProtocol) -> None:
-        self._protocol = protocol
+    The head goes with what follows it at once, most often the whole body: two packets are two calls of the system, and
+    wake the client twice.
+    """
+
+    def __init__(self, protocol: HttpProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol, self._cycle = protocol, cycle
+        self._begun = False
+        self._head = b""
 
     def write(self, data: bytes) -> None:
-        self._protocol.transport.write(data)
+        if self._cycle.response_started and not self._begun:
+            self._begun, self._head = True, data
+            self._protocol.loop.call_soon(self.flush)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._protocol.transport.writelines((head, data))
+        else:
+            self._protocol.transport.write(data)
+
+    def flush(self) -> None:
+        """Send the head, if nothing has followed it."""
+        if self._head:
+            self.write(b"")
 
     def is_closing(self) -> bool:
         return self._protocol.transport.is_closing()
 
     def close(self) -> None:
+        self.flush()
         self._protocol.close_after_answer()
 
 
@@ -91,7 +110,6 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         type(self).limits = self.limits or Limits.of_settings()
         self._bounds = cast(Limits, self.limits)
-        self._answers = _Answers(self)
         self._since = self.loop.time()
         if len(self.connections) > self._bounds.connections:
             evict(self.connections, self)
@@ -213,7 +231,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.app = self.config.loaded_app
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, self._answers)
+        self.cycle.transport = cast(asyncio.Transport, _Answer(self, self.cycle))
         self._bound_body(self._announced)
 
     def on_body(self, body: bytes) -> None:
@@ -238,6 +256,8 @@ class HttpProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        assert self._running
+        cast(_Answer, self._running.transport).flush()  # before the connection may be closed: a HEAD has no body
         self.served = True
         if self._part is Part.BODY:
             self._since = self.loop.time()  # the rest of the body is passed over, so that the client reads the answer
