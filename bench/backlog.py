@@ -128,7 +128,7 @@ def done(store: Store) -> int:
 
 
 def used(store: Store) -> float:
-    """Seconds of CPU of the server's main thread: others write to the disk what was filled in before, and free memory."""
+    """Seconds of CPU of the server's main thread: others still write to the disk what was filled in before."""
     cpu = store.client.info("cpu")
     return float(cpu["used_cpu_user_main_thread"]) + float(cpu["used_cpu_sys_main_thread"])
 
