@@ -145,7 +145,7 @@ def test_the_sums_are_those_of_the_records(solo: Team) -> None:
     kept = [client.hgetall(f"cq:kept:{second.decode()}") for second in client.zrange("cq:kept", 0, -1)]
     counted = max(int(bucket.get(owner.encode(), 0)) for bucket in kept)
     assert 0.5 * taken < counted < 3 * taken
-    # Else each field would have memory of its own, three times as much.
+    # Else each field would have memory of its own, twice as much.
     assert client.object("encoding", f"cq:job:{job}") == b"listpack"
     store.close()
     client.close()
