@@ -1,4 +1,6 @@
-"""fp32, bf16 and int8 on this CPU, CPU time and cosines with fp32: ``python -m bench precisions [FOLDER [MODEL ...]]``.
+"""fp32 and int8, and bf16 where this CPU has it: CPU time, and cosines with fp32.
+
+``python -m bench precisions [FOLDER [MODEL ...]]``
 
 The images are the JPEGs of a folder, or generated ones. A model is one of ``CLIP_QUEUE_MODELS``: its weights decide how
 near int8 comes.
@@ -19,6 +21,7 @@ from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import Matrix, normalise
 from clip_queue.worker.inference.clip_model import ClipModel, PendingFeatures
 from clip_queue.worker.inference.decode import decode
+from clip_queue.worker.inference.device import pick_precision
 
 SIZES = (1, 8, 32)
 SECONDS = 0.5  # CPU time of a turn
@@ -34,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     files = sorted(Path(folder).iterdir())[:MOST] if folder else []
     encoded = [path.read_bytes() for path in files] or [photo(seed, (256, 256)) for seed in range(64)]
     for model in models or ("emoji-mini", VIT):
-        clips = {p: bare(model, Settings(precision=p, resize="exact")) for p in ("fp32", "bf16", "int8")}
+        native = pick_precision("auto", torch.device("cpu")) == "bf16"
+        precisions = ("fp32", "bf16", "int8") if native else ("fp32", "int8")
+        clips = {p: bare(model, Settings(precision=p, resize="exact")) for p in precisions}
         compare(model.partition("=")[0], clips, encoded)
 
 
@@ -52,7 +57,7 @@ def compare(name: str, clips: dict[str, ClipModel], encoded: list[bytes]) -> Non
                     taken[precision].append(cpu(embed, payload[:size]) / size)
             rows += [Row(f"{kind}, {size} at once, {p}", values, "ms CPU each") for p, values in taken.items()]
         wanted = vectors(exact, kind, payload)
-        for precision in ("bf16", "int8"):
+        for precision in list(clips)[1:]:
             cosines = (vectors(clips[precision], kind, payload) * wanted).sum(axis=1)
             rows.append(Row(f"{kind}, cosine with fp32, {precision}: least", [float(cosines.min())], "", "≥ 0.999"))
             rows.append(Row(f"{kind}, cosine with fp32, {precision}: mean", [float(cosines.mean())], ""))

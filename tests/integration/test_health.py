@@ -169,11 +169,15 @@ def test_readiness_fails_while_images_hang_though_texts_flow(solo: Team) -> None
 
 
 def test_images_that_hang_hold_up_no_texts_once_their_callers_are_gone(solo: Team) -> None:
-    """Each waits in a thread of the worker, of which there are 16, until its deadline has passed."""
+    """Each comes in a message of its own, and waits in one of the worker's 16 threads until its deadline has passed. No
+    more of them are decoded than there are threads for it."""
     api = solo.another_api(request_timeout=2)
     solo.faults.hang_images()
     with api.client() as http, ThreadPoolExecutor(24) as callers:
-        answers = [callers.submit(embed_images, http, [noise_image(i)]) for i in range(24)]
+        answers = []
+        for number in range(24):
+            answers.append(callers.submit(embed_images, http, [noise_image(number)]))
+            time.sleep(0.05)
         assert {answer.result().status_code for answer in answers} == {504}
         wait_for(lambda: embed_texts(http, ["a text after them"]).status_code == 200, 20, "texts to flow again")
     api.stop()

@@ -135,7 +135,7 @@ class InferenceEngine:
                     gathered.append(ready)
             return
         if lone:
-            self.decoders.run(lambda: self._embed_image(model, lane, item, recipient))
+            self.decoders.run(lane, lambda: self._embed_image(model, lane, item, recipient))
         else:
             self.decoders.submit(lane, lambda: self._embed_image(model, lane, item, recipient))
 

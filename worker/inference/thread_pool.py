@@ -37,6 +37,7 @@ class PriorityThreadPool:
         self._tasks: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._fatal = fatal
+        self._callers = threading.BoundedSemaphore(max(1, threads))
         self._threads = [threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True) for i in range(threads)]
 
     def start(self) -> None:
@@ -46,9 +47,19 @@ class PriorityThreadPool:
     def submit(self, lane: Lane, task: Callable[[], None]) -> None:
         self._tasks.put((_RANK[lane], next(self._order), task))
 
-    def run(self, task: Callable[[], None]) -> None:
-        """Run a task in the caller's thread, at once: of one small image, to wake another thread would take longer."""
-        self._perform(task)
+    def run(self, lane: Lane, task: Callable[[], None]) -> None:
+        """Run a task in the caller's thread, at once: of one small image, to wake another thread would take longer.
+
+        No more callers do so at once than there are threads. A task beyond them is submitted: tasks that never end
+        must not hold up each thread that brings one.
+        """
+        if not self._callers.acquire(blocking=False):
+            self.submit(lane, task)
+            return
+        try:
+            self._perform(task)
+        finally:
+            self._callers.release()
 
     def stop(self, timeout: float) -> list[threading.Thread]:
         """End the threads after all submitted tasks. Waits ``timeout`` seconds; returns those that have not ended."""

@@ -47,10 +47,33 @@ def test_a_callers_thread_runs_a_task_itself_also_while_the_pool_is_busy() -> No
     pool.start()
     pool.submit(Lane.BULK, blocked)
     assert begun.wait(WAIT)
-    pool.run(lambda: ran.append(threading.current_thread()))
+    pool.run(Lane.BULK, lambda: ran.append(threading.current_thread()))
     assert ran == [threading.current_thread()]
     gate.set()
     pool.stop(WAIT)
+
+
+def test_no_more_callers_are_held_up_than_there_are_threads() -> None:
+    pool, gate = PriorityThreadPool(2, fatal=_unexpected), threading.Event()
+    ran: list[threading.Thread] = []
+
+    def task() -> None:
+        assert gate.wait(WAIT)
+        ran.append(threading.current_thread())
+
+    callers = [threading.Thread(target=pool.run, args=(Lane.BULK, task)) for _ in range(5)]
+    for caller in callers:
+        caller.start()
+    wait_for(lambda: sum(caller.is_alive() for caller in callers) == 2, WAIT)
+    pool.start()
+    gate.set()
+    for caller in callers:
+        caller.join(WAIT)
+    pool.stop(WAIT)
+    assert len(ran) == 5
+    assert len({*ran} & {*callers}) == 2
+    pool.run(Lane.BULK, lambda: ran.append(threading.current_thread()))
+    assert ran[-1] is threading.current_thread()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads of a process have one priority")
@@ -65,7 +88,7 @@ def test_the_pools_threads_give_way_and_the_callers_does_not() -> None:
     pool.start()
     pool.submit(Lane.INTERACTIVE, look)
     wait_for(lambda: found, WAIT)
-    pool.run(look)
+    pool.run(Lane.BULK, look)
     pool.stop(WAIT)
     plain.submit(Lane.INTERACTIVE, look)
     plain.start()
@@ -76,7 +99,7 @@ def test_the_pools_threads_give_way_and_the_callers_does_not() -> None:
 
 def test_a_callers_task_that_raises_is_fatal_too() -> None:
     errors: list[BaseException] = []
-    PriorityThreadPool(1, fatal=errors.append).run(lambda: [][0])
+    PriorityThreadPool(1, fatal=errors.append).run(Lane.BULK, lambda: [][0])
     assert [type(error) for error in errors] == [IndexError]
 
 
