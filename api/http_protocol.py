@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from clip_queue.api import request_log
 from clip_queue.api.connections import SPARE, Limits, busy, crowded, evict
+from clip_queue.api.http_answer import Answer
 
 _OFFER = (b"upgrade", b"http2-settings", b"connection")
 _HEALTH = (b"/healthz", b"/readiness", b"/.well-known/live", b"/.well-known/ready")
@@ -46,41 +47,6 @@ class _Refused(Exception):
         self.status = status
         self.code = code
         self.message = message
-
-
-class _Answer:
-    """Where a request's answer goes: the connection, but that it is not closed while the request's body still comes.
-
-    The head goes with what follows it at once, most often the whole body: two packets are two calls of the system, and
-    wake the client twice.
-    """
-
-    def __init__(self, protocol: HttpProtocol, cycle: RequestResponseCycle) -> None:
-        self._protocol, self._cycle = protocol, cycle
-        self._begun = False
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self._cycle.response_started and not self._begun:
-            self._begun, self._head = True, data
-            self._protocol.loop.call_soon(self.flush)
-        elif self._head:
-            head, self._head = self._head, b""
-            self._protocol.transport.writelines((head, data))
-        else:
-            self._protocol.transport.write(data)
-
-    def flush(self) -> None:
-        """Send the head, if nothing has followed it."""
-        if self._head:
-            self.write(b"")
-
-    def is_closing(self) -> bool:
-        return self._protocol.transport.is_closing()
-
-    def close(self) -> None:
-        self.flush()
-        self._protocol.close_after_answer()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -231,7 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.app = self.config.loaded_app
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, _Answer(self, self.cycle))
+        self.cycle.transport = cast(asyncio.Transport, Answer(self, self.cycle))
         self._bound_body(self._announced)
 
     def on_body(self, body: bytes) -> None:
@@ -257,7 +223,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         assert self._running
-        cast(_Answer, self._running.transport).flush()  # before the connection may be closed: a HEAD has no body
+        cast(Answer, self._running.transport).flush()  # before the connection may be closed: a HEAD has no body
         self.served = True
         if self._part is Part.BODY:
             self._since = self.loop.time()  # the rest of the body is passed over, so that the client reads the answer
