@@ -4,6 +4,7 @@
 
     index/images.json                which shards each part holds, by the checksums of their vectors
     index/images_TOKEN.usearch       a part: a graph of whole shards, about a million rows
+    index/images_TOKEN.twins.npy     of rows that are equal to the last bit, all but the first, if there are any
 
 A part is used as long as the output still has its shards as they were. Shards that no part holds are compared one by
 one, so an index that is behind makes a search slower and not wrong. Built again, it gains parts for what is missing.
@@ -13,10 +14,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -25,6 +25,7 @@ from clip_queue.bulk.output.layout import Output
 from clip_queue.bulk.output.markers import Marker
 from clip_queue.bulk.output.stored_shards import StoredShards
 from clip_queue.bulk.output.table_layout import place, row_id
+from clip_queue.bulk.search.graph import BLOCK_ROWS, Graph, GraphBuilder, usearch
 from clip_queue.shared.errors import BadInput
 from clip_queue.shared.fields import known_fields
 from clip_queue.shared.vectors import Vector
@@ -32,22 +33,29 @@ from clip_queue.shared.vectors import Vector
 EXACT_BELOW = 100_000  # rows; so many are compared one by one in a fraction of a second
 PART_ROWS = 1_000_000  # rows after which a part is full: while it is built it is in memory
 MOST_NEAREST = 1000  # rows beyond which a graph is no quicker than comparing all
-BLOCK_ROWS = 4096  # rows that are added at once
-
-# Of the graph: neighbours a row has, and how many candidates building and searching look at.
-CONNECTIVITY, EXPANSION_ADD, EXPANSION_SEARCH = 32, 128, 1024
 
 FOLDER = "index"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the index: its size, its rows, and the shards that it holds, each with its vectors' checksum."""
+    """A file of the index: its size, its rows, the shards that it holds, each with its vectors' checksum, and the size
+    of the file of its twins, 0 if there is none."""
 
     file: str
     bytes: int
     rows: int
     shards: dict[str, str]
+    twins: int = 0
+
+    @property
+    def twins_file(self) -> str:
+        return self.file.removesuffix(".usearch") + ".twins.npy"
+
+    @property
+    def files(self) -> dict[str, int]:
+        """All its files, each with its size."""
+        return {self.file: self.bytes} | ({self.twins_file: self.twins} if self.twins else {})
 
 
 class VectorIndex:
@@ -59,7 +67,7 @@ class VectorIndex:
     def __init__(self, output: Output, stored: StoredShards, among: str, markers: list[Marker]) -> None:
         self._output, self._stored, self._about = output, stored, f"{FOLDER}/{among}.json"
         self._prefix = f"{FOLDER}/{among}_"
-        self._graphs: dict[str, Any] = {}  # of the parts, mapped when they are first searched
+        self._graphs: dict[str, Graph] = {}  # of the parts, mapped when they are first searched
         self._rows = {marker["shard"]: marker["rows"] for marker in markers if marker["rows"]}
         self._checksums: dict[int, str] = {}
         for marker in markers:
@@ -97,13 +105,13 @@ class VectorIndex:
         found: dict[int, list[int]] = {}
         for part in self.parts:
             try:
-                graph = self._graphs.get(part.file) or _usearch().Index.restore(str(self._path(part.file)), view=True)
-                self._graphs[part.file] = graph
-                graph.expansion_search = max(EXPANSION_SEARCH, 2 * count)
-                keys = graph.search(query, count).keys
+                if part.file not in self._graphs:
+                    twins = self._path(part.twins_file) if part.twins else None
+                    self._graphs[part.file] = Graph(self._path(part.file), twins)
+                keys = self._graphs[part.file].nearest(query, count)
             except (RuntimeError, ValueError, AttributeError) as error:
                 raise BadInput(f"{part.file} is broken ({error}): remove it, or search with --exact") from error
-            for shard, row in (place(int(key)) for key in keys):
+            for shard, row in map(place, keys):
                 found.setdefault(shard, []).append(row)
         return {shard: sorted(rows) for shard, rows in found.items()}
 
@@ -116,38 +124,43 @@ class VectorIndex:
         """
         if not self._output.local:
             raise BadInput(f"{self._output.url} is not on this machine: an index is read in place, so it has to be")
-        usearch, missing = _usearch(), self.missing
-        total = max(1, sum(self._rows[shard] for shard in missing))
-        done = 0
+        usearch()
+        missing = self.missing
+        steps = 2 * sum(self._rows[shard] for shard in missing)  # every row is added, and then looked up
+        rows, done = 0, 0
+
+        def did(count: int) -> None:
+            nonlocal done
+            done += count
+            show(min(1.0, done / max(1, steps)))
+
         for shards in _grouped(missing, self._rows, part_rows):
-            graph = usearch.Index(
-                ndim=self._stored.dimension,
-                metric="cos",
-                dtype="f16",
-                connectivity=CONNECTIVITY,
-                expansion_add=EXPANSION_ADD,
-                expansion_search=EXPANSION_SEARCH,
-            )
+            graph = GraphBuilder(self._stored.dimension)
             for shard in shards:
                 for start, block in self._stored.blocks(shard, BLOCK_ROWS * self._stored.dimension):
-                    keys = row_id(shard, start) + np.arange(len(block), dtype=np.uint64)
-                    sound = np.isfinite(block).all(axis=1) & block.any(axis=1)
-                    graph.add(keys[sound], block[sound])
-                    done += len(block)
-                    show(min(1.0, done / total))
+                    graph.add(row_id(shard, start) + np.arange(len(block), dtype=np.uint64), block)
+                    rows += len(block)
+                    did(len(block))
+            graph.look_up(did)
+            did(2 * rows - done)  # of those that are not in the graph
             self._publish(graph, shards)
         if self._all != self.parts:
             self._save()
         self._sweep()
-        return done
+        return rows
 
-    def _publish(self, graph: Any, shards: list[int]) -> None:
-        name = f"{self._prefix}{secrets.token_hex(6)}.usearch"
-        with self._output.staged(name) as path:
-            graph.save(str(path))
-            size = path.stat().st_size
+    def _publish(self, graph: GraphBuilder, shards: list[int]) -> None:
         checksums = {str(shard): self._checksums[shard] for shard in shards}
-        self.parts.append(Part(name, size, sum(self._rows[shard] for shard in shards), checksums))
+        rows = sum(self._rows[shard] for shard in shards)
+        part = Part(f"{self._prefix}{secrets.token_hex(6)}.usearch", 0, rows, checksums)
+        twins = graph.twins
+        if len(twins):
+            with self._output.staged(part.twins_file) as path, path.open("wb") as file:
+                np.save(file, twins)
+        with self._output.staged(part.file) as path:
+            graph.save(path)
+        size, of_twins = self._output.size(part.file) or 0, self._output.size(part.twins_file) or 0
+        self.parts.append(replace(part, bytes=size, twins=of_twins))
         self._save()
 
     def _save(self) -> None:
@@ -156,7 +169,7 @@ class VectorIndex:
 
     def _sweep(self) -> None:
         """Remove the parts that are listed no more."""
-        known = {part.file for part in self.parts}
+        known = {file for part in self.parts for file in part.files}
         for name in self._output.listed(FOLDER):
             file = f"{FOLDER}/{name}"
             if file.startswith(self._prefix) and file not in known:
@@ -173,7 +186,7 @@ class VectorIndex:
 
     def _is_current(self, part: Part) -> bool:
         same = all(self._checksums.get(int(shard)) == checksum for shard, checksum in part.shards.items())
-        return same and self._output.size(part.file) == part.bytes
+        return same and all(self._output.size(file) == size for file, size in part.files.items())
 
     def _path(self, name: str) -> Path:
         return Path(self._output.path(name))
@@ -196,11 +209,3 @@ def is_installed() -> bool:
         return find_spec("usearch") is not None
     except ValueError:
         return False
-
-
-def _usearch() -> Any:
-    try:
-        from usearch import index
-    except ModuleNotFoundError:
-        raise BadInput("an index needs usearch: pip install 'clip-queue[search]'") from None
-    return index

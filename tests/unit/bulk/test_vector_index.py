@@ -144,3 +144,38 @@ def test_without_usearch_it_says_so(url: str, monkeypatch: pytest.MonkeyPatch) -
     assert len(index.nearest(np.ones(D, np.float32), 5)) == 5
     with pytest.raises(BadInput, match="an index needs usearch: pip install"):
         index.build_index(ignore)
+
+
+def test_rows_that_are_equal_are_all_found_and_so_are_their_neighbours(tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    matrices = shards()
+    blank = matrices[0][100].copy()
+    for matrix in matrices:
+        matrix[100:180] = blank
+    url = make_output(str(tmp_path / "out"), matrices).url
+    assert opened(url).build_index(ignore) == SHARDS * ROWS
+    index = opened(url)
+    wanted = [(shard, row) for shard in range(SHARDS) for row in range(100, 180)]
+    for top in (10, 400):
+        by_index, exact = (index.nearest(blank.astype(np.float32), top, exact=exact) for exact in (False, True))
+        assert places(by_index)[: len(wanted)] == places(exact)[: len(wanted)] == wanted[:top]
+    assert recall(index) >= 0.99
+    assert opened(url).build_index(ignore) == 0, "the file of the twins is the index's own"
+
+
+def test_twins_that_are_gone_make_a_part_that_is_not_there(tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    url = make_output(str(tmp_path / "out"), [np.ones((ROWS, D), np.float16)]).url
+    opened(url).build_index(ignore)
+    twins = next((Path(url) / "index").glob("*.twins.npy"))
+    twins.unlink()
+    assert not opened(url).uses_index
+    assert opened(url).build_index(ignore) == ROWS
+    assert len(opened(url).nearest(np.ones(D, np.float32), ROWS)) == ROWS
+
+
+def test_an_index_whose_rows_have_no_direction(tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    url = make_output(str(tmp_path / "out"), [np.zeros((ROWS, D), np.float16)]).url
+    assert opened(url).build_index(ignore) == ROWS
+    assert opened(url).nearest(np.ones(D, np.float32), 5) == []
