@@ -17,6 +17,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from clip_queue.shared.redis_connections import (
+    PackingConnection,
+    PackingSentinelConnection,
+    PackingSentinelSSLConnection,
+    PackingSSLConnection,
+    PackingUnixConnection,
+)
 from clip_queue.shared.redis_url import RedisUrl, parse_redis_url
 from clip_queue.shared.settings import Settings
 
@@ -46,13 +53,14 @@ def async_client(settings: Settings, *, max_connections: int, timeout: float | N
     if url.master_name is not None:
         login = sentinel_options(url, settings) | {"retry": AsyncRetry(NoBackoff(), 0)}
         sentinel = AsyncSentinel(url.hosts, sentinel_kwargs=login)
+        managed = PackingSentinelSSLConnection if options.pop("ssl", False) else PackingSentinelConnection
         pool: Any = _BoundedSentinelPool
-        return redis.asyncio.Redis.from_pool(pool(url.master_name, sentinel, **options))
-    kind: type[Any] = redis.asyncio.Connection
+        return redis.asyncio.Redis.from_pool(pool(url.master_name, sentinel, connection_class=managed, **options))
+    kind: type[Any] = PackingConnection
     if url.path:
-        kind = redis.asyncio.UnixDomainSocketConnection
+        kind = PackingUnixConnection
     elif options.pop("ssl", False):
-        kind = redis.asyncio.SSLConnection
+        kind = PackingSSLConnection
     pool = redis.asyncio.BlockingConnectionPool(connection_class=kind, **_place(url, "path"), **options)
     return redis.asyncio.Redis.from_pool(pool)
 
