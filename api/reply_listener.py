@@ -40,20 +40,30 @@ class PendingReply:
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self.message = b""
+        self._time_is_up = False
 
     async def wait(self, timeout: float) -> bool:
         """Wait for a message, at most ``timeout`` seconds. False if none has come."""
-        try:
-            async with asyncio.timeout(max(0.0, timeout)):  # `wait_for` would make a task
+        if not self.event.is_set():
+            # `wait_for` would make a task, and `asyncio.timeout` cost as much as all else here.
+            timer = asyncio.get_running_loop().call_later(max(0.0, timeout), self._give_up)
+            try:
                 await self.event.wait()
-        except TimeoutError:
-            return False
+            finally:
+                timer.cancel()
+        came, self._time_is_up = not self._time_is_up, False
         self.event.clear()
-        return True
+        return came
 
     def receive(self, message: bytes) -> None:
         self.message = message or self.message
+        self._time_is_up = False
         self.event.set()
+
+    def _give_up(self) -> None:
+        if not self.event.is_set():
+            self._time_is_up = True
+            self.event.set()
 
 
 class ReplyListener:

@@ -73,7 +73,7 @@ def _members(kind: Any) -> dict[str, Any]:
 
 def is_known(word: StrEnum) -> bool:
     """Whether this release knows the word that :func:`member` has read."""
-    return word.name in type(word).__members__
+    return word in _members(type(word))
 
 
 def known_fields(kind: type[Any], raw: dict[str, Any]) -> dict[str, Any]:

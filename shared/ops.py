@@ -54,12 +54,12 @@ def claim(
     def parse_one(job_id: str, reply: list[Any]) -> Claimed:
         if reply[0] != b"yours":
             return Claimed(reply[0].decode())
-        job = Job(member(Kind, ""), "", 0, id=job_id)
+        job: Job | None = None
         try:
             job = record({name: value for name, value in zip(CLAIMED, reply[2], strict=True) if value is not None})
             return Claimed("yours", job, unpack_inputs(reply[1]) if reply[1] else None)
         except Unreadable as error:
-            return Claimed("yours", job, error=error)
+            return Claimed("yours", job or Job(member(Kind, ""), "", 0, id=job_id), error=error)
 
     return Op(
         [call("claim", worker, max_attempts, INLINE, int(suspicion), *job_ids)],

@@ -116,7 +116,8 @@ class JobExecution:
         elif errors and (self.job.on_error is OnError.FAIL or self.job.kind is Kind.COMPARE or not self._features):
             state, result.error = State.FAILED, errors[0].to_wire()
         else:
-            features = np.stack([self._features[i] for i in sorted(self._features)]).astype("<f4", copy=False)
+            rows = [self._features[i] for i in sorted(self._features)]
+            features = np.concatenate(rows).reshape(len(rows), -1).astype("<f4", copy=False)
             if self.job.kind is Kind.COMPARE:
                 result.similarity = cosine(*comparison.split(features)).tolist()
             else:

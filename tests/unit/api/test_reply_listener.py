@@ -90,3 +90,38 @@ async def test_a_listener_that_connects_itself_has_an_address_of_its_own() -> No
     assert not any(it.alive for it in listeners)
     for it in listeners:
         await it.close()
+
+
+async def test_a_wait_ends_with_a_message_or_with_its_time() -> None:
+    reply = PendingReply()
+    assert not await reply.wait(0.01)
+    assert not await reply.wait(-1)
+    asyncio.get_running_loop().call_later(0.01, reply.receive, b"one")
+    assert await reply.wait(5)
+    assert reply.message == b"one"
+    assert not await reply.wait(0.01), "each message is told once"
+    reply.receive(b"")
+    assert await reply.wait(0)
+    assert reply.message == b"one"
+
+
+async def test_a_message_that_comes_as_the_time_is_up_is_told() -> None:
+    for first, second in (("receive", "_give_up"), ("_give_up", "receive")):
+        reply = PendingReply()
+        waiting = asyncio.create_task(reply.wait(5))
+        await asyncio.sleep(0)
+        for each in (first, second):  # in one turn of the loop, before the wait goes on
+            getattr(reply, each)(*([b"result"] if each == "receive" else []))
+        assert await waiting
+        assert not await reply.wait(0.01)
+
+
+async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
+    reply = PendingReply()
+    waiting = asyncio.create_task(reply.wait(0.05))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0.1)
+    assert not reply.event.is_set()
