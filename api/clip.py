@@ -200,8 +200,8 @@ async def written(rows: Matrix | Sequence[Any]) -> orjson.Fragment:
     pieces = []
     for start in range(0, len(rows), PIECE):
         pieces.append(orjson.dumps(rows[start : start + PIECE], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
-        if len(rows) > PIECE:  # most answers are one piece: no turn of the loop for those
-            await asyncio.sleep(0)
+        # Also after the last one: the answers of a message go out together, and so do the requests that follow them.
+        await asyncio.sleep(0)
     return orjson.Fragment(b"[%s]" % b",".join(pieces))
 
 
