@@ -49,7 +49,8 @@ class GraphBuilder:
     def add(self, keys: Keys, rows: Matrix) -> None:
         """Add rows (n, D) under their keys (n,), all of them new. Rows of zeros, NaN or infinity are left out."""
         sound = np.flatnonzero(np.isfinite(rows).all(axis=1) & rows.any(axis=1))
-        as_stored = rows.astype(np.float16)
+        with np.errstate(over="ignore"):
+            as_stored = rows.astype(np.float16)
         fresh = []
         for number in sound:
             key = int(keys[number])
