@@ -29,6 +29,7 @@ BATCH = 8  # of background and bulk: the default on a CPU
 
 
 def main() -> None:
+    datasets.folder("256")  # the process that does bulk work may start none to make it
     for model in ("emoji-mini", VIT):
         clip = bare(model)
         with served(model) as stack:
