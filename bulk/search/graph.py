@@ -121,12 +121,16 @@ class Graph:
         self._twins = np.load(twins, mmap_mode="r") if twins else np.empty((0, 2), np.uint64)
 
     def nearest(self, query: Vector, count: int) -> list[int]:
-        """The keys of about the ``count`` rows nearest to a unit vector, and of the first ``count`` twins of each."""
+        """The keys of about the ``count`` rows nearest to a unit vector, and of about as many twins.
+
+        These are twins of the nearest rows, at most ``count`` of each.
+        """
         self._graph.expansion_search = max(EXPANSION_SEARCH, 2 * count)
-        keys: Keys = self._graph.search(query, count).keys
-        firsts = self._twins[:, 0]
-        starts, ends = (np.searchsorted(firsts, keys, side) for side in ("left", "right"))
-        twins = [self._twins[start : min(end, start + count), 1] for start, end in zip(starts, ends, strict=True)]
+        keys: Keys = self._graph.search(query, count).keys  # the nearest first
+        starts, ends = (np.searchsorted(self._twins[:, 0], keys, side) for side in ("left", "right"))
+        sizes = np.minimum(ends - starts, count)
+        wanted = np.flatnonzero((sizes > 0) & (np.cumsum(sizes) - sizes < count))
+        twins = [self._twins[starts[i] : starts[i] + sizes[i], 1] for i in wanted]
         return [int(key) for key in np.concatenate([keys, *twins])]
 
 

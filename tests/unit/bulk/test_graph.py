@@ -58,6 +58,19 @@ def test_of_equal_rows_the_first_is_in_the_graph_and_each_brings_so_many_twins_a
     assert {row for row in found(graph, tmp_path, vectors[100], 10) if 100 <= row < 400} == set(range(100, 111))
 
 
+def test_a_search_looks_at_about_as_many_twins_as_rows_are_wanted(tmp_path: Path) -> None:
+    vectors = np.repeat(rows(60), 50, axis=0)
+    graph = built(vectors)
+    graph.look_up(lambda _: None)
+    assert len(graph.twins) == 60 * 49
+    for count in (1, 40, 60):
+        got = found(graph, tmp_path, vectors[0], count)
+        nearest = np.argsort(-(vectors[::50] @ vectors[0] / np.linalg.norm(vectors[::50], axis=1)))
+        assert 2 * count <= len(got) <= 2 * count + 50
+        assert set(range(1, min(count, 49) + 1)) <= got, "those of the nearest row"
+        assert {50 * int(row) for row in nearest[:count]} <= got, "and each row that the graph holds"
+
+
 def test_twins_are_equal_as_the_graph_holds_them(tmp_path: Path) -> None:
     vectors = rows(300)
     vectors[100:200] = vectors[100] * (1 + 1e-6 * np.arange(100)[:, None])

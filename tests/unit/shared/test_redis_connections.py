@@ -25,7 +25,6 @@ from clip_queue.shared.settings import Settings
         ("SET", "ключ", "emoji \U0001f600\0\r\n", b"\0\r\n$3\r\n"),
         ("XADD", Lane.BACKGROUND, b"x" * LARGE),
         ("SET", "a", b"x" * (LARGE + 1), "b"),
-        ("SET", "a", bytearray(b"abc")),
         ("SET", "a", memoryview(b"abc"), 7),
     ],
 )
