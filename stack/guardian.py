@@ -21,6 +21,7 @@ RETRY = 1.0  # seconds between attempts to start one
 # Most seconds that a child has to end when its supervisor was killed. A worker has no jobs to complete then: its store
 # may have ended with it, and what is not done is done again by the next one.
 ORPHAN_GRACE = 5.0
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what stops all processes politely
 
 
 class Guardian:
@@ -54,6 +55,8 @@ class Guardian:
         os.set_blocking(self._pipe, False)
         for pid, grace in graces.items():  # before it runs: it may be the only thing that outlives this moment
             self._send(f"+{pid} {grace}\n")
+        # It inherits what this thread blocks, so no signal ends it before it has come to ignore them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__],
@@ -67,6 +70,7 @@ class Guardian:
         except OSError:
             self._close_pipe()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(read)
 
     def forget(self, pid: int) -> None:
@@ -95,7 +99,7 @@ class Guardian:
 
 def main() -> None:
     """The process: keep a list of children until standard input ends, then end those that are left."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     graces: dict[int, float] = {}
     for line in sys.stdin.buffer:

@@ -34,6 +34,10 @@ class Faults:
         """The next pass never ends."""
         (self.folder / "hang").touch()
 
+    def hold(self) -> None:
+        """No pass ends until :meth:`clear`."""
+        (self.folder / "hold").touch()
+
     def hang_images(self) -> None:
         """From now on, no decoding of an image ends."""
         (self.folder / "hang-images").touch()
@@ -44,7 +48,7 @@ class Faults:
 
     def clear(self) -> None:
         """From now on there are no faults."""
-        for name in ("delay", "poison", "hang", "hang-images", "die"):
+        for name in ("delay", "poison", "hang", "hold", "hang-images", "die"):
             (self.folder / name).unlink(missing_ok=True)
 
     def passes(self) -> list[Pass]:

@@ -54,6 +54,8 @@ def faulty(embed: Embed, words: Callable[[ClipModel, Sequence[Any]], list[str]])
             raise SystemExit("injected: the batcher's thread ends")
         if once("hang"):
             threading.Event().wait()
+        while (FOLDER / "hold").exists():
+            time.sleep(0.02)
         time.sleep(float(content("delay") or 0))
         return embed(self, items)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clip_queue.stack.guardian import Guardian
 from clip_queue.stack.supervisor import Spec, Supervisor
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -153,6 +155,7 @@ def size(log: Path) -> int:
 ORPHANS = """
 import sys, time; from pathlib import Path
 from clip_queue.stack import supervisor
+from clip_queue.stack.guardian import Guardian
 from clip_queue.stack.supervisor import Spec, Supervisor
 supervisor.DEATH_SIGNAL = {death_signal}
 sup = Supervisor(Path({folder!r})); sup.start()
@@ -203,3 +206,28 @@ def test_a_guardian_survives_the_signals_that_stop_all_processes_politely(sup: S
     os.kill(pid, signal.SIGTERM)
     time.sleep(0.3)
     assert sup._guardian.pid == pid
+
+
+def test_a_guardian_survives_them_from_its_first_moment_on() -> None:
+    guardian = Guardian()
+    try:
+        for _ in range(3):
+            guardian.ensure({})
+            pid = guardian.pid
+            assert pid is not None
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(pid, number)  # Python has not even begun there
+            ignored = sum(1 << (number - 1) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+            status = Path(f"/proc/{pid}/status")
+            until(lambda: guardian.pid != pid or _mask(status, "SigIgn") & ignored == ignored)  # noqa: B023
+            assert guardian.pid == pid
+            guardian.close()
+            assert guardian.pid is None
+            guardian._due = 0.0
+    finally:
+        guardian.close()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "and this thread takes signals as before"
+
+
+def _mask(status: Path, name: str) -> int:
+    return int(re.findall(rf"{name}:\s*(\w+)", status.read_text())[0], 16)

@@ -288,25 +288,25 @@ def test_a_store_that_is_away_is_told(here: Watched, team: Team) -> None:
 
 @contextmanager
 def full(api: Api, team: Team) -> Iterator[None]:
-    """The lane of requests is full: two clients send one after another, and each pass takes a while."""
+    """The lane of requests is full: one of four texts holds it, and its pass does not end."""
     over = threading.Event()
 
-    def send(name: str) -> None:
+    def send() -> None:
         with api.client() as http:
-            while not over.is_set():
-                http.post("/clip/embed_text", json={"text": [f"{name} {uuid4().hex}" for _ in range(4)]})
+            while not over.is_set():  # again, should it be too late before the test has seen what it looks for
+                http.post("/clip/embed_text", json={"text": [uuid4().hex for _ in range(4)]})
 
-    threads = [threading.Thread(target=send, args=(name,)) for name in ("one", "another")]
-    team.faults.delay(1.0)
-    for thread in threads:
-        thread.start()
+    sender = threading.Thread(target=send)
+    team.faults.hold()
+    sender.start()
     try:
+        with api.client() as http:
+            wait_for(lambda: "queue_full" in http.get("/readiness").text, WAIT, "a full lane")
         yield
     finally:
         over.set()
         team.faults.clear()
-        for thread in threads:
-            thread.join(WAIT)
+        sender.join(WAIT)
 
 
 def test_a_full_service_is_told_and_tried_again(team: Team, visit: Callable[..., Watched]) -> None:
