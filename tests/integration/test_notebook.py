@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import pytest
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import run_kernel
 
 from tests.harness import ROOT
 
@@ -91,17 +91,29 @@ def test_a_notebook_shows_a_bar_unless_it_is_told_not_to(
         "quiet = embed(source, out + '/quiet', workers=1, show=False)",
         "print(report.rows, quiet.rows, dry_run(source).rows, search(out + '/shown', 'thing 7', top=1)[0].caption)",
     ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
     (kernel := tmp_path / "kernels" / "here").mkdir(parents=True)
     (kernel / "kernel.json").write_text(json.dumps({**spec, "display_name": "here"}))
-    nbclient.NotebookClient(notebook, kernel_name="here", timeout=ENDED, startup_timeout=ENDED).execute()
-    _, shown, quiet, printed = [cell["outputs"] for cell in notebook.cells]
+    with run_kernel(kernel_name="here", startup_timeout=ENDED) as client:
+        _, shown, quiet, printed = [outputs(client, cell) for cell in cells]
     assert shown, "a widget, or lines"
     assert "warn" not in text_of(shown).lower()
     assert quiet == []
     assert text_of(printed) == "40 40 40 thing 7\n"
 
 
-def text_of(outputs: list[Any]) -> str:
-    return "".join(output.get("text", "") for output in outputs)
+def outputs(client: BlockingKernelClient, cell: str) -> list[dict[str, Any]]:
+    """What a cell shows, asked by a blocking client: one on an event loop (nbclient) may sleep over a reply."""
+    shown: list[dict[str, Any]] = []
+
+    def output(message: dict[str, Any]) -> None:
+        if message["msg_type"] in ("stream", "display_data", "execute_result", "error"):
+            shown.append(message["content"])
+
+    reply = client.execute_interactive(cell, timeout=ENDED, output_hook=output, allow_stdin=False)
+    assert reply["content"]["status"] == "ok", reply["content"]
+    return shown
+
+
+def text_of(shown: list[dict[str, Any]]) -> str:
+    return "".join(content.get("text", "") for content in shown)
