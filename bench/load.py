@@ -6,7 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
+
+import uvloop
 
 
 @dataclass
@@ -28,15 +31,25 @@ class Load:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-class Connection:
-    """A connection that is kept alive. It sends one request at a time."""
+class Connection(asyncio.Protocol):
+    """A connection that is kept alive. It sends one request at a time.
+
+    No stream and no task for each answer: a client that takes a fifth of the cores measures itself.
+    """
 
     def __init__(self, url: str) -> None:
         split = urlsplit(url)
         self._host, self._port = split.hostname or "", split.port or 80
+        self._received = bytearray()
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._head, self._size = 0, -1  # bytes of the answer's headers, and of the whole answer once they are here
 
     async def open(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self._loop = asyncio.get_running_loop()
+        await self._loop.create_connection(lambda: self, self._host, self._port)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Send a request; returns the status and the body of its response."""
@@ -48,14 +61,36 @@ class Connection:
         return await self._ask(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode())
 
     async def _ask(self, data: bytes) -> tuple[int, bytes]:
-        self._writer.write(data)
-        header = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 120)
-        at = header.lower().index(b"content-length:") + 15
-        length = int(header[at : header.index(b"\r", at)])
-        return int(header[9:12]), await self._reader.readexactly(length)
+        answer: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
+        self._answer = answer
+        self._transport.write(data)
+        async with asyncio.timeout(120):
+            return await answer
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received
+        received += data
+        if self._size < 0:
+            end = received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            header = received[:end].lower() + b"\r"
+            at = header.index(b"content-length:") + 15
+            self._head = end + 4
+            self._size = self._head + int(header[at : header.index(b"\r", at)])
+        if len(received) >= self._size:
+            answer = int(received[9:12]), bytes(received[self._head : self._size])
+            received.clear()
+            self._size = -1
+            if self._answer and not self._answer.done():
+                self._answer.set_result(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(error or ConnectionResetError("The server closed the connection."))
 
     def close(self) -> None:
-        self._writer.close()
+        self._transport.close()
 
 
 async def _run(url: str, path: str, bodies: Iterator[bytes], at_once: int, seconds: float) -> Load:
@@ -82,7 +117,7 @@ async def _run(url: str, path: str, bodies: Iterator[bytes], at_once: int, secon
 
 def run(url: str, path: str, bodies: Iterator[bytes], *, at_once: int, seconds: float) -> Load:
     """POST ``bodies`` over ``at_once`` connections for a number of seconds."""
-    return asyncio.run(_run(url, path, bodies, at_once, seconds))
+    return uvloop.run(_run(url, path, bodies, at_once, seconds))
 
 
 def rate_of(work: Callable[[], int], seconds: float) -> float:

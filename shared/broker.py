@@ -35,6 +35,7 @@ def celery_app(settings: Settings) -> Celery:
             # acknowledged, messages are taken also when the server has reached its maxmemory.
             "ack_emulation": False,
             "visibility_timeout": VISIBILITY_TIMEOUT,
+            "priority_steps": [0],  # a list for each queue, and not one for each of four priorities: all are waited at
             "queue_order_strategy": "priority",  # queues are read in the given order: interactive first
             "socket_connect_timeout": settings.redis_timeout,
             "socket_timeout": None,

@@ -13,6 +13,10 @@ from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
 from tests.harness import SERVER, Api, Stack, stack
 
+# Before torch is imported: here, and in the hundreds of processes that tests start. On two cores that several of them
+# share, threads wait for each other; to measure how many are worth it takes a worker 4 of the 9 s of CPU of its start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server", metavar="PROGRAM", help="start this in Valkey's place, such as redis-server")
@@ -38,7 +42,10 @@ ScriptingCommandsMixin.eval = _eval_after_flags  # type: ignore[method-assign,as
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Api]]:
     """One real stack for all tests that only ask: Valkey, one worker with emoji-mini, one API without keys."""
     with stack(tmp_path_factory.mktemp("stack")) as it:
-        worker, api = it.worker(), it.api()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("OMP_NUM_THREADS")  # this one worker as users start it
+            worker = it.worker()
+        api = it.api()
         it.ready(worker, api, timeout=240)  # on a loaded machine
         yield it, api
 

@@ -16,6 +16,7 @@ from clip_queue.shared.broker import celery_app
 from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.messages import TASK, queue_name
+from clip_queue.shared.runs import led
 from clip_queue.worker.inference.clip_model import ClipModel
 from tests.harness import stack, wait_for
 from tests.jobs_api import ended, look, submit_texts, succeeded
@@ -255,3 +256,17 @@ def test_with_every_message_deleted_the_jobs_are_sent_again(solo: Team, clip: Cl
     worker.signal(signal.SIGCONT)
     for job, text in {**lost, first: "received"}.items():
         same(succeeded(solo.http, job), expect(clip, text))
+
+
+def test_a_worker_waits_at_one_list_a_queue_and_at_interactive_ones_first(solo: Team) -> None:
+    def waits() -> list[str]:
+        with solo.stack.valkey.client().monitor() as monitor:  # a worker asks again each second
+            until = time.monotonic() + 10
+            while time.monotonic() < until:
+                words = monitor.next_command()["command"].split()
+                if words[0] == "BRPOP":
+                    return words[1:-1]
+        return []
+
+    names = [*(queue_name("emoji-mini", lane) for lane in Lane), queue_name(led("emoji-mini"), Lane.BULK)]
+    assert waits() == names
