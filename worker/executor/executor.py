@@ -49,7 +49,7 @@ COMPLETIONS = 64  # most jobs that are completed in one round trip
 SUSPECTS = 16  # most jobs that have lost a worker, and have more than one attempt left, at once
 CONTENDED = 0.02  # seconds until the next look at suspects that another worker was quicker to claim
 LOCK_WAIT = 1.0  # seconds that a wait for other suspects takes until it looks whether the worker drains
-TOGETHER = 32  # most texts of a message that are gathered before their forward pass begins
+TOGETHER = 32  # most texts of a message that are gathered before their forward pass begins, or are completed
 FEED_INTERVAL = 0.02  # seconds that feeding waits for a free place before it completes jobs that are over
 
 EMBEDDING = frozenset({Kind.EMBED_IMAGE, Kind.EMBED_TEXT, Kind.COMPARE})
@@ -250,15 +250,18 @@ class JobExecutor:
 
         with self.leases.claim(job_ids, suspicion) as claims:
             try:
+                fed = 0
                 for lease in claims.leases:
-                    if lease.inputs is None:  # they are asked for now: the texts that are ready do not wait for that
-                        self.engine.begin(texts)
+                    # What is over is completed together: each time for itself costs more than a text that is known. But
+                    # it waits neither for inputs that are asked for now nor for a job of many items.
+                    if fed and (lease.inputs is None or fed + len(lease.inputs.items) > TOGETHER):
+                        meanwhile()
+                        fed = 0
                     if execution := self._begin(lease, over):
+                        fed += len(execution.inputs.items)
                         pending[lease.job.id] = lease
                         lone = len(claims.leases) == len(execution.inputs.items) == 1
                         self._feed(execution, texts, meanwhile, lone)
-                    if not over.empty():
-                        self._complete(over, pending, wait=0)
                 self.engine.begin(texts)
                 while pending:
                     self._complete(over, pending, wait=1.0)

@@ -113,6 +113,29 @@ def test_what_is_kept_makes_room_when_it_expires(store: Store) -> None:
     put(store, limits=limits)  # no reconciler is needed
 
 
+def offer_together(store: Store, owners: str, limits: ByteLimits) -> list[bool]:
+    """Whether each job of these owners is accepted, all in one script."""
+    jobs = [Job(Kind.EMBED_IMAGE, MODEL, 1, Lane.BACKGROUND, owner=owner, ttl=60_000) for owner in owners]
+    offered = [Submission(job, Inputs([bytes(SIZE)]), 100, bytes=limits) for job in jobs]
+    return [isinstance(result, Accepted) for result in store.execute(submissions.accept(offered))]
+
+
+def test_jobs_that_come_together_count_as_those_that_come_one_by_one(store: Store) -> None:
+    limits = ByteLimits(5 * WAITING, 0.5)  # two of each owner
+    assert offer_together(store, "aababbc", limits) == [True, True, True, False, True, False, True]
+    assert sums(store) == {"a": 2 * WAITING, "b": 2 * WAITING, "c": WAITING, "*": 5 * WAITING}
+    assert offer_together(store, "cd", limits) == [False, False]
+    assert sums(store) == {"a": 2 * WAITING, "b": 2 * WAITING, "c": WAITING, "*": 5 * WAITING}
+
+
+def test_the_last_of_those_that_come_together_gets_the_room_of_what_has_expired(store: Store) -> None:
+    finish(store, put(store))
+    pass_time(store)
+    assert KEPT < WAITING
+    assert offer_together(store, "aaaa", ByteLimits(3 * WAITING)) == [True, True, True, False]
+    assert sums(store) == {"a": 3 * WAITING, "*": 3 * WAITING}
+
+
 def test_a_job_above_the_limit_is_told_not_to_try_again(store: Store) -> None:
     for limits, whose in (ByteLimits(SIZE), "together"), (ByteLimits(2 * SIZE, 0.5), "of this key"):
         error = refused(store, "a", limits)

@@ -1,14 +1,17 @@
-"""The texts of a message begin together, and none of them waits for what takes long."""
+"""The texts of a message begin together, end together, and none of them waits for what takes long."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pytest
 
 from clip_queue.shared.errors import Unavailable
 from clip_queue.shared.job import Inputs, State
 from clip_queue.shared.lane import Lane
+from clip_queue.shared.ops import Completion
 from clip_queue.worker.executor.executor import TOGETHER
-from clip_queue.worker.executor.leases import Lease
+from clip_queue.worker.executor.leases import Lease, Task
 from tests.harness import wait_for
 from tests.unit.worker.executor_parts import Parts
 
@@ -76,4 +79,39 @@ def test_texts_do_not_wait_while_the_inputs_of_a_large_job_are_asked_for(parts: 
 
     parts.executor.leases.inputs = slow  # type: ignore[method-assign]
     parts.deliver(small, large)
+    assert parts.look(large).state is State.SUCCEEDED
+
+
+def test_known_texts_of_a_message_are_completed_together(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts.deliver(parts.accept("a label"))
+    jobs = [parts.accept("a label") for _ in range(2 * TOGETHER)]
+    together: list[int] = []
+    complete = parts.executor.leases.complete
+
+    def counted(leases: Sequence[Lease], completions: list[Completion]) -> None:
+        together.append(len(completions))
+        complete(leases, completions)
+
+    monkeypatch.setattr(parts.executor.leases, "complete", counted)
+    parts.deliver(*jobs)
+    assert len(parts.model.batches) == 1, "the first time"
+    assert together == [TOGETHER, TOGETHER]
+    assert {parts.look(job).state for job in jobs} == {State.SUCCEEDED}
+
+
+def test_known_texts_do_not_wait_for_a_job_of_many_items_behind_them(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.deliver(parts.accept("a label"))
+    small, large = parts.accept("a label"), parts.accept(*["a label"] * TOGETHER)
+    begin, states = parts.executor.leases.begin, []
+
+    def watched(lease: Lease, task: Task) -> bool:
+        if lease.job.id == large:
+            states.append(parts.look(small).state)
+        return begin(lease, task)
+
+    monkeypatch.setattr(parts.executor.leases, "begin", watched)
+    parts.deliver(small, large)
+    assert states == [State.SUCCEEDED]
     assert parts.look(large).state is State.SUCCEEDED
