@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two heartbeats; less where a quarter of the lease is less
 SMOOTHING = 0.8  # share of the old value in the new value of the measured rate
+END = 20.0  # seconds that the threads have to end after ``drain_timeout``
 LEAST_BUSY = 0.01  # seconds in forward passes that a measurement of the rate needs
 
 
@@ -116,8 +117,11 @@ class Heartbeat:
     def _continue_draining(self) -> None:
         if self._executor.draining.is_set():
             self._executor.abandon_handlers()
-        if self._now() > self._drain_until:
+        late = self._now() - self._drain_until
+        if late > 0:
             self._executor.leases.give_back_all()
+        if late > END:  # Celery would wait for its threads for ever
+            self._fatal(TimeoutError(f"it was told to stop, and a thread has not ended {END:g} s after drain_timeout"))
 
     def _beat(self) -> None:
         leases = self._executor.leases

@@ -17,9 +17,11 @@ from clip_queue.shared.job import Inputs, Job, Kind
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.messages import TASK, queue_name
 from clip_queue.shared.runs import led
+from clip_queue.worker.heartbeat import END
 from clip_queue.worker.inference.clip_model import ClipModel
 from tests.harness import stack, wait_for
-from tests.jobs_api import ended, look, submit_texts, succeeded
+from tests.images import base64_image, noise_image
+from tests.jobs_api import ended, look, submit, submit_texts, succeeded
 from tests.team import START, Team
 from tests.wire import embed_texts, same, vectors
 
@@ -99,6 +101,23 @@ def test_terminated_a_worker_finishes_what_it_can_and_gives_the_rest_back(pair: 
     assert ended(pair.http, short)["state"] == "succeeded"
     if worker is holder:
         assert ended(pair.http, short)["attempts"] == 1
+
+
+def test_terminated_with_an_image_that_hangs_a_worker_gives_it_back_and_ends_by_itself(tmp_path: Path) -> None:
+    with stack(tmp_path, drain_timeout=1) as it:
+        team = Team.start(it, 1)
+        team.faults.hang_images()
+        job = submit(team.http, task="embed_image", image=base64_image(noise_image()))["id"]
+        wait_for(lambda: look(team.http, job)["state"] == "running", 30, "the image to be decoded")
+        worker = team.workers[0]
+        worker.signal(signal.SIGTERM)
+        wait_for(lambda: look(team.http, job)["state"] == "queued", 30, "the job to be given back")
+        assert worker.alive, "Celery waits for the thread"
+        assert worker.process is not None
+        assert worker.process.wait(END + 30) == 70
+        team.heal()
+        assert ended(team.http, job, START)["state"] == "succeeded"
+        assert look(team.http, job)["attempts"] == 1, "a job given back has not lost a worker"
 
 
 def test_a_store_that_forgot_that_a_job_has_ended_has_it_done_again(tmp_path: Path, clip: ClipModel) -> None:

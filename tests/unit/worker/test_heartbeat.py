@@ -20,7 +20,7 @@ from clip_queue.shared.store import Op, Store
 from clip_queue.shared.vectors import Vector
 from clip_queue.shared.workers import WorkerInfo, workers
 from clip_queue.worker.executor.executor import JobExecutor
-from clip_queue.worker.heartbeat import Heartbeat
+from clip_queue.worker.heartbeat import END, Heartbeat
 from clip_queue.worker.inference.engine import InferenceEngine
 from tests.harness import wait_for
 from tests.taken import read
@@ -201,6 +201,18 @@ def test_a_worker_that_drains_abandons_handlers_and_gives_jobs_back_after_its_ti
         parts.heartbeat.step()
         assert parts.look(job).state is State.QUEUED
     assert parts.executor.draining.is_set()
+
+
+def test_a_worker_that_drains_ends_by_itself_if_a_thread_of_it_does_not(parts: Parts) -> None:
+    parts.heartbeat.drain()
+    parts.clock += SETTINGS.drain_timeout + END
+    parts.heartbeat.step()
+    assert parts.fatal == []
+    parts.clock += 0.1
+    parts.heartbeat.step()
+    assert [str(error) for error in parts.fatal] == [
+        "it was told to stop, and a thread has not ended 20 s after drain_timeout"
+    ]
 
 
 # Reconciling
