@@ -11,7 +11,7 @@ from clip_queue.shared.startup import CHECKED
 from clip_queue.stack.supervisor import Spec
 
 API_GRACE = 10.0  # seconds that the API has to finish its requests
-WORKER_GRACE = 15.0  # seconds that a worker has to end after its ``drain_timeout``
+WORKER_GRACE = 25.0  # seconds that a worker has after its ``drain_timeout``; hung, it ends itself after 20
 VALKEY_GRACE = 10.0  # seconds that Valkey has to write its append-only file
 
 
