@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         ge=0,
         le=4096,
         description="The same for the background lane: what an interactive request may wait for; "
-        "0: as `batch_size` on CUDA, 8 on a CPU.",
+        "0: as `batch_size` on CUDA, 8 on a CPU, and fewer while requests come if a pass takes over 50 ms.",
     )
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
     decode_processes: int = Field(

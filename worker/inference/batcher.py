@@ -23,6 +23,7 @@ import numpy as np
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.vectors import Matrix, Vector
+from clip_queue.worker.inference.brief import BriefPasses
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class Batcher:
         self._room = threading.Condition(lock)  # apart, so that a new item wakes the batcher and no other caller
         self._stopping = False
         self._busy_since = 0.0
+        self._brief = None if depth else BriefPasses(limits[Lane.BACKGROUND])
         self.items = 0
         self.batches = 0
         self.busy = 0.0
@@ -149,6 +151,8 @@ class Batcher:
             if not self._room.wait_for(lambda: len(waiting) + len(items) <= self._capacity, timeout):
                 raise queue.Full(f"{len(waiting)} items wait in the {lane} lane")
             waiting.extend(items)
+            if self._brief and lane is Lane.INTERACTIVE:
+                self._brief.asked()
             self._change.notify()
 
     def busy_for(self) -> float:
@@ -171,8 +175,11 @@ class Batcher:
                     self._busy_since = self._busy_since or time.monotonic()  # what is in flight has begun before
                     in_flight.append(self._launch(items))
                 if in_flight and (not items or len(in_flight) > self._depth):
-                    self._collect(in_flight.popleft())
-                    self.busy += self.busy_for()
+                    self._collect(done := in_flight.popleft())
+                    took = self.busy_for()
+                    self.busy += took
+                    if self._brief and done.items[0].lane is Lane.BACKGROUND:
+                        self._brief.took(done.items[0].forward, len(done.items), took)
                     self._busy_since = time.monotonic() if in_flight else 0.0
         except BaseException as error:
             log.critical("the batcher's thread died", exc_info=True)
@@ -184,7 +191,7 @@ class Batcher:
             while True:
                 for lane, waiting in self._queues.items():
                     before = len(waiting)
-                    items = self._gather(waiting, self._limits[lane])
+                    items = self._gather(waiting, self._limit(lane, waiting[0])) if waiting else []
                     if len(waiting) < before:
                         self._room.notify_all()
                     if items:
@@ -194,6 +201,12 @@ class Batcher:
                 if not block:
                     return []
                 self._change.wait()  # without a timeout, since put() and stop() notify
+
+    def _limit(self, lane: Lane, first: Item) -> int:
+        """The most items of a lane's next batch, whose first is that."""
+        if self._brief and lane is Lane.BACKGROUND:
+            return self._brief.most(first.forward)
+        return self._limits[lane]
 
     @staticmethod
     def _gather(waiting: deque[Item], limit: int) -> list[Item]:

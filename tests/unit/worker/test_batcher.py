@@ -81,6 +81,34 @@ def test_the_interactive_lane_goes_first_and_the_background_lane_has_its_own_lim
     assert model.passes == [[-1], [0, 1, 2, 3], [4], [100, 101], [102]]
 
 
+def background_passes(one: Batcher, item_s: float) -> list[int]:
+    """How many items each pass has of a background lane of nine behind a request; one item takes ``item_s`` seconds."""
+    sizes: list[int] = []
+    gate = threading.Semaphore(0)
+
+    def forward(payloads: Sequence[Any]) -> Ready:
+        assert gate.acquire(timeout=WAIT)
+        if payloads[0] >= 0:
+            sizes.append(len(payloads))
+            time.sleep(item_s * len(payloads))
+        return Ready(np.zeros((len(payloads), 1), np.float32))
+
+    one.put(Entry(-1, forward))
+    entries = put(one, [Entry(n, forward, Lane.BACKGROUND) for n in range(9)])
+    gate.release(10)
+    for entry in entries:
+        entry.wait()
+    return sizes
+
+
+def test_long_background_passes_are_halved_while_requests_come(batcher: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip_queue.worker.inference.brief.DEAR", 100.0)  # a loaded machine makes some passes long
+    assert background_passes(batcher(background=4), 0.06) == [4, 2, 1, 1, 1]
+    assert background_passes(batcher(background=4, depth=1), 0.06) == [4, 4, 1], "not on CUDA"
+    monkeypatch.setattr("clip_queue.worker.inference.brief.BRIEF", WAIT)
+    assert background_passes(batcher(background=4), 0.06) == [4, 4, 1]
+
+
 def test_a_batch_holds_one_model_and_modality_and_the_others_keep_their_order(batcher: Make) -> None:
     a, b = Model(gated=True), Model()
     one = batcher(limit=4)
