@@ -1,7 +1,7 @@
 """Brief background passes: how many items one has on a CPU while requests come, which may have to wait for it.
 
-Large models take as long for an image alone as for one of eight, where there are few cores; so a smaller batch is free,
-and a request waits for less. Where a smaller batch costs more, the batch stays as it is.
+Large models take hardly longer for an image alone than for one of eight, where there are few cores; so a smaller batch
+is nearly free, and a request waits for less. Where it costs more, the batch stays as it is.
 """
 
 from __future__ import annotations
