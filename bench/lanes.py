@@ -20,9 +20,7 @@ from bench.common import ROUNDS, VIT, Row, bare, image_bodies, photo, quiet, ser
 from bench.load import run
 from clip_queue.bulk.run.embed import embed
 from clip_queue.shared.settings import Settings
-from clip_queue.shared.vectors import Pixels
 from clip_queue.stack.embedded import EmbeddedStack
-from clip_queue.worker.inference.brief import BriefPasses
 from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 
@@ -44,7 +42,7 @@ def _one(
 ) -> None:
     pixels = [decode(photo(i, SIZE), clip.preprocess, max_bytes=10**9, max_pixels=10**9) for i in range(BATCH)]
     if lane == "background":
-        pixels = pixels[: brief(clip, pixels)]
+        pixels = pixels[: len(pixels)]
     bodies = image_bodies(SIZE)
     ask = "/clip/embed_image"
     run(stack.api_url, ask, bodies, at_once=1, seconds=2)
@@ -76,17 +74,6 @@ def _one(
             Row(f"(beside − one pass) ÷ alone, {name}", ratio, "", "≤ 2"),
         ]
     show(f"one image at a time, {model}, alone and beside {lane} work", rows)
-
-
-def brief(clip: ClipModel, pixels: list[Pixels]) -> int:
-    """How many images a background pass has while requests come, as the worker finds it out."""
-    passes = BriefPasses(BATCH)
-    passes.asked()
-    for _ in range(10):
-        began, size = time.perf_counter(), passes.most(clip)
-        clip.embed_images(pixels[:size]).result()
-        passes.took(clip, size, time.perf_counter() - began)
-    return passes.most(clip)
 
 
 @contextlib.contextmanager

@@ -108,8 +108,8 @@ class Heartbeat:
 
     def _check_threads(self) -> None:
         """End the process if a forward pass hangs or the batcher's thread has ended; the supervisor starts another."""
-        seconds, limit = self._batcher.busy_for(), self._settings.forward_timeout
-        if seconds > limit:
+        if overdue := self._batcher.overdue(self._settings.forward_timeout):
+            seconds, limit = overdue
             self._fatal(TimeoutError(f"a forward pass has taken {seconds:.0f} s (limit {limit:.0f})"))
         if not self._batcher.alive():
             self._fatal(RuntimeError("the batcher's thread is gone"))
@@ -161,7 +161,7 @@ class Heartbeat:
             rate=self._rate,
             items=self._batcher.items,
             batches=self._batcher.batches,
-            busy=self._batcher.busy + self._batcher.busy_for(),
+            busy=self._batcher.busy_seconds(),
             work=sorted(self._executor.handlers),
             stages=self._executor.stages.to_wire(),
             cache_hits=self._executor.engine.text_cache.hits,

@@ -1,9 +1,12 @@
-"""The batcher: one thread that runs all forward passes and never waits for a batch to fill.
+"""The batcher: the threads that run all forward passes and never wait for a batch to fill.
 
-When the model is free, the batcher takes the items that wait, up to the batch limit: first those of the interactive
-lane, then those of the background lane, then those of the bulk lane, whose items are whole batches. A batch has items
-of one model and one modality. There is no timer and no least size. A lone item is computed at once; under load, batches
-fill while the forward pass before them runs.
+A thread that is free takes the items that wait, up to the batch limit: first those of the interactive lane, then those
+of the background lane, then those of the bulk lane, whose items are whole batches. A batch has items of one model and
+one modality. There is no timer and no least size. A lone item is computed at once; under load, batches fill while the
+forward pass before them runs.
+
+On CUDA one thread does it all. On a CPU the interactive lane has a thread of its own, so that whoever waits for an
+answer waits for no pass of another lane: the kernel takes the cores from the thread that computes those.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clip_queue.shared.errors import ClipError
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.vectors import Matrix, Vector
-from clip_queue.worker.inference.brief import BriefPasses
+from clip_queue.worker.inference.pass_errors import NotFinite, breaks_device
+from clip_queue.worker.inference.priority import Share, give_way
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +63,6 @@ class Item(Protocol):
     def fail(self, error: Exception) -> None: ...  # its forward pass failed, or gave no finite numbers
 
 
-class NotFinite(ClipError):
-    """The model made NaN or infinity of an item."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The model's vector of this item is not finite, so it is not used: the model's numbers do not fit into the "
-            "worker's precision, or its weights are broken. Set CLIP_QUEUE_PRECISION=fp32 there."
-        )
-
-
 @dataclass(frozen=True)
 class InFlightBatch:
     """A batch whose forward pass has been launched; ``result`` is the error if launching failed."""
@@ -88,17 +81,19 @@ class InFlightBatch:
 
 
 class Batcher:
-    """The queues of items, one a lane, and the thread that computes them.
+    """The queues of items, one a lane, and the threads that compute them.
 
-    :attr:`items` and :attr:`batches` count what has been launched, :attr:`busy` is the seconds in forward passes.
+    :attr:`items` and :attr:`batches` count what has been launched, :attr:`busy` is the seconds in which a pass or
+    several were in flight.
 
     Args:
         limits: most items in a batch, by lane.
         capacity: most items that wait in each lane.
-        fatal: called with the error when the device cannot be used any more or the thread ends; it must end the
+        fatal: called with the error when the device cannot be used any more or a thread ends; it must end the
             process.
-        depth: forward passes that are launched ahead of the one that is waited for: 1 on CUDA, which works while the
-            host goes on, 0 where launching computes.
+        depth: forward passes that a thread launches ahead of the one that it waits for: 1 on CUDA, which works while
+            the host goes on, 0 where launching computes.
+        shares: a thread for each; together they have each lane once.
     """
 
     def __init__(
@@ -108,33 +103,42 @@ class Batcher:
         capacity: int,
         fatal: Callable[[BaseException], None],
         depth: int = 0,
+        shares: Sequence[Share] = (Share(),),
     ) -> None:
         self._limits = limits
         self._capacity = capacity
         self._fatal = fatal
         self._depth = depth
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
-        lock = threading.Lock()
-        self._change = threading.Condition(lock)
-        self._room = threading.Condition(lock)  # apart, so that a new item wakes the batcher and no other caller
+        self._lock = threading.Lock()
+        changes = {share: threading.Condition(self._lock) for share in shares}
+        self._changes = {lane: changes[share] for share in shares for lane in share.lanes}
+        self._room = threading.Condition(self._lock)  # apart, so that a new item wakes a thread of ours and no caller
         self._stopping = False
         self._busy_since = 0.0
-        self._brief = None if depth else BriefPasses(limits[Lane.BACKGROUND])
+        self._began: dict[Share, float] = {}  # of the pass in flight that is waited for next
         self.items = 0
         self.batches = 0
         self.busy = 0.0
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(share,), name=f"batcher-{share.lanes[0]}", daemon=True)
+            for share in shares
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout: float) -> bool:
-        """End the thread after the items that wait. False if it has not ended within ``timeout`` seconds."""
-        with self._change:
+        """End the threads after the items that wait. False if they have not ended within ``timeout`` seconds."""
+        until = time.monotonic() + timeout
+        with self._lock:
             self._stopping = True
-            self._change.notify_all()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+            for change in self._changes.values():
+                change.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def put(self, item: Item, timeout: float = 0.0) -> None:
         """Add an item to its lane.
@@ -144,54 +148,81 @@ class Batcher:
         self.put_all([item], timeout)
 
     def put_all(self, items: Sequence[Item], timeout: float = 0.0) -> None:
-        """Add items of one lane so that the batcher meets all of them at once. Raises what :meth:`put` raises."""
+        """Add items of one lane so that a thread meets all of them at once. Raises what :meth:`put` raises."""
         lane = items[0].lane
         waiting = self._queues[lane]
-        with self._change:
+        with self._lock:
             if not self._room.wait_for(lambda: len(waiting) + len(items) <= self._capacity, timeout):
                 raise queue.Full(f"{len(waiting)} items wait in the {lane} lane")
             waiting.extend(items)
-            if self._brief and lane is Lane.INTERACTIVE:
-                self._brief.asked()
-            self._change.notify()
+            self._changes[lane].notify()
 
     def busy_for(self) -> float:
-        """Seconds that the current forward pass has taken so far; 0 if there is none."""
-        since = self._busy_since
-        return time.monotonic() - since if since else 0.0
+        """Seconds that the longest of the current forward passes has taken so far; 0 if there is none."""
+        return max(self._running().values(), default=0.0)
+
+    def overdue(self, limit: float) -> tuple[float, float] | None:
+        """The seconds of a forward pass that has taken longer than it may, and those that it may."""
+        running = self._running().items()
+        return next(((s, share.patience * limit) for share, s in running if s > share.patience * limit), None)
+
+    def busy_seconds(self) -> float:
+        """:attr:`busy`, with the passes that are in flight."""
+        with self._lock:
+            return self.busy + (time.monotonic() - self._busy_since if self._busy_since else 0.0)
 
     def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether all threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
-    def _run(self) -> None:
+    def _running(self) -> dict[Share, float]:
+        """Seconds of the current passes."""
+        with self._lock:
+            now = time.monotonic()
+            return {share: now - began for share, began in self._began.items()}
+
+    def _run(self, share: Share) -> None:
+        give_way(share.nice)
         in_flight: deque[InFlightBatch] = deque()
         try:
             while True:
-                items = self._take(block=not in_flight)
+                items = self._take(share, block=not in_flight)
                 if items is None and not in_flight:
                     return
                 if items:
-                    self._busy_since = self._busy_since or time.monotonic()  # what is in flight has begun before
+                    self._begin(share)
                     in_flight.append(self._launch(items))
                 if in_flight and (not items or len(in_flight) > self._depth):
-                    self._collect(done := in_flight.popleft())
-                    took = self.busy_for()
-                    self.busy += took
-                    if self._brief and done.items[0].lane is Lane.BACKGROUND:
-                        self._brief.took(done.items[0].forward, len(done.items), took)
-                    self._busy_since = time.monotonic() if in_flight else 0.0
+                    self._collect(in_flight.popleft())
+                    self._end(share, bool(in_flight))
         except BaseException as error:
             log.critical("the batcher's thread died", exc_info=True)
             self._fatal(error)
 
-    def _take(self, block: bool) -> list[Item] | None:
+    def _begin(self, share: Share) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._busy_since = self._busy_since or now
+            self._began.setdefault(share, now)  # what is in flight has begun before
+
+    def _end(self, share: Share, more: bool) -> None:
+        """A pass has ended; ``more``: the share has another in flight."""
+        with self._lock:
+            now = time.monotonic()
+            del self._began[share]
+            if more:
+                self._began[share] = now
+            self.busy += now - self._busy_since
+            self._busy_since = now if self._began else 0.0
+
+    def _take(self, share: Share, block: bool) -> list[Item] | None:
         """The items of the next batch. [] if none wait and ``block`` is false; None when stopping."""
-        with self._change:
+        with self._lock:
             while True:
-                for lane, waiting in self._queues.items():
+                for lane in share.lanes:
+                    waiting = self._queues[lane]
                     before = len(waiting)
-                    items = self._gather(waiting, self._limit(lane, waiting[0])) if waiting else []
+                    items = self._gather(waiting, self._limits[lane])
                     if len(waiting) < before:
                         self._room.notify_all()
                     if items:
@@ -200,13 +231,7 @@ class Batcher:
                     return None
                 if not block:
                     return []
-                self._change.wait()  # without a timeout, since put() and stop() notify
-
-    def _limit(self, lane: Lane, first: Item) -> int:
-        """The most items of a lane's next batch, whose first is that."""
-        if self._brief and lane is Lane.BACKGROUND:
-            return self._brief.most(first.forward)
-        return self._limits[lane]
+                self._changes[share.lanes[0]].wait()  # without a timeout, since put() and stop() notify
 
     @staticmethod
     def _gather(waiting: deque[Item], limit: int) -> list[Item]:
@@ -226,8 +251,9 @@ class Batcher:
         """Begin the forward pass of a batch."""
         for item in items:
             item.started()
-        self.items += sum(item.size for item in items)
-        self.batches += 1
+        with self._lock:
+            self.items += sum(item.size for item in items)
+            self.batches += 1
         try:
             return InFlightBatch(items, items[0].forward([item.payload for item in items]))
         except Exception as error:
@@ -254,7 +280,7 @@ class Batcher:
         Either one item is the cause, or the batch is too large for the device's memory. Halving finds the item, or a
         size that fits.
         """
-        if _breaks_device(error):
+        if breaks_device(error):
             self._fatal(error)
         # The traceback would keep what the failed pass has computed in the device's memory while its halves want it.
         traceback.clear_frames(error.__traceback__)
@@ -265,16 +291,3 @@ class Batcher:
         half = len(items) // 2
         for part in (items[:half], items[half:]):
             self._collect(self._launch(part))
-
-
-# Signs of too little memory, which leaves the device as it was, in errors of other kinds: of a pinned allocation, and
-# of the libraries' workspaces.
-_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED")
-
-
-def _breaks_device(error: Exception) -> bool:
-    """Whether the device cannot be used any more: after a CUDA error other than lack of memory, its context is lost."""
-    name, said = type(error).__name__, str(error)
-    if name == "OutOfMemoryError" or any(sign in said for sign in _MEMORY):
-        return False
-    return name == "AcceleratorError" or "CUDA error" in said

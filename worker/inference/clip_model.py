@@ -64,8 +64,8 @@ class PendingFeatures:
 class ClipModel:
     """An open_clip model at one precision on one device.
 
-    Many threads may use :attr:`preprocess`, :attr:`tokenizer`, :meth:`stack` and :meth:`padded`. Only one thread may
-    use the rest.
+    On a CPU many threads may use it; on other devices :attr:`preprocess`, :attr:`tokenizer`, :meth:`stack` and
+    :meth:`padded`, and only one thread the rest.
     :attr:`image_size` is (height, width) in pixels; :attr:`logit_scale` is None where the architecture has none;
     :attr:`draft` is the ``draft`` that
     :func:`clip_queue.worker.inference.decode.decode` gets for this model.

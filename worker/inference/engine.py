@@ -31,6 +31,7 @@ from clip_queue.worker.inference.gpu import Gpu
 from clip_queue.worker.inference.image_limits import Limits, examine
 from clip_queue.worker.inference.item import BatchItem, Recipient
 from clip_queue.worker.inference.pass_threads import PassThreads
+from clip_queue.worker.inference.priority import Share
 from clip_queue.worker.inference.text_cache import TextCache
 from clip_queue.worker.inference.thread_pool import PriorityThreadPool
 from clip_queue.worker.inference.warm_up import warm_up
@@ -40,6 +41,10 @@ log = logging.getLogger(__name__)
 # Decoding gives way to the forward pass and to the API: a pass that waits for a core holds up all that wait for it, and
 # a core that has nothing else to do decodes as fast as before. Helpers, which have a deadline, do not inherit it.
 DECODE_NICE = 10
+BESIDE_NICE = 10  # of passes that no caller waits for
+
+# Whoever waits for an answer waits for no pass of another lane, where the kernel can take the cores from it.
+CPU_SHARES = (Share((Lane.INTERACTIVE,)), Share((Lane.BACKGROUND, Lane.BULK), BESIDE_NICE))
 
 LoadModel = Callable[[ModelSpec, Settings], ClipModel]
 
@@ -72,6 +77,7 @@ class InferenceEngine:
             capacity=self.capacity,
             fatal=die,
             depth=1 if cuda else 0,
+            shares=CPU_SHARES if self.device.type == "cpu" else (Share(),),
         )
         self.decoders = PriorityThreadPool(settings.decode_threads or cores(), fatal=die, nice=DECODE_NICE)
         self.limits = Limits(settings.max_image_bytes, settings.max_image_pixels, settings.max_image_work)

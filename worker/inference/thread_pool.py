@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from clip_queue.shared.lane import Lane
+from clip_queue.worker.inference.priority import give_way
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +25,7 @@ class PriorityThreadPool:
     because that is a bug. The thread then ends.
 
     Args:
-        nice: by how much the threads give way to others, as of ``nice(1)``; on Linux. Processes that they start do too.
+        nice: by how much the threads, and processes that they start, give way to others (:func:`give_way`).
     """
 
     def __init__(
@@ -71,9 +69,7 @@ class PriorityThreadPool:
         return [thread for thread in self._threads if thread.is_alive()]
 
     def _run(self) -> None:
-        if self._nice and sys.platform == "linux":  # elsewhere it would be the whole process
-            with suppress(OSError):  # a sandbox may forbid it
-                os.nice(self._nice)
+        give_way(self._nice)
         while True:
             _, _, task = self._tasks.get()
             if task is _end or not self._perform(task):

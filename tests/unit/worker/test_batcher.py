@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,25 +15,34 @@ import pytest
 
 from clip_queue.shared.lane import Lane
 from clip_queue.worker.inference.batcher import Batcher
+from clip_queue.worker.inference.priority import PATIENCE, Share
 from tests.harness import wait_for
 from tests.unit.worker.batcher_items import WAIT, Entry, Model, Ready
 
 Make = Callable[..., Batcher]
+TWO = (Share((Lane.INTERACTIVE,)), Share((Lane.BACKGROUND, Lane.BULK), nice=5))
 
 
 @pytest.fixture
 def batcher() -> Iterator[Make]:
     made: list[Batcher] = []
 
-    def make(limit: int = 4, background: int = 2, *, capacity: int = 100, depth: int = 0, fatal: Any = None) -> Batcher:
+    def make(limit: int = 4, background: int = 2, *, capacity: int = 100, fatal: Any = None, **more: Any) -> Batcher:
         limits = {Lane.INTERACTIVE: limit, Lane.BACKGROUND: background, Lane.BULK: 1}
-        made.append(Batcher(limits, capacity=capacity, fatal=fatal or _unexpected, depth=depth))
+        made.append(Batcher(limits, capacity=capacity, fatal=fatal or _unexpected, **more))
         made[-1].start()
         return made[-1]
 
     yield make
     for one in made:
         assert one.stop(WAIT)
+
+
+class Fatal(Entry):
+    """An item that ends the thread that computed it."""
+
+    def resolve(self, features: np.ndarray) -> None:
+        raise SystemExit("out of the thread")
 
 
 def _unexpected(error: BaseException) -> None:
@@ -81,32 +92,43 @@ def test_the_interactive_lane_goes_first_and_the_background_lane_has_its_own_lim
     assert model.passes == [[-1], [0, 1, 2, 3], [4], [100, 101], [102]]
 
 
-def background_passes(one: Batcher, item_s: float) -> list[int]:
-    """How many items each pass has of a background lane of nine behind a request; one item takes ``item_s`` seconds."""
-    sizes: list[int] = []
-    gate = threading.Semaphore(0)
+def test_with_a_thread_of_its_own_a_lane_waits_for_no_pass_of_another(batcher: Make) -> None:
+    slow, fast = Model(gated=True), Model()
+    one = batcher(shares=TWO)
+    beside = put(one, [Entry(0, slow, Lane.BACKGROUND)])
+    assert slow.entered.acquire(timeout=WAIT)
+    beside += put(one, [Entry(1, slow, Lane.BULK), Entry(2, slow, Lane.BACKGROUND)])
+    asked = put(one, [Entry(n, fast) for n in range(3)])
+    assert [entry.wait() for entry in asked] == [0, 2, 4]
+    assert one.busy_for() > 0, "the other pass goes on"
+    slow.gate.release(3)
+    assert [entry.wait() for entry in beside] == [0, 2, 4]
+    assert slow.passes == [[0], [2], [1]], "background before bulk"
+
+
+def test_a_pass_of_another_thread_is_no_reason_to_wait_with_background_work(batcher: Make) -> None:
+    model, other = Model(gated=True), Model()
+    one = batcher(shares=TWO)
+    first = busy(one, model)
+    beside = put(one, [Entry(n, other, Lane.BACKGROUND) for n in range(3)])
+    assert [entry.wait() for entry in beside] == [0, 2, 4]
+    model.gate.release()
+    assert first.wait() == -2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own elsewhere")
+def test_what_nobody_waits_for_gives_way(batcher: Make) -> None:
+    priorities: dict[Any, int] = {}
 
     def forward(payloads: Sequence[Any]) -> Ready:
-        assert gate.acquire(timeout=WAIT)
-        if payloads[0] >= 0:
-            sizes.append(len(payloads))
-            time.sleep(item_s * len(payloads))
+        priorities[payloads[0]] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         return Ready(np.zeros((len(payloads), 1), np.float32))
 
-    one.put(Entry(-1, forward))
-    entries = put(one, [Entry(n, forward, Lane.BACKGROUND) for n in range(9)])
-    gate.release(10)
-    for entry in entries:
+    one = batcher(shares=TWO)
+    for entry in put(one, [Entry(lane, forward, lane) for lane in Lane]):
         entry.wait()
-    return sizes
-
-
-def test_long_background_passes_are_halved_while_requests_come(batcher: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clip_queue.worker.inference.brief.DEAR", 100.0)  # a loaded machine makes some passes long
-    assert background_passes(batcher(background=4), 0.06) == [4, 2, 1, 1, 1]
-    assert background_passes(batcher(background=4, depth=1), 0.06) == [4, 4, 1], "not on CUDA"
-    monkeypatch.setattr("clip_queue.worker.inference.brief.BRIEF", WAIT)
-    assert background_passes(batcher(background=4), 0.06) == [4, 4, 1]
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    assert [priorities[lane] - here for lane in Lane] == [0, 5, 5]
 
 
 def test_a_batch_holds_one_model_and_modality_and_the_others_keep_their_order(batcher: Make) -> None:
@@ -244,11 +266,7 @@ def test_an_error_of_the_thread_itself_is_fatal(caplog: pytest.LogCaptureFixture
     one.start()
     assert one.alive()
 
-    class Hopeless(Entry):
-        def resolve(self, features: np.ndarray) -> None:
-            raise SystemExit("out of the thread")
-
-    one.put(Hopeless(1, Model()))
+    one.put(Fatal(1, Model()))
     wait_for(lambda: not one.alive(), WAIT)
     assert [type(e) for e in ends] == [SystemExit]
     assert "the batcher's thread died" in caplog.text
@@ -264,6 +282,46 @@ def test_the_watchdog_sees_how_long_a_pass_takes_and_when_there_is_none(batcher:
     wait_for(lambda: one.busy_for() == 0, WAIT)
     assert (one.items, one.batches) == (1, 1)
     assert one.busy > 0
+
+
+@pytest.mark.parametrize("lane", [Lane.INTERACTIVE, Lane.BACKGROUND])
+def test_a_pass_that_gives_way_may_take_longer(batcher: Make, lane: Lane) -> None:
+    model, one = Model(gated=True), batcher(shares=TWO)
+    assert one.overdue(0) is None
+    entry = put(one, [Entry(1, model, lane)])[0]
+    wait_for(lambda: one.busy_for() > 0.5, WAIT)
+    limit = 0.9 * one.busy_for()
+    seconds, _ = one.overdue(limit / PATIENCE) or (0, 0)
+    assert seconds > limit
+    assert (one.overdue(limit) is None) == (lane is Lane.BACKGROUND)
+    model.gate.release()
+    assert entry.wait() == 2
+    wait_for(lambda: one.overdue(0) is None, WAIT)
+
+
+def test_the_death_of_one_thread_is_seen(batcher: Make, caplog: pytest.LogCaptureFixture) -> None:
+    ends: list[BaseException] = []
+    one = batcher(shares=TWO, fatal=ends.append)
+    model = Model()
+    put(one, [Fatal(1, model, Lane.BACKGROUND)])
+    wait_for(lambda: not one.alive(), WAIT)
+    assert [type(e) for e in ends] == [SystemExit]
+    put(one, [fine := Entry(4, model)])
+    assert fine.wait() == 8, "until the process has ended"
+
+
+def test_busy_counts_passes_at_once_once(batcher: Make) -> None:
+    model, one = Model(gated=True), batcher(shares=TWO)
+    began = time.monotonic()
+    first = busy(one, model)
+    beside = put(one, [Entry(1, model, Lane.BACKGROUND)])[0]
+    assert model.entered.acquire(timeout=WAIT)
+    wait_for(lambda: one.busy_seconds() > 0.1, WAIT)
+    model.gate.release(2)
+    assert {first.wait(), beside.wait()} == {-2, 2}
+    wait_for(lambda: one.busy_for() == 0, WAIT)
+    assert 0.1 < one.busy <= time.monotonic() - began
+    assert one.busy_seconds() == one.busy
 
 
 @pytest.mark.parametrize("depth", [0, 1])

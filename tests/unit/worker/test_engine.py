@@ -17,6 +17,7 @@ from clip_queue.shared.lane import Lane
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import Vector
 from clip_queue.worker.inference.engine import InferenceEngine
+from tests.harness import wait_for
 from tests.images import encoded
 from tests.unit.worker.models import LOAD, MODEL, WAIT, Model
 
@@ -104,6 +105,19 @@ def test_a_place_is_for_one_item_and_a_lane_has_only_so_many(engine: InferenceEn
         engine.release(LANE)
     with pytest.raises(ValueError, match="released too many times"):
         engine.release(LANE)
+
+
+def test_on_a_cpu_an_answer_waits_for_no_pass_of_another_lane(engine: InferenceEngine) -> None:
+    model_of(engine).gate.clear()
+    beside = embed(engine, "a text of a background job")
+    wait_for(lambda: model_of(engine).batches, WAIT)
+    asked = Recipient()
+    assert engine.acquire(Lane.INTERACTIVE, 1)
+    engine.embed(engine.models[MODEL], Lane.INTERACTIVE, "asked", asked)
+    wait_for(lambda: len(model_of(engine).batches) == 2, WAIT)
+    model_of(engine).gate.set()
+    assert beside.wait()
+    assert asked.wait()
 
 
 # Images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +111,30 @@ def test_an_error_leaves_the_threads_as_they_were() -> None:
     with pytest.raises(RuntimeError):
         passes.images(rows(1))
     assert torch.get_num_threads() == 4
+
+
+def test_a_pass_in_one_thread_of_ours_does_not_decide_for_another() -> None:
+    model = Timed(row=0.0001, wake=0.01)
+    passes = chosen(model)
+    passes.of_images = [(1, 1)]
+    inside, go_on = threading.Event(), threading.Event()
+
+    def waits(images: Any) -> int:
+        inside.set()
+        assert go_on.wait(10)
+        return len(images)
+
+    model.embed_images = waits  # type: ignore[method-assign]
+    one = threading.Thread(target=passes.images, args=(rows(1),))
+    one.start()
+    assert inside.wait(10)
+    del model.embed_images
+    other = threading.Thread(target=passes.images, args=(rows(2),))  # begins while torch is set to one thread
+    other.start()
+    other.join(10)
+    go_on.set()
+    one.join(10)
+    assert model.passes == [(2, 4)]
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
