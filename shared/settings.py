@@ -64,8 +64,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=4096,
-        description="The same for the background lane: what an interactive request may wait for; "
-        "0: as `batch_size` on CUDA, 8 on a CPU, and fewer while requests come if a pass takes over 50 ms.",
+        description="The same for the background lane, for which an interactive request may have to wait on CUDA; "
+        "0: as `batch_size` on CUDA, 8 on a CPU.",
     )
     decode_threads: int = Field(0, ge=0, le=256, description="Threads that decode images; 0: one a core.")
     decode_processes: int = Field(
@@ -241,7 +241,10 @@ class Settings(BaseSettings):
         "loads their model, seconds; then 503.",
     )
     forward_timeout: float = Field(
-        120.0, gt=0, description="A forward pass longer than this is a hang and ends the worker, seconds."
+        120.0,
+        gt=0,
+        description="A forward pass longer than this is a hang and ends the worker, seconds; on a CPU, background and "
+        "bulk passes give way, and the time of interactive ones beside them does not count.",
     )
     drain_timeout: float = Field(20.0, gt=0, description="Time a worker has on SIGTERM to finish its jobs, seconds.")
 

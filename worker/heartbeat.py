@@ -108,8 +108,8 @@ class Heartbeat:
 
     def _check_threads(self) -> None:
         """End the process if a forward pass hangs or the batcher's thread has ended; the supervisor starts another."""
-        if overdue := self._batcher.overdue(self._settings.forward_timeout):
-            seconds, limit = overdue
+        limit = self._settings.forward_timeout
+        if seconds := self._batcher.overdue(limit):
             self._fatal(TimeoutError(f"a forward pass has taken {seconds:.0f} s (limit {limit:.0f})"))
         if not self._batcher.alive():
             self._fatal(RuntimeError("the batcher's thread is gone"))

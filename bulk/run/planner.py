@@ -22,7 +22,7 @@ from clip_queue.sources.source import Source
 
 BATCH_CUDA = 256  # rows a forward pass
 BATCH_CPU = 32
-BATCH_SHARED = 8  # on a CPU whose workers may have requests as well: what one of those may have to wait for
+BATCH_SHARED = 8  # on a CPU whose workers may have requests as well, from which a larger pass would take the caches
 
 FEW_SHARDS = 16  # a source with fewer is cut smaller, so that there is work for every worker to the end
 LEAST_ROWS = 250  # rows that a shard is not cut below

@@ -8,11 +8,11 @@ from typing import Any
 
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.vectors import Matrix
-from clip_queue.worker.inference.batcher import Forward, Result
+from clip_queue.worker.inference.item import Forward, Result
 
 
 class Batch:
-    """An item of the batcher (:class:`clip_queue.worker.inference.batcher.Item`) that holds ``size`` rows.
+    """An item of the batcher (:class:`clip_queue.worker.inference.item.Item`) that holds ``size`` rows.
 
     ``forward`` computes ``payload``; ``features`` gets the result (size, dimension). Once ``should_stop`` returns True
     the batch is dropped before it is computed.

@@ -19,48 +19,17 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.vectors import Matrix, Vector
+from clip_queue.shared.vectors import Matrix
+from clip_queue.worker.inference.item import Item, Result
 from clip_queue.worker.inference.pass_errors import NotFinite, breaks_device
 from clip_queue.worker.inference.priority import Share, give_way
 
 log = logging.getLogger(__name__)
-
-
-class Result(Protocol):
-    """Features that are being computed."""
-
-    def result(self) -> Matrix:
-        """The features (n, dimension), float32, one row an item; waits for them."""
-
-
-Forward = Callable[[Sequence[Any]], Result]  # begins the forward pass of a batch, given its payloads
-
-
-class Item(Protocol):
-    """An image, a text, or a batch of them that was made elsewhere.
-
-    The batcher calls exactly one of :meth:`drop`, :meth:`resolve` and :meth:`fail`, once, in its thread.
-    """
-
-    @property
-    def lane(self) -> Lane: ...
-    @property
-    def forward(self) -> Forward: ...  # items of one batch have the same
-    @property
-    def payload(self) -> Any: ...  # what ``forward`` takes: pixels, tokens, or a stacked batch
-    @property
-    def size(self) -> int: ...  # number of images and texts in it
-    @property
-    def dropped(self) -> bool: ...  # nobody waits for it any more, so it must not be computed
-    def started(self) -> None: ...  # its forward pass begins; called again when a failed batch is halved
-    def drop(self) -> None: ...  # it is not computed, because it is ``dropped``
-    def resolve(self, features: Vector) -> None: ...  # its row of the result, a view of the whole batch's features
-    def fail(self, error: Exception) -> None: ...  # its forward pass failed, or gave no finite numbers
 
 
 @dataclass(frozen=True)
@@ -117,6 +86,8 @@ class Batcher:
         self._stopping = False
         self._busy_since = 0.0
         self._began: dict[Share, float] = {}  # of the pass in flight that is waited for next
+        self._took = dict.fromkeys(shares, 0.0)  # seconds of all passes that have ended
+        self._others: dict[Share, float] = {}  # what those of other shares had taken when it began
         self.items = 0
         self.batches = 0
         self.busy = 0.0
@@ -159,12 +130,21 @@ class Batcher:
 
     def busy_for(self) -> float:
         """Seconds that the longest of the current forward passes has taken so far; 0 if there is none."""
-        return max(self._running().values(), default=0.0)
+        with self._lock:
+            return time.monotonic() - min(self._began.values()) if self._began else 0.0
 
-    def overdue(self, limit: float) -> tuple[float, float] | None:
-        """The seconds of a forward pass that has taken longer than it may, and those that it may."""
-        running = self._running().items()
-        return next(((s, share.patience * limit) for share, s in running if s > share.patience * limit), None)
+    def overdue(self, limit: float) -> float:
+        """Seconds that a forward pass has taken if they are more than a limit, else 0.
+
+        For one that gives way those count in which no pass of others ran: beside them it may get hardly any time.
+        """
+        with self._lock:
+            now = time.monotonic()
+            seconds = (
+                now - began - (self._time_of_others(share, now) - self._others[share] if share.nice else 0)
+                for share, began in self._began.items()
+            )
+            return max((took for took in seconds if took > limit), default=0.0)
 
     def busy_seconds(self) -> float:
         """:attr:`busy`, with the passes that are in flight."""
@@ -174,12 +154,6 @@ class Batcher:
     def alive(self) -> bool:
         """Whether all threads run."""
         return all(thread.is_alive() for thread in self._threads)
-
-    def _running(self) -> dict[Share, float]:
-        """Seconds of the current passes."""
-        with self._lock:
-            now = time.monotonic()
-            return {share: now - began for share, began in self._began.items()}
 
     def _run(self, share: Share) -> None:
         give_way(share.nice)
@@ -203,17 +177,26 @@ class Batcher:
         with self._lock:
             now = time.monotonic()
             self._busy_since = self._busy_since or now
-            self._began.setdefault(share, now)  # what is in flight has begun before
+            if share not in self._began:  # what is in flight has begun before
+                self._note(share, now)
 
     def _end(self, share: Share, more: bool) -> None:
         """A pass has ended; ``more``: the share has another in flight."""
         with self._lock:
             now = time.monotonic()
-            del self._began[share]
+            self._took[share] += now - self._began.pop(share)
             if more:
-                self._began[share] = now
+                self._note(share, now)
             self.busy += now - self._busy_since
             self._busy_since = now if self._began else 0.0
+
+    def _note(self, share: Share, now: float) -> None:
+        self._began[share], self._others[share] = now, self._time_of_others(share, now)
+
+    def _time_of_others(self, share: Share, now: float) -> float:
+        """Seconds of all passes of other shares so far."""
+        ended = sum(took for other, took in self._took.items() if other != share)
+        return ended + sum(now - began for other, began in self._began.items() if other != share)
 
     def _take(self, share: Share, block: bool) -> list[Item] | None:
         """The items of the next batch. [] if none wait and ``block`` is false; None when stopping."""

@@ -1,17 +1,48 @@
-"""An image or a text as an item of the batcher, and the recipient of its features."""
+"""Items of the batcher: what one is, and an image or a text as one, with the recipient of its features."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from clip_queue.shared.errors import ClipError
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.vectors import Vector
-from clip_queue.worker.inference.batcher import Forward
+from clip_queue.shared.vectors import Matrix, Vector
+
+
+class Result(Protocol):
+    """Features that are being computed."""
+
+    def result(self) -> Matrix:
+        """The features (n, dimension), float32, one row an item; waits for them."""
+
+
+Forward = Callable[[Sequence[Any]], Result]  # begins the forward pass of a batch, given its payloads
+
+
+class Item(Protocol):
+    """An image, a text, or a batch of them that was made elsewhere.
+
+    The batcher calls exactly one of :meth:`drop`, :meth:`resolve` and :meth:`fail`, once, in its thread.
+    """
+
+    @property
+    def lane(self) -> Lane: ...
+    @property
+    def forward(self) -> Forward: ...  # items of one batch have the same
+    @property
+    def payload(self) -> Any: ...  # what ``forward`` takes: pixels, tokens, or a stacked batch
+    @property
+    def size(self) -> int: ...  # number of images and texts in it
+    @property
+    def dropped(self) -> bool: ...  # nobody waits for it any more, so it must not be computed
+    def started(self) -> None: ...  # its forward pass begins; called again when a failed batch is halved
+    def drop(self) -> None: ...  # it is not computed, because it is ``dropped``
+    def resolve(self, features: Vector) -> None: ...  # its row of the result, a view of the whole batch's features
+    def fail(self, error: Exception) -> None: ...  # its forward pass failed, or gave no finite numbers
 
 
 class Recipient(Protocol):
@@ -32,7 +63,7 @@ class Recipient(Protocol):
 
 
 class BatchItem:
-    """An image or a text that is ready for its forward pass (:class:`clip_queue.worker.inference.batcher.Item`).
+    """An image or a text that is ready for its forward pass (:class:`Item`).
 
     Args:
         payload: the pixels or the tokens.

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from clip_queue.shared.lane import Lane
 
-PATIENCE = 10  # a thread that gives way has about a tenth of a core beside busy ones, so it may take that much longer
-
 
 @dataclass(frozen=True)
 class Share:
@@ -18,11 +16,6 @@ class Share:
 
     lanes: tuple[Lane, ...] = tuple(Lane)
     nice: int = 0
-
-    @property
-    def patience(self) -> int:
-        """By what a limit on the time of a pass is multiplied."""
-        return PATIENCE if self.nice else 1
 
 
 def give_way(nice: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clip_queue.shared.lane import Lane
-from clip_queue.worker.inference.batcher import Forward
+from clip_queue.worker.inference.item import Forward
 
 WAIT = 10.0  # seconds; only a bug lets them pass
 

@@ -15,7 +15,7 @@ import pytest
 
 from clip_queue.shared.lane import Lane
 from clip_queue.worker.inference.batcher import Batcher
-from clip_queue.worker.inference.priority import PATIENCE, Share
+from clip_queue.worker.inference.priority import Share
 from tests.harness import wait_for
 from tests.unit.worker.batcher_items import WAIT, Entry, Model, Ready
 
@@ -285,18 +285,32 @@ def test_the_watchdog_sees_how_long_a_pass_takes_and_when_there_is_none(batcher:
 
 
 @pytest.mark.parametrize("lane", [Lane.INTERACTIVE, Lane.BACKGROUND])
-def test_a_pass_that_gives_way_may_take_longer(batcher: Make, lane: Lane) -> None:
+def test_a_pass_that_takes_too_long_is_overdue(batcher: Make, lane: Lane) -> None:
     model, one = Model(gated=True), batcher(shares=TWO)
-    assert one.overdue(0) is None
+    assert one.overdue(0) == 0
     entry = put(one, [Entry(1, model, lane)])[0]
-    wait_for(lambda: one.busy_for() > 0.5, WAIT)
-    limit = 0.9 * one.busy_for()
-    seconds, _ = one.overdue(limit / PATIENCE) or (0, 0)
-    assert seconds > limit
-    assert (one.overdue(limit) is None) == (lane is Lane.BACKGROUND)
+    wait_for(lambda: one.overdue(0.1) > 0.1, WAIT)
+    assert one.overdue(WAIT) == 0
     model.gate.release()
     assert entry.wait() == 2
-    wait_for(lambda: one.overdue(0) is None, WAIT)
+    wait_for(lambda: one.overdue(0) == 0, WAIT)
+
+
+def test_the_time_of_a_pass_that_gives_way_stands_still_beside_another(batcher: Make) -> None:
+    first, slow, one = Model(gated=True), Model(gated=True), batcher(shares=TWO)
+    beside = put(one, [Entry(1, slow, Lane.BACKGROUND)])[0]
+    assert slow.entered.acquire(timeout=WAIT)
+    wait_for(lambda: one.overdue(0), WAIT)
+    for _ in range(2):
+        asked = busy(one, first)
+        before = one.busy_for()
+        wait_for(lambda before=before: one.busy_for() > before + 0.3, WAIT)  # type: ignore[misc]
+        first.gate.release()
+        asked.wait()
+    wait_for(lambda: one.overdue(0.1), WAIT)
+    assert 0.1 < one.overdue(0.1) <= one.busy_for() - 0.6
+    slow.gate.release()
+    assert beside.wait() == 2
 
 
 def test_the_death_of_one_thread_is_seen(batcher: Make, caplog: pytest.LogCaptureFixture) -> None:
