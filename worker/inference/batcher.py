@@ -152,8 +152,9 @@ class Batcher:
             return self.busy + (time.monotonic() - self._busy_since if self._busy_since else 0.0)
 
     def alive(self) -> bool:
-        """Whether all threads run."""
-        return all(thread.is_alive() for thread in self._threads)
+        """Whether all threads run that should: on stopping, each ends when it has no more to do."""
+        running = [thread.is_alive() for thread in self._threads]
+        return any(running) if self._stopping else all(running)
 
     def _run(self, share: Share) -> None:
         give_way(share.nice)

@@ -411,6 +411,21 @@ def test_stopping_computes_the_items_that_wait(batcher: Make) -> None:
     assert not one.alive()
 
 
+def test_on_stopping_one_thread_may_end_before_the_other(batcher: Make) -> None:
+    model, one = Model(gated=True), batcher(shares=TWO)
+    beside = put(one, [Entry(1, model, Lane.BACKGROUND)])[0]
+    assert model.entered.acquire(timeout=WAIT)
+    assert not one.stop(0.2), "a pass is under way"
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("batcher")] == [
+        "batcher-background"
+    ]
+    assert one.alive(), "as the heartbeat, which ends the process else, has to see it"
+    model.gate.release()
+    assert beside.wait() == 2
+    assert one.stop(WAIT)
+    assert not one.alive()
+
+
 def test_many_threads_put_items_and_each_item_gets_its_own_features(batcher: Make) -> None:
     model, one = Model(), batcher(limit=8, capacity=1000)
     entries = [Entry(n, model, Lane.BACKGROUND if n % 3 else Lane.INTERACTIVE) for n in range(400)]
