@@ -37,6 +37,7 @@ class Reconciler:
         self._task = CriticalTask("reconciler")
 
     def start(self) -> None:
+        self._grace.restart()  # nobody has looked at Redis before
         self._task.start(self._run())
 
     @property
