@@ -211,11 +211,20 @@ def test_a_job_that_takes_three_workers_down_is_failed_and_its_neighbours_are_no
     assert pair.faults.computed("poison") == 3
 
 
+def the_worker_ends_and_the_next_one_finishes(solo: Team, job: str, expected: np.ndarray) -> None:
+    worker = solo.workers[0]
+    assert worker.process is not None
+    assert worker.process.wait(20) == 70
+    worker.start()
+    same(succeeded(solo.http, job, START), expected)
+    assert ended(solo.http, job)["attempts"] == 2
+    wait_for(solo.api.ready, 60, "readiness to be back")
+
+
 @pytest.mark.parametrize(("fault", "lane"), [("hang", LANES[0]), ("die", LANES[0]), ("die", LANES[1])])
 def test_an_engine_that_hangs_or_dies_is_not_ready_and_ends_and_its_jobs_finish(
     solo: Team, clip: ClipModel, fault: str, lane: Lane
 ) -> None:
-    worker = solo.workers[0]
     assert solo.api.ready()
     (solo.faults.hang if fault == "hang" else solo.faults.die)()
     text = f"a job of the {lane} lane to {fault} on"
@@ -224,27 +233,17 @@ def test_an_engine_that_hangs_or_dies_is_not_ready_and_ends_and_its_jobs_finish(
     broken = time.monotonic()
     wait_for(lambda: not solo.api.ready(), 10, "readiness to tell")
     assert time.monotonic() - broken < 10
-    assert worker.process is not None
-    assert worker.process.wait(20) == 70
-    worker.start()
-    same(succeeded(solo.http, job, START), expect(clip, text))
-    assert ended(solo.http, job)["attempts"] == 2
-    wait_for(solo.api.ready, 60, "readiness to be back")
+    the_worker_ends_and_the_next_one_finishes(solo, job, expect(clip, text))
 
 
 def test_while_background_work_hangs_requests_are_answered_until_the_worker_ends(solo: Team, clip: ClipModel) -> None:
-    worker, text = solo.workers[0], "a background job to hang on"
+    text = "a background job to hang on"
     solo.faults.hang()
     job = submit_texts(solo.http, text)
     solo.at_work_on(text)
     same(vectors(embed_texts(solo.http, ["asked meanwhile"])), expect(clip, "asked meanwhile"))
     assert solo.http.get(f"/jobs/{job}").json()["state"] == "running"
-    assert worker.process is not None
-    assert worker.process.wait(30) == 70
-    worker.start()
-    same(succeeded(solo.http, job, START), expect(clip, text))
-    assert ended(solo.http, job)["attempts"] == 2
-    wait_for(solo.api.ready, 60, "readiness to be back")
+    the_worker_ends_and_the_next_one_finishes(solo, job, expect(clip, text))
 
 
 @pytest.mark.parametrize("lane", LANES)
