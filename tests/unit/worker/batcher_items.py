@@ -1,15 +1,19 @@
-"""Items of the batcher, and a model that the test controls."""
+"""Batchers, their items, and a model that the test controls."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from clip_queue.shared.lane import Lane
+from clip_queue.worker.inference.batcher import Batcher
 from clip_queue.worker.inference.item import Forward
+
+Make = Callable[..., Batcher]
 
 WAIT = 10.0  # seconds; only a bug lets them pass
 
@@ -75,3 +79,43 @@ class Entry:
         assert self.over.wait(WAIT)
         assert len(self.told) == 1
         return self.told[0]
+
+
+@pytest.fixture
+def batcher() -> Iterator[Make]:
+    made: list[Batcher] = []
+
+    def make(limit: int = 4, background: int = 2, *, capacity: int = 100, fatal: Any = None, **more: Any) -> Batcher:
+        limits = {Lane.INTERACTIVE: limit, Lane.BACKGROUND: background, Lane.BULK: 1}
+        made.append(Batcher(limits, capacity=capacity, fatal=fatal or _unexpected, **more))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        assert one.stop(WAIT)
+
+
+class Fatal(Entry):
+    """An item that ends the thread that computed it."""
+
+    def resolve(self, features: np.ndarray) -> None:
+        raise SystemExit("out of the thread")
+
+
+def _unexpected(error: BaseException) -> None:
+    raise AssertionError("the batcher gave up") from error
+
+
+def put(to: Batcher, entries: list[Entry]) -> list[Entry]:
+    for entry in entries:
+        to.put(entry)
+    return entries
+
+
+def busy(to: Batcher, model: Model) -> Entry:
+    """An item that occupies the model, so that later items have to wait."""
+    first = Entry(-1, model)
+    to.put(first)
+    assert model.entered.acquire(timeout=WAIT)
+    return first

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,52 +13,9 @@ import pytest
 
 from clip_queue.shared.lane import Lane
 from clip_queue.worker.inference.batcher import Batcher
-from clip_queue.worker.inference.priority import Share
 from tests.harness import wait_for
-from tests.unit.worker.batcher_items import WAIT, Entry, Model, Ready
-
-Make = Callable[..., Batcher]
-TWO = (Share((Lane.INTERACTIVE,)), Share((Lane.BACKGROUND, Lane.BULK), nice=5))
-
-
-@pytest.fixture
-def batcher() -> Iterator[Make]:
-    made: list[Batcher] = []
-
-    def make(limit: int = 4, background: int = 2, *, capacity: int = 100, fatal: Any = None, **more: Any) -> Batcher:
-        limits = {Lane.INTERACTIVE: limit, Lane.BACKGROUND: background, Lane.BULK: 1}
-        made.append(Batcher(limits, capacity=capacity, fatal=fatal or _unexpected, **more))
-        made[-1].start()
-        return made[-1]
-
-    yield make
-    for one in made:
-        assert one.stop(WAIT)
-
-
-class Fatal(Entry):
-    """An item that ends the thread that computed it."""
-
-    def resolve(self, features: np.ndarray) -> None:
-        raise SystemExit("out of the thread")
-
-
-def _unexpected(error: BaseException) -> None:
-    raise AssertionError("the batcher gave up") from error
-
-
-def put(to: Batcher, entries: list[Entry]) -> list[Entry]:
-    for entry in entries:
-        to.put(entry)
-    return entries
-
-
-def busy(to: Batcher, model: Model) -> Entry:
-    """An item that occupies the model, so that later items have to wait."""
-    first = Entry(-1, model)
-    to.put(first)
-    assert model.entered.acquire(timeout=WAIT)
-    return first
+from tests.unit.worker.batcher_items import WAIT, Entry, Fatal, Make, Model, Ready, busy, put
+from tests.unit.worker.batcher_items import batcher as batcher  # the fixture
 
 
 def test_a_lone_item_leaves_at_once_and_alone(batcher: Make) -> None:
@@ -90,45 +45,6 @@ def test_the_interactive_lane_goes_first_and_the_background_lane_has_its_own_lim
     model.gate.release(5)
     assert [e.wait() for e in (*slow, *fast)]
     assert model.passes == [[-1], [0, 1, 2, 3], [4], [100, 101], [102]]
-
-
-def test_with_a_thread_of_its_own_a_lane_waits_for_no_pass_of_another(batcher: Make) -> None:
-    slow, fast = Model(gated=True), Model()
-    one = batcher(shares=TWO)
-    beside = put(one, [Entry(0, slow, Lane.BACKGROUND)])
-    assert slow.entered.acquire(timeout=WAIT)
-    beside += put(one, [Entry(1, slow, Lane.BULK), Entry(2, slow, Lane.BACKGROUND)])
-    asked = put(one, [Entry(n, fast) for n in range(3)])
-    assert [entry.wait() for entry in asked] == [0, 2, 4]
-    assert one.busy_for() > 0, "the other pass goes on"
-    slow.gate.release(3)
-    assert [entry.wait() for entry in beside] == [0, 2, 4]
-    assert slow.passes == [[0], [2], [1]], "background before bulk"
-
-
-def test_a_pass_of_another_thread_is_no_reason_to_wait_with_background_work(batcher: Make) -> None:
-    model, other = Model(gated=True), Model()
-    one = batcher(shares=TWO)
-    first = busy(one, model)
-    beside = put(one, [Entry(n, other, Lane.BACKGROUND) for n in range(3)])
-    assert [entry.wait() for entry in beside] == [0, 2, 4]
-    model.gate.release()
-    assert first.wait() == -2
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own elsewhere")
-def test_what_nobody_waits_for_gives_way(batcher: Make) -> None:
-    priorities: dict[Any, int] = {}
-
-    def forward(payloads: Sequence[Any]) -> Ready:
-        priorities[payloads[0]] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        return Ready(np.zeros((len(payloads), 1), np.float32))
-
-    one = batcher(shares=TWO)
-    for entry in put(one, [Entry(lane, forward, lane) for lane in Lane]):
-        entry.wait()
-    here = os.getpriority(os.PRIO_PROCESS, 0)
-    assert [priorities[lane] - here for lane in Lane] == [0, 5, 5]
 
 
 def test_a_batch_holds_one_model_and_modality_and_the_others_keep_their_order(batcher: Make) -> None:
@@ -284,60 +200,6 @@ def test_the_watchdog_sees_how_long_a_pass_takes_and_when_there_is_none(batcher:
     assert one.busy > 0
 
 
-@pytest.mark.parametrize("lane", [Lane.INTERACTIVE, Lane.BACKGROUND])
-def test_a_pass_that_takes_too_long_is_overdue(batcher: Make, lane: Lane) -> None:
-    model, one = Model(gated=True), batcher(shares=TWO)
-    assert one.overdue(0) == 0
-    entry = put(one, [Entry(1, model, lane)])[0]
-    wait_for(lambda: one.overdue(0.1) > 0.1, WAIT)
-    assert one.overdue(WAIT) == 0
-    model.gate.release()
-    assert entry.wait() == 2
-    wait_for(lambda: one.overdue(0) == 0, WAIT)
-
-
-def test_the_time_of_a_pass_that_gives_way_stands_still_beside_another(batcher: Make) -> None:
-    first, slow, one = Model(gated=True), Model(gated=True), batcher(shares=TWO)
-    beside = put(one, [Entry(1, slow, Lane.BACKGROUND)])[0]
-    assert slow.entered.acquire(timeout=WAIT)
-    wait_for(lambda: one.overdue(0), WAIT)
-    for _ in range(2):
-        asked = busy(one, first)
-        before = one.busy_for()
-        wait_for(lambda before=before: one.busy_for() > before + 0.3, WAIT)  # type: ignore[misc]
-        first.gate.release()
-        asked.wait()
-    wait_for(lambda: one.overdue(0.1), WAIT)
-    assert 0.1 < one.overdue(0.1) <= one.busy_for() - 0.6
-    slow.gate.release()
-    assert beside.wait() == 2
-
-
-def test_the_death_of_one_thread_is_seen(batcher: Make, caplog: pytest.LogCaptureFixture) -> None:
-    ends: list[BaseException] = []
-    one = batcher(shares=TWO, fatal=ends.append)
-    model = Model()
-    put(one, [Fatal(1, model, Lane.BACKGROUND)])
-    wait_for(lambda: not one.alive(), WAIT)
-    assert [type(e) for e in ends] == [SystemExit]
-    put(one, [fine := Entry(4, model)])
-    assert fine.wait() == 8, "until the process has ended"
-
-
-def test_busy_counts_passes_at_once_once(batcher: Make) -> None:
-    model, one = Model(gated=True), batcher(shares=TWO)
-    began = time.monotonic()
-    first = busy(one, model)
-    beside = put(one, [Entry(1, model, Lane.BACKGROUND)])[0]
-    assert model.entered.acquire(timeout=WAIT)
-    wait_for(lambda: one.busy_seconds() > 0.1, WAIT)
-    model.gate.release(2)
-    assert {first.wait(), beside.wait()} == {-2, 2}
-    wait_for(lambda: one.busy_for() == 0, WAIT)
-    assert 0.1 < one.busy <= time.monotonic() - began
-    assert one.busy_seconds() == one.busy
-
-
 @pytest.mark.parametrize("depth", [0, 1])
 def test_depth_is_how_many_passes_are_launched_ahead_of_the_one_waited_for(batcher: Make, depth: int) -> None:
     order: list[tuple[str, int]] = []  # what was done with the pass that begins with this item
@@ -408,21 +270,6 @@ def test_stopping_computes_the_items_that_wait(batcher: Make) -> None:
     model.gate.release(9)
     assert one.stop(WAIT)
     assert [e.wait() for e in entries] == [0, 2, 4]
-    assert not one.alive()
-
-
-def test_on_stopping_one_thread_may_end_before_the_other(batcher: Make) -> None:
-    model, one = Model(gated=True), batcher(shares=TWO)
-    beside = put(one, [Entry(1, model, Lane.BACKGROUND)])[0]
-    assert model.entered.acquire(timeout=WAIT)
-    assert not one.stop(0.2), "a pass is under way"
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("batcher")] == [
-        "batcher-background"
-    ]
-    assert one.alive(), "as the heartbeat, which ends the process else, has to see it"
-    model.gate.release()
-    assert beside.wait() == 2
-    assert one.stop(WAIT)
     assert not one.alive()
 
 
