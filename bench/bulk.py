@@ -67,7 +67,7 @@ def main() -> None:
         # As `embed` alone starts it; its workers idle while the other sides are measured.
         with (
             ceilings(model, settings) as alone,
-            EmbeddedStack(settings, workers=default_workers(settings), api=False) as stack,
+            EmbeddedStack(settings, workers=default_workers(settings), apis=0) as stack,
         ):
             ours(stack, datasets.links(64), model, alone)  # to warm up
             for case in (first, *cases):

@@ -82,10 +82,13 @@ def text_bodies() -> Iterator[bytes]:
 
 
 @contextmanager
-def served(model: str, **settings: object) -> Iterator[EmbeddedStack]:
-    """A service with a model and one worker. ``settings`` are added to those of the environment."""
+def served(model: str, apis: int | None = 1, **settings: object) -> Iterator[EmbeddedStack]:
+    """A service with a model and one worker. ``settings`` are added to those of the environment.
+
+    ``apis``: number of API processes; None: as ``up`` chooses it.
+    """
     update = {"models": [model], "max_queued_items": 100_000, **settings}
-    with EmbeddedStack(Settings().model_copy(update=update)) as stack:
+    with EmbeddedStack(Settings().model_copy(update=update), apis=apis) as stack:
         yield stack
 
 

@@ -13,21 +13,20 @@ from clip_queue.shared.models import CATALOGUE, parse_model
 from clip_queue.stack.machine import StackError
 
 MAX_WORKERS = 64
+MAX_APIS = 64
 
 
 class BadSplit(ValueError):
     """What ``--serve`` says cannot be done. The message says what to write."""
 
 
-def parse_workers(text: str) -> int | None:
-    """A number of workers; None: one a GPU, or one."""
+def parse_processes(text: str, most: int, option: str) -> int | None:
+    """A number of processes; None: ``auto``."""
     if text == "auto":
         return None
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_WORKERS:
+    if text.isascii() and text.isdigit() and 1 <= int(text) <= most:
         return int(text)
-    raise typer.BadParameter(
-        f"{text!r} is neither 'auto' nor a number from 1 to {MAX_WORKERS}.", param_hint="--workers"
-    )
+    raise typer.BadParameter(f"{text!r} is neither 'auto' nor a number from 1 to {most}.", param_hint=option)
 
 
 def split(text: str) -> list[str]:
@@ -72,6 +71,9 @@ def up(
     ] = None,
     workers: Annotated[
         str, typer.Option(metavar="N|auto", help="Worker processes, each with all models. auto: one a GPU, or one.")
+    ] = "auto",
+    api_processes: Annotated[
+        str, typer.Option(metavar="N|auto", help="API processes on the port. auto: one for four cores, at most eight.")
     ] = "auto",
     serve: Annotated[
         str | None,
@@ -123,8 +125,9 @@ def up(
     }
     settings = load_settings(**given)
     url = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
-    number = parse_workers(workers)
+    number = parse_processes(workers, MAX_WORKERS, "--workers")
+    apis = parse_processes(api_processes, MAX_APIS, "--api-processes")
     try:
-        run_up(console, errors, settings, host=host, port=port, workers=number, serves=serves, redis_url=url)
+        run_up(console, errors, settings, host=host, port=port, workers=number, serves=serves, apis=apis, redis_url=url)
     except StackError as error:
         fail(as_typed(str(error), **given))

@@ -33,6 +33,7 @@ def up(
     port: int,
     workers: int | None,
     serves: list[str] | None = None,
+    apis: int | None = None,
     redis_url: str | None,
     make_stack: Callable[..., EmbeddedStack] = EmbeddedStack,
 ) -> None:
@@ -45,6 +46,7 @@ def up(
         port: the port of the API.
         workers: number of workers; None: one a GPU, or one.
         serves: the model of each worker; None: each has all.
+        apis: number of API processes; None: one for four cores.
         redis_url: a Redis to use; None: start a Valkey.
         make_stack: makes the service.
 
@@ -61,6 +63,7 @@ def up(
         settings,
         workers=workers,
         serves=serves,
+        apis=apis,
         host=host,
         port=port,
         redis_url=redis_url,
@@ -100,7 +103,7 @@ def print_overview(console: Console, stack: EmbeddedStack, seconds: float) -> No
         place = "" if gpu is None else f" on GPU {gpu}"
         served = ", ".join(parse_models(stack.models(number)))
         rows.append((f"worker-{number}", f"serves {served}{place}", f"worker-{number}"))
-    rows.append(("api", url, "api"))
+    rows += [(name, url, name) for name in stack.apis.names]
     for name, text, process in rows:
         pid = f" [dim]pid {pids[process]}[/]" if process in pids else ""
         print_line(console, f"  [bold]{name:<9}[/] {escape(text)}{pid}")

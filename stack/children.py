@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from clip_queue.stack.supervisor import Spec
 
 API_GRACE = 10.0  # seconds that the API has to finish its requests
 WORKER_GRACE = 25.0  # seconds that a worker has after its ``drain_timeout``; hung, it ends itself after 20
+COUNTS = "PROMETHEUS_MULTIPROC_DIR"  # as in api/metrics.py, which imports more than this
 VALKEY_GRACE = 10.0  # seconds that Valkey has to write its append-only file
 
 
@@ -51,13 +53,19 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
     return Spec(name, [*celery, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
 
 
-def api(settings: Settings, host: str, port: int) -> Spec:
-    """The API on ``host``:``port``. It has no access log, because a query string can contain a key."""
-    uvicorn = [sys.executable, "-m", "uvicorn", "clip_queue.api.app:app", "--no-access-log", "--no-server-header"]
-    protocol = ["--http", "clip_queue.api.http_protocol:HttpProtocol"]
-    address = ["--host", host, "--port", str(port)]
-    options = ["--timeout-graceful-shutdown", f"{API_GRACE:.0f}", "--log-level", settings.log_level.lower()]
-    return Spec("api", [*uvicorn, *protocol, *address, *options], API_GRACE + 5, rank=2, env=environment(settings))
+def api(settings: Settings, name: str, door: socket.socket, counts: Path | None = None) -> Spec:
+    """An API process.
+
+    Args:
+        door: the socket on which it listens, with all others that have it: who is free takes a connection.
+        counts: the folder of what all of them count; None: it is the only one.
+    """
+    options = [str(door.fileno()), f"{API_GRACE:.0f}", settings.log_level.lower()]
+    command = [sys.executable, "-m", "clip_queue.stack.api_server", *options]
+    env = environment(settings)
+    if counts is not None:
+        env[COUNTS] = str(counts)
+    return Spec(name, command, API_GRACE + 5, rank=2, env=env, doors=(door,))
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import secrets
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,15 +25,15 @@ from clip_queue.shared.startup import CANNOT_WORK
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import workers
 from clip_queue.stack import children
+from clip_queue.stack.api_processes import ApiProcesses
 from clip_queue.stack.log_file import LogFile
 from clip_queue.stack.machine import (
     OTHER_FOLDER,
     FolderLock,
     StackError,
-    bind_problem,
     free_port,
-    reachable,
     remove_leftovers,
+    temporary_folder,
     visible_gpus,
 )
 from clip_queue.stack.memory import valkey_memory
@@ -43,7 +42,6 @@ from clip_queue.stack.supervisor import Child, Spec, Supervisor
 POLL_INTERVAL = 0.05  # seconds between checks whether something is ready
 FAILURES = 3  # ends by its own after which a process that has never been ready is given up
 KILLS = 6  # the same for ends by a signal, as when memory is short
-TEMPORARY = "clip-queue-"  # the beginning of the names of temporary data folders
 
 
 def never() -> bool:
@@ -57,7 +55,7 @@ class EmbeddedStack:
     Args:
         workers: number of workers; None: one a GPU, or one.
         serves: the model of each worker, as in the settings; None: each has all of them.
-        api: whether to start the API.
+        apis: number of API processes; None: one for four cores, at most eight.
         host: the address that the API listens on.
         port: the port of the API; 0: a free one.
         redis_url: a Redis to use; None: start a Valkey.
@@ -73,7 +71,7 @@ class EmbeddedStack:
         *,
         workers: int | None = 1,
         serves: Sequence[str] | None = None,
-        api: bool = True,
+        apis: int | None = 1,
         host: str = "127.0.0.1",
         port: int = 0,
         redis_url: str | None = None,
@@ -82,7 +80,7 @@ class EmbeddedStack:
         log_file: LogFile | None = None,
         max_delay: float = 15.0,
     ) -> None:
-        self.host, self.port, self.api = host, port, api
+        self.apis = ApiProcesses(apis, host, port)
         self.gpus = visible_gpus() if settings.device in ("auto", "cuda") else []
         if serves is not None:
             workers = len(serves)
@@ -107,7 +105,7 @@ class EmbeddedStack:
     @property
     def api_url(self) -> str:
         """The URL of the API, without a path."""
-        return f"http://{reachable(self.host)}:{self.port}"
+        return self.apis.url
 
     @property
     def logs(self) -> Path:
@@ -116,7 +114,7 @@ class EmbeddedStack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The ids of the processes that run now, by name: ``valkey``, ``worker-1``, …, ``api``."""
+        """The ids of the processes that run now, by name: ``valkey``, ``worker-1``, …, ``api`` or ``api-1``, …."""
         return {child.spec.name: child.pid for child in self._supervisor.children if child.pid is not None}
 
     @property
@@ -160,17 +158,16 @@ class EmbeddedStack:
         self._deadline, self._should_stop = time.monotonic() + timeout, should_stop
         try:
             self._check_packages()
-            remove_leftovers(TEMPORARY)
+            remove_leftovers()
             self._lock = FolderLock(self.data_dir)
-            if self.api:
-                self._take_port()
+            self.apis.take_port()
             self._supervisor.start()
             self._start_redis()
             self._workers = [self._supervisor.add(self.worker(n)) for n in range(1, self.workers + 1)]
-            api = [self._supervisor.add(children.api(self.settings, self.host, self.port))] if self.api else []
-            self._await(self._workers_settled, "the workers", needed=api)
-            if self.api:
-                self._await(self._api_ready, "the API", needed=api)
+            apis = [self._supervisor.add(spec) for spec in self.apis.specs(self.settings)]
+            self._await(self._workers_settled, "the workers", needed=apis)
+            if apis:
+                self._await(self._api_ready, "the API", needed=apis)
         except BaseException:
             self.stop()
             raise
@@ -178,6 +175,7 @@ class EmbeddedStack:
     def stop(self) -> None:
         """Stop the API, then the workers, then Valkey, and wait until none runs. It may be called again."""
         self._supervisor.stop()
+        self.apis.close()
         if self._lock:
             self._lock.release()
         if self._temporary:
@@ -194,13 +192,6 @@ class EmbeddedStack:
         for package in needed:
             if importlib.util.find_spec(package) is None:
                 raise StackError(f"{package} is not installed: pip install 'clip-queue[serve]'")
-
-    def _take_port(self) -> None:
-        if self.port == 0:
-            self.port = free_port(self.host)
-            return
-        if problem := bind_problem(self.host, self.port):
-            raise StackError(f"cannot listen on {self.host}:{self.port} ({problem}): choose another port with --port")
 
     # The children
 
@@ -283,14 +274,6 @@ class EmbeddedStack:
             return httpx.get(f"{self.api_url}/readiness", timeout=10, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
-
-
-def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """A new temporary data folder. Raises :class:`StackError` if there is no place for one."""
-    try:
-        return tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise StackError(f"cannot make a temporary folder ({error.strerror}): set TMPDIR to one with room") from None
 
 
 def cannot_start(child: Child) -> bool:

@@ -20,6 +20,8 @@ LOCK = "lock"  # name of the lock file in a data folder
 FRESH = 60.0  # seconds in which a folder may exist and not be locked yet
 LOCK_WAIT = 5.0  # seconds that the Valkey of a killed supervisor has to end and release the folder
 POLL_INTERVAL = 0.05  # seconds between attempts to lock a folder
+MEMORY = "/dev/shm"  # noqa: S108, as a folder is made there with a name of its own
+TEMPORARY = "clip-queue-"  # the beginning of the names of temporary folders
 PORTS = (20_000, 30_000)  # below the ports of outgoing connections, so that a port is still free after a restart
 
 
@@ -57,18 +59,31 @@ def reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def bind_problem(host: str, port: int) -> str | None:
-    """The reason why no server can listen on ``host``:``port``; None if one can."""
+def bound(host: str, port: int) -> socket.socket:
+    """A socket of ``host``:``port`` (0: one that is free). Who gets it makes it listen; until then nobody connects.
+
+    Of a name with several addresses it has an IPv4 one, if there is one.
+
+    Raises:
+        StackError: no server can listen there; the message is the reason.
+    """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        it = socket.socket(family, kind, protocol)
+        try:
+            it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                it.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            it.bind(address)
+        except BaseException:
+            it.close()
+            raise
+        return it
     except OSError as error:
-        return error.strerror or str(error)
+        raise StackError(error.strerror or str(error)) from None
     except (UnicodeError, OverflowError):  # no host name; no port
-        return "no such address"
-    return None
+        raise StackError("no such address") from None
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -79,14 +94,28 @@ def free_port(host: str = "127.0.0.1") -> int:
     """
     for _ in range(100):
         port = random.randint(*PORTS)
-        if bind_problem(host, port) is None:
+        with contextlib.suppress(StackError), bound(host, port):
             return port
     raise StackError(f"cannot find a free port on {host}")
 
 
-def remove_leftovers(prefix: str) -> None:
-    """Remove the temporary data folders that killed supervisors of this user have left: those that are not locked."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{LOCK}"):
+def memory_folder() -> str:
+    """The folder of files in memory (Linux), which no full disk concerns, else that of temporary files."""
+    return MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
+
+
+def temporary_folder(within: str | None = None) -> tempfile.TemporaryDirectory[str]:
+    """A new temporary folder. Raises :class:`StackError` if there is no place for one."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=within, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StackError(f"cannot make a temporary folder ({error.strerror}): set TMPDIR to one with room") from None
+
+
+def remove_leftovers(prefix: str = TEMPORARY) -> None:
+    """Remove the temporary folders that killed supervisors of this user have left: those that are not locked."""
+    folders = {Path(tempfile.gettempdir()), Path(memory_folder())}
+    for lock in (lock for folder in folders for lock in folder.glob(f"{prefix}*/{LOCK}")):
         folder = lock.parent
         try:
             mine = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()

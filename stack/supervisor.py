@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +41,7 @@ class Spec:
     rank: int = 0  # children stop by rank, the highest first; those of one rank stop together
     env: Mapping[str, str] = field(default_factory=dict)
     keep_fds: tuple[int, ...] = ()  # file descriptors it inherits
+    doors: tuple[socket.socket, ...] = ()  # sockets it inherits and listens on; closed here before it is stopped
 
 
 @dataclass
@@ -169,7 +171,7 @@ class Supervisor:
                     stdin=subprocess.DEVNULL,
                     stdout=pipe,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(*spec.keep_fds, *guardian),
+                    pass_fds=(*spec.keep_fds, *(door.fileno() for door in spec.doors), *guardian),
                     start_new_session=True,  # so that Ctrl-C in a terminal reaches only the supervisor
                 )
             finally:
@@ -199,6 +201,8 @@ class Supervisor:
 
     def _stop_children(self) -> None:
         """Send SIGTERM to the children, rank by rank, and wait until they have ended."""
+        for door in (door for child in self.children for door in child.spec.doors):
+            door.close()  # else whoever connects now would wait at a door that nobody opens
         for rank in sorted({child.spec.rank for child in self.children}, reverse=True):
             same = [child for child in self.children if child.spec.rank == rank and child.process is not None]
             for child in same:

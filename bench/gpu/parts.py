@@ -6,19 +6,16 @@ import contextlib
 import importlib.util
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 import torch
@@ -30,9 +27,7 @@ from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings, cores
 from clip_queue.shared.stages import from_wire
 from clip_queue.shared.vectors import Matrix, normalise
-from clip_queue.stack import children
 from clip_queue.stack.embedded import EmbeddedStack
-from clip_queue.stack.machine import free_port
 from clip_queue.worker.inference.clip_model import ClipModel
 from clip_queue.worker.inference.decode import decode
 
@@ -198,16 +193,11 @@ def _config() -> Any:
 
 def serving(bench: Bench) -> None:
     """one image a request, over HTTP: images/s, p50, p99, and where the time goes"""
-    apis = max(1, cores() // 4)
-    with (
-        tempfile.TemporaryDirectory() as logs,
-        served(VIT, device=bench.device) as stack,
-        more_apis(stack, apis - 1, Path(logs)) as others,
-        ProcessPoolExecutor(apis) as clients,  # forked by the first load, before this process has threads
-    ):
-        processes = {**stack.pids, **{f"api-{port}": pid for port, pid in others.items()}}
-        urls = [stack.api_url, *(f"http://127.0.0.1:{port}" for port in others)]
-        load(clients, urls, 4 * apis, 3.0)
+    with served(VIT, apis=None, device=bench.device) as stack, contextlib.ExitStack() as ends:
+        apis, processes = stack.apis.number, stack.pids
+        # Clients are forked by the first load, before this process has threads; so many that none is the limit.
+        clients = ends.enter_context(ProcessPoolExecutor(apis))
+        load(clients, apis, stack.api_url, 4 * apis, 3.0)
         for at_once in AT_ONCE:
             seconds = min(15.0, bench.left / len(AT_ONCE) - 3)
             if seconds < 2:
@@ -215,7 +205,7 @@ def serving(bench: Bench) -> None:
             before, spent = worker_of(stack), cpu(processes)
             with Busy(torch.device(bench.device)) as busy:
                 began = time.monotonic()
-                found = load(clients, urls, at_once, seconds)
+                found = load(clients, apis, stack.api_url, at_once, seconds)
                 wall = time.monotonic() - began
             used = {name: (now - spent[name]) / wall for name, now in cpu(processes).items()}
             time.sleep(1.2)  # the worker's figures are a second old at most
@@ -235,47 +225,14 @@ def serving(bench: Bench) -> None:
                 ),
                 *(Row(f"cores of {name}", [share], "") for name, share in sorted(used.items())),
             ]
-            reported(bench, f"ViT-B/32, 256 px JPEG, {at_once} at once, {len(urls)} API processes", rows)
+            reported(bench, f"ViT-B/32, 256 px JPEG, {at_once} at once, {apis} API processes", rows)
 
 
-@contextlib.contextmanager
-def more_apis(stack: EmbeddedStack, count: int, logs: Path) -> Iterator[dict[int, int]]:
-    """More API processes beside the stack's own: their ids by port. One alone would be the limit."""
-    started: dict[int, subprocess.Popen[bytes]] = {}
-    with contextlib.ExitStack() as files:
-        try:
-            for _ in range(count):
-                port = free_port()
-                spec = children.api(stack.settings, "127.0.0.1", port)
-                log = files.enter_context((logs / f"api-{port}").open("wb"))
-                env = {**os.environ, **(spec.env or {})}
-                started[port] = subprocess.Popen(spec.command, env=env, stdout=log, stderr=log)
-            for port in started:
-                wait_ready(port)
-            yield {port: process.pid for port, process in started.items()}
-        finally:
-            for process in started.values():
-                process.terminate()
-            for process in started.values():
-                process.wait(20)
-
-
-def wait_ready(port: int, timeout: float = 30.0) -> None:
-    until = time.monotonic() + timeout
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{port}/readiness", timeout=10, trust_env=False).status_code == 200:
-                return
-        if time.monotonic() > until:
-            raise TimeoutError(f"an API process was not ready within {timeout:g} s")
-        time.sleep(0.1)
-
-
-def load(clients: ProcessPoolExecutor, urls: list[str], at_once: int, seconds: float) -> Load:
-    """A load of single images, by a process for each API so that no client is the limit; their figures together."""
-    count = min(len(urls), at_once)
+def load(clients: ProcessPoolExecutor, count: int, url: str, at_once: int, seconds: float) -> Load:
+    """A load of single images by so many client processes; their figures together."""
+    count = min(count, at_once)
     shares = [at_once // count + (number < at_once % count) for number in range(count)]
-    found = list(clients.map(_client, urls[:count], shares, [seconds] * count))
+    found = list(clients.map(_client, [url] * count, shares, [seconds] * count))
     whole = Load(max(one.seconds for one in found))
     for one in found:
         whole.latencies += one.latencies
@@ -322,7 +279,7 @@ def bulk(bench: Bench) -> None:
         if each < 5:
             raise TimeoutError(f"no time for {workers} workers")
         settings = bench.settings(models=[VIT])
-        with EmbeddedStack(settings, workers=workers, api=False) as stack:
+        with EmbeddedStack(settings, workers=workers, apis=0) as stack:
             warm = time.monotonic()
             with tempfile.TemporaryDirectory() as output:
                 report = embed(

@@ -86,7 +86,7 @@ def started_workers(
     if redis_url is not None:
         yield settings.model_copy(update={"redis_url": SecretStr(redis_url)}), _nothing
         return
-    stack = EmbeddedStack(settings, workers=number or default_workers(settings), api=False, say=say, log_file=log_file)
+    stack = EmbeddedStack(settings, workers=number or default_workers(settings), apis=0, say=say, log_file=log_file)
     try:
         stack.start(timeout=3600, should_stop=should_stop)
 

@@ -28,6 +28,7 @@ class Up(Service):
         self.url = f"http://127.0.0.1:{self.port}"
         self.data = folder / "data"
         command = [sys.executable, "-m", "clip_queue.cli", "up", "--port", str(self.port), "--workers", str(workers)]
+        command += ["--api-processes", "1"]  # else as many as this machine has cores for
         super().__init__("up", [*command, "--data-dir", str(self.data)], folder, env)
 
     @property
@@ -42,7 +43,7 @@ class Up(Service):
                 with contextlib.suppress(psutil.Error):
                     words = process.cmdline()
                     name = next((w.partition("@")[0] for w in words if w.startswith("worker-")), None)
-                    if name or "uvicorn" in words:
+                    if name or "clip_queue.stack.api_server" in words:
                         found[name or "api"] = process
         return found
 

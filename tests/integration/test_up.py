@@ -40,6 +40,8 @@ class Up:
             "up",
             "--port",
             str(self.port),
+            "--api-processes",
+            "1",  # else as many as this machine has cores for
             "--data-dir",
             str(self.data_dir),
         ]
@@ -60,7 +62,7 @@ class Up:
 
     def children(self) -> dict[str, psutil.Process]:
         """Its processes by what they are."""
-        names = {"valkey-server": "valkey", "celery": "worker", "uvicorn": "api"}  # its guardian has none of these
+        names = {"valkey-server": "valkey", "celery": "worker", "api_server": "api"}  # its guardian has none of these
         found = {}
         for process in psutil.Process(self.process.pid).children():
             self.seen.add(process)
@@ -211,7 +213,7 @@ def test_kill_9_leaves_nothing_running_and_the_folder_free(launch: Callable[...,
     it.process.kill()
     it.await_end()
     until(lambda: it.left() == [], ENDED)
-    with EmbeddedStack(Settings(), workers=0, api=False, data_dir=it.data_dir):
+    with EmbeddedStack(Settings(), workers=0, apis=0, data_dir=it.data_dir):
         pass
 
 
@@ -252,13 +254,13 @@ def test_after_everything_was_killed_at_once_it_starts_again(launch: Callable[..
     for process in [psutil.Process(it.process.pid), *psutil.Process(it.process.pid).children(recursive=True)]:
         process.kill()
     it.await_end()
-    again = EmbeddedStack(Settings(), workers=0, api=False, data_dir=it.data_dir)
+    again = EmbeddedStack(Settings(), workers=0, apis=0, data_dir=it.data_dir)
     with again:
         assert again.pids.keys() == {"valkey"}
 
 
 def test_a_redis_of_ones_own_and_keys(launch: Callable[..., Up]) -> None:
-    with EmbeddedStack(Settings(), workers=0, api=False) as redis:
+    with EmbeddedStack(Settings(), workers=0, apis=0) as redis:
         it = launch(CLIP_QUEUE_REDIS_URL=redis.redis_url, CLIP_QUEUE_API_KEYS="key-one")
         until(lambda: "ready in" in it.said or it.process.poll() is not None, READY)
         assert set(it.children()) == {"worker", "api"}, it.said

@@ -82,11 +82,17 @@ def test_the_number_of_workers_may_be_left_to_the_machine(started: list[dict[str
     assert [call["workers"] for call in started] == [None, None]
 
 
+def test_so_may_that_of_api_processes(started: list[dict[str, Any]]) -> None:
+    assert run("--api-processes", "auto").exit_code == run().exit_code == run("--api-processes", "3").exit_code == 0
+    assert [call["apis"] for call in started] == [None, None, 3]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
         (["--workers", "0"], 2, "'0' is neither 'auto' nor a number from 1 to 64."),
         (["--workers", "many"], 2, "'many' is neither"),
+        (["--api-processes", "0"], 2, "'0' is neither 'auto' nor a number from 1 to 64."),
         (["--serve", "RN50", "--workers", "2"], 1, "give it, or --model and --workers"),
         (["--serve", "RN50", "--model", "RN50"], 1, "give it, or --model and --workers"),
         (["--serve", "x"], 1, "--serve: unknown model 'x'"),

@@ -14,6 +14,7 @@ import pytest
 
 from clip_queue.cli.up import first_request, stop_signals, up
 from clip_queue.shared.settings import Settings
+from clip_queue.stack.api_processes import ApiProcesses
 from clip_queue.stack.machine import StackError
 from tests.unit.cli.printing import console, printed
 
@@ -28,11 +29,12 @@ class Stack:
         serves = options["serves"]
         self.workers = len(serves) if serves else options["workers"] or 1
         self.models = lambda number: [serves[number - 1]] if serves else settings.models
-        self.api_url = f"http://{options['host']}:{options['port']}"
+        self.apis = ApiProcesses(options["apis"] or 1, options["host"], options["port"])
+        self.api_url = self.apis.url
         self.data_dir = Path("/data")
         self.logs = Path("/data/logs")
         self.alive = True
-        self.pids = {"valkey": 1, "worker-1": 2, "api": 3}
+        self.pids = {"valkey": 1, "worker-1": 2, **{name: pid for pid, name in enumerate(self.apis.names, 3)}}
         self.calls: list[str] = []
         self._on_start = on_start
 
@@ -76,6 +78,11 @@ def test_the_overview_says_which_models_each_worker_has() -> None:
     _, text = run(interrupt, Settings(models=["RN50", "emoji-mini"]), serves=["RN50", "emoji-mini"])
     assert "  worker-1  serves RN50" in text
     assert "  worker-2  serves emoji-mini" in text
+
+
+def test_the_overview_has_each_api_process() -> None:
+    _, text = run(interrupt, apis=2)
+    assert "  api-1     http://127.0.0.1:9001 pid 3\n  api-2     http://127.0.0.1:9001 pid 4\n" in text
 
 
 def test_the_overview_says_what_runs_where_and_how_to_stop_it() -> None:

@@ -36,10 +36,12 @@ def test_workers_share_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None
 def test_command_lines_have_no_secrets() -> None:
     settings = Settings(api_keys=["secret-key"], redis_url="redis://:secret-pass@127.0.0.1:1/0")  # type: ignore[arg-type, list-item]
     stack = EmbeddedStack(settings)
-    for spec in (stack.worker(1), children.api(stack.settings, stack.host, 1)):
+    stack.apis.take_port()
+    (api,) = stack.apis.specs(stack.settings)
+    for spec in (stack.worker(1), api):
         assert "secret" not in " ".join(spec.command)
         assert spec.env["CLIP_QUEUE_API_KEYS"] == "secret-key"
-    assert "--no-access-log" in children.api(stack.settings, stack.host, 1).command, "a query string can contain a key"
+    stack.apis.close()
 
 
 def test_paths_do_not_depend_on_where_the_children_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +65,9 @@ def test_workers_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_api_stops_before_the_workers_and_they_before_valkey(tmp_path: Path) -> None:
     settings = Settings(drain_timeout=30)
     valkey = children.valkey(tmp_path, 1, "secret-pass", maxmemory=2**30, keep_fds=(5,))
-    ranks = [valkey.rank, children.worker(settings, 1, of=1, gpu=None).rank, children.api(settings, "::1", 1).rank]
+    with socket.socket() as door:
+        api = children.api(settings, "api", door)
+    ranks = [valkey.rank, children.worker(settings, 1, of=1, gpu=None).rank, api.rank]
     assert ranks == sorted(set(ranks))
     assert children.worker(settings, 1, of=1, gpu=None).grace > 30 + heartbeat.END, "it can say that it hangs"
     assert valkey.keep_fds == (5,)
@@ -76,11 +80,11 @@ def test_the_api_stops_before_the_workers_and_they_before_valkey(tmp_path: Path)
 
 
 def test_without_workers_and_api_it_is_a_valkey_with_a_password(tmp_path: Path) -> None:
-    with EmbeddedStack(Settings(), workers=0, api=False, data_dir=tmp_path / "data") as stack:
+    with EmbeddedStack(Settings(), workers=0, apis=0, data_dir=tmp_path / "data") as stack:
         assert stack.alive
         assert stack.pids.keys() == {"valkey"}
         assert re.fullmatch(r"redis://:[^@]{30,}@127.0.0.1:\d+/0", stack.redis_url)
-        with EmbeddedStack(Settings(), workers=0, api=False, redis_url=stack.redis_url) as other:
+        with EmbeddedStack(Settings(), workers=0, apis=0, redis_url=stack.redis_url) as other:
             assert other.pids == {}
             folder = other.data_dir
         assert not folder.exists(), "a temporary folder is removed"
@@ -116,17 +120,17 @@ def test_a_package_that_is_not_installed_is_named(package: str, monkeypatch: pyt
     ("url", "why"), [("redis://:secret@127.0.0.1:1/0", "ConnectionError"), ("secret", "BadRedisUrl")]
 )
 def test_a_redis_that_does_not_answer_is_an_error_without_its_password(url: str, why: str) -> None:
-    message = refusal(EmbeddedStack(Settings(), workers=0, api=False, redis_url=url))
+    message = refusal(EmbeddedStack(Settings(), workers=0, apis=0, redis_url=url))
     assert message == f"no answer from the Redis given ({why}): is it running, is its URL right?"
 
 
 def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    stack = EmbeddedStack(Settings(), workers=0, api=False, data_dir=tmp_path)
+    stack = EmbeddedStack(Settings(), workers=0, apis=0, data_dir=tmp_path)
     assert refusal(stack, timeout=0) == f"Valkey did not get ready in time; the logs are in {tmp_path / 'logs'}"
 
 
 def test_a_start_can_be_stopped(tmp_path: Path) -> None:
-    stack = EmbeddedStack(Settings(), workers=0, api=False, data_dir=tmp_path)
+    stack = EmbeddedStack(Settings(), workers=0, apis=0, data_dir=tmp_path)
     assert refusal(stack, should_stop=lambda: True) == "stopped before it was ready"
 
 
@@ -134,7 +138,7 @@ def test_a_process_that_ends_before_it_is_ready_is_reported_with_its_log(tmp_pat
     append_only = tmp_path / "valkey" / "appendonlydir"
     append_only.mkdir(parents=True)
     (append_only / "appendonly.aof.manifest").write_text("this is no manifest\n")
-    message = refusal(EmbeddedStack(Settings(), workers=0, api=False, data_dir=tmp_path))
+    message = refusal(EmbeddedStack(Settings(), workers=0, apis=0, data_dir=tmp_path))
     first, *log = message.splitlines()
     assert first.startswith("valkey ended before it was ready (exit code 1). The end of ")
     assert any("manifest" in line for line in log)

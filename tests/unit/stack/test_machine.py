@@ -12,7 +12,7 @@ import pytest
 from clip_queue.stack.machine import (
     FolderLock,
     StackError,
-    bind_problem,
+    bound,
     free_port,
     is_loopback,
     reachable,
@@ -21,18 +21,54 @@ from clip_queue.stack.machine import (
 )
 
 
+def ipv6() -> bool:
+    """Whether this machine has an IPv6 loopback address."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_loopback() -> None:
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""))
     assert (reachable("0.0.0.0"), reachable("::1"), reachable("box")) == ("127.0.0.1", "[::1]", "box")
 
 
-def test_ports() -> None:
-    port = free_port()
-    assert bind_problem("127.0.0.1", port) is None
-    with socket.create_server(("127.0.0.1", port)):
-        assert bind_problem("127.0.0.1", port) == "Address already in use"
-    assert bind_problem("no-such-host.invalid", port)
+@pytest.mark.parametrize(
+    ("host", "family", "address"),
+    [
+        ("127.0.0.1", socket.AF_INET, "127.0.0.1"),
+        ("localhost", socket.AF_INET, "127.0.0.1"),
+        ("0.0.0.0", socket.AF_INET, "0.0.0.0"),
+        ("", socket.AF_INET, "0.0.0.0"),
+        pytest.param("::1", socket.AF_INET6, "::1", marks=pytest.mark.skipif(not ipv6(), reason="no IPv6 here")),
+    ],
+)
+def test_a_port_is_held_before_anybody_listens(host: str, family: socket.AddressFamily, address: str) -> None:
+    with bound(host, 0) as door:
+        name, port = door.getsockname()[:2]
+        assert (door.family, name) == (family, address)
+        to = {"0.0.0.0": "127.0.0.1"}.get(address, address)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((to, port), timeout=5)
+        door.listen()
+        socket.create_connection((to, port), timeout=5).close()
+        with pytest.raises(StackError, match=r"^Address already in use$"):
+            bound(host, port)
+
+
+def test_what_cannot_be_bound_says_why() -> None:
+    for host, why in (
+        ("no-such-host.invalid", "not known|resolution|No address"),
+        ("x" * 300, "no such address"),
+        ("203.0.113.1", "assign requested address"),
+    ):
+        with pytest.raises(StackError, match=why):
+            bound(host, 0)
+    with bound("127.0.0.1", free_port()):
+        pass
 
 
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:

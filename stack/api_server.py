@@ -1,0 +1,36 @@
+"""An API process on a socket that its parent holds: ``python -m clip_queue.stack.api_server FD GRACE LOG_LEVEL``.
+
+As uvicorn's ``--fd``, which keeps the socket open until the process ends: whoever connects while it finishes its
+requests would wait at a door that nobody opens any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+import uvicorn
+
+FAILED = 3  # uvicorn's own code of a start that failed
+
+
+def main(fd: int, grace: int, log_level: str) -> None:
+    """Serve until SIGTERM. ``grace``: seconds that requests under way have then."""
+    config = uvicorn.Config(
+        "clip_queue.api.app:app",
+        http="clip_queue.api.http_protocol:HttpProtocol",
+        access_log=False,  # a query string can contain a key
+        server_header=False,
+        timeout_graceful_shutdown=grace,
+        log_level=log_level,
+    )
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[socket.socket(fileno=fd)])
+    if not server.started:
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

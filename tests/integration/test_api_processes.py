@@ -1,0 +1,144 @@
+"""Several API processes on one port, as ``up`` starts them: one that dies refuses nobody, each counts for all."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from clip_queue.shared.census import census
+from clip_queue.shared.settings import Settings
+from clip_queue.shared.store import Store
+from clip_queue.stack.children import COUNTS
+from clip_queue.stack.embedded import EmbeddedStack
+from tests.harness import wait_for
+
+NAMES = ("api-1", "api-2")
+START = 180.0  # seconds; a loaded machine imports torch slowly
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
+    stack = EmbeddedStack(Settings(), apis=2, data_dir=tmp_path_factory.mktemp("apis") / "data", max_delay=1.0)
+    try:
+        stack.start(timeout=START)
+        yield stack
+    finally:
+        stack.stop()
+
+
+def embed(stack: EmbeddedStack, text: str) -> int:
+    """The status of a request on a connection of its own."""
+    return httpx.post(f"{stack.api_url}/clip/embed_text", json={"text": text}, timeout=60).status_code
+
+
+def embedded(stack: EmbeddedStack) -> int:
+    """How many such requests were answered, by ``/metrics`` of whichever process answers."""
+    text = httpx.get(f"{stack.api_url}/metrics", timeout=60).text
+    found = re.findall(r'^clip_queue_requests_total\{.*route="/clip/embed_text".*\} (\S+)$', text, re.MULTILINE)
+    return round(sum(map(float, found)))
+
+
+def running(stack: EmbeddedStack) -> dict[str, int]:
+    """The ids of the API processes that run."""
+    return {name: pid for name, pid in stack.pids.items() if name in NAMES}
+
+
+def test_both_take_connections(pair: EmbeddedStack) -> None:
+    with ExitStack() as clients:
+        for number in range(48):
+            client = clients.enter_context(httpx.Client(base_url=pair.api_url, timeout=60))
+            assert client.post("/clip/embed_text", json={"text": f"both {number}"}).status_code == 200
+        port = pair.apis.port
+        taken = {
+            name: sum(
+                connection.status == psutil.CONN_ESTABLISHED and connection.laddr[1] == port
+                for connection in psutil.Process(pid).net_connections("inet")
+            )
+            for name, pid in running(pair).items()
+        }
+    assert sorted(taken) == list(NAMES)
+    assert sum(taken.values()) == 48
+    assert min(taken.values()) > 0, taken
+
+
+def test_no_log_has_a_key_of_a_query(pair: EmbeddedStack) -> None:
+    for number in range(10):
+        url = f"{pair.api_url}/clip/embed_text?api_key=s3cr3t-{number}"
+        assert httpx.post(url, json={"text": "hidden"}, timeout=60).status_code == 200
+    logs = {path.name: path.read_text() for path in pair.logs.iterdir()}
+    assert {"api-1.log", "api-2.log"} <= logs.keys()
+    assert not [name for name, text in logs.items() if "s3cr3t" in text]
+
+
+def test_each_counts_what_all_have_answered_also_those_that_died(pair: EmbeddedStack) -> None:
+    before = embedded(pair)
+    assert [embed(pair, f"count {number}") for number in range(20)] == [200] * 20
+    assert {embedded(pair) for _ in range(10)} == {before + 20}
+    died = running(pair)["api-1"]
+    os.kill(died, signal.SIGKILL)
+    wait_for(lambda: running(pair).get("api-1", died) != died, START, "api-1 to be started again")
+    assert embed(pair, "after it") == 200
+    assert {embedded(pair) for _ in range(10)} == {before + 21}
+
+
+def test_who_comes_while_one_is_dead_is_answered_by_the_other(pair: EmbeddedStack) -> None:
+    died = running(pair)["api-2"]
+    os.kill(died, signal.SIGKILL)
+    began, answers = time.monotonic(), []
+    while time.monotonic() - began < 2:
+        answers.append(embed(pair, f"one is dead {began} {len(answers)}"))  # refused, it would raise
+    assert set(answers) == {200}
+    wait_for(lambda: running(pair).get("api-2", died) != died, START, "api-2 to be started again")
+
+
+def test_who_comes_while_all_are_dead_waits(pair: EmbeddedStack) -> None:
+    before = running(pair)
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(psutil.pid_exists, before.values())), 30, "both to end")
+    assert embed(pair, f"all are dead {time.monotonic()}") == 200
+
+
+def test_once_it_stops_nobody_gets_in(pair: EmbeddedStack) -> None:
+    """The last of this file. A request that takes its time is finished, and nobody waits at a port that closes."""
+    wait_for(lambda: len(running(pair)) == 2, START, "both to run")
+    counts = {Path(psutil.Process(pid).environ()[COUNTS]) for pid in running(pair).values()}
+    assert [folder.is_dir() for folder in counts] == [True]
+    os.kill(pair.pids["worker-1"], signal.SIGSTOP)
+    worker = pair.pids["worker-1"]
+    answers: list[int] = []
+    slow = threading.Thread(target=lambda: answers.append(embed(pair, f"late {time.monotonic()}")))
+    slow.start()
+    with closing(Store.connect(pair.settings)) as store:
+        wait_for(lambda: any(lane.items for lane in store.execute(census(["emoji-mini"])).lanes), 30, "its job to wait")
+    stopping = threading.Thread(target=pair.stop)
+    stopping.start()
+    try:
+        wait_for(lambda: not _connects(pair.apis.port), 8, "the port to close")
+        assert stopping.is_alive()
+        assert not answers, "the slow request was still under way"
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    stopping.join(START)
+    slow.join(60)
+    assert answers == [200]
+    assert pair.pids == {}
+    assert not any(folder.exists() for folder in counts)
+
+
+def _connects(port: int) -> bool:
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        return True
+    return False
