@@ -18,6 +18,7 @@ NAMES = (
     "start",
     "latency",
     "texts",
+    "apis",
     "jobs",
     "lanes",
     "images",
