@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -109,29 +109,37 @@ async def _read_bytes(request: Request, settings: Settings, keyless: bool, hold:
         keyless: neither query nor header has a key, and there must be one. Then more than ``max_keyless_bytes`` are
             read only if an accepted key is in the first 64 KiB, where the clients of Roboflow Inference put it.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding, announced = "identity", ""
+    for name, value in reversed(request.scope["headers"]):  # one look; each of `request.headers` would be another
+        if name == b"content-encoding":
+            encoding = value.decode("latin-1").strip().lower()
+        elif name == b"content-length":
+            announced = value.decode("latin-1")
     if encoding not in ("", "identity", "gzip", "x-gzip"):
         raise UnsupportedEncoding("Content-Encoding may be gzip or identity.", accept="gzip, identity")
     limit = settings.max_body_bytes
-    announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise _too_large(limit)
     expected = int(announced) if announced.isdecimal() else -1  # nothing is waited for once it is here
     body = bytearray()
-    async with _in_time(settings) as progress:
-        async for chunk in request.stream():
-            hold(len(chunk))
-            body += chunk
-            if len(body) != expected:
-                progress(len(body))
-            if len(body) > limit:
-                raise _too_large(limit)
-            if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):
-                found = _KEY.search(body, 0, HEAD)
-                if found and accepts(settings, found[1].decode("utf-8", "replace")):
-                    keyless = False
-                elif len(body) > settings.max_keyless_bytes:
-                    raise _unauthorized(settings)
+    clock = BodyTime(settings)
+    try:
+        async with clock.timer:
+            async for chunk in request.stream():
+                hold(len(chunk))
+                body += chunk
+                if len(body) != expected:
+                    clock.came(len(body))
+                if len(body) > limit:
+                    raise _too_large(limit)
+                if keyless and len(body) > min(HEAD, settings.max_keyless_bytes):
+                    found = _KEY.search(body, 0, HEAD)
+                    if found and accepts(settings, found[1].decode("utf-8", "replace")):
+                        keyless = False
+                    elif len(body) > settings.max_keyless_bytes:
+                        raise _unauthorized(settings)
+    except TimeoutError:
+        raise clock.error() from None
     if not encoding.endswith("gzip"):
         return bytes(body)
     longest = min(limit, settings.max_keyless_bytes) if keyless else limit
@@ -142,29 +150,28 @@ async def _read_bytes(request: Request, settings: Settings, keyless: bool, hold:
     return raw
 
 
-@asynccontextmanager
-async def _in_time(settings: Settings) -> AsyncIterator[Callable[[int], None]]:
-    """The time that a body has. What is yielded is told how many bytes have come.
-
-    Raises :class:`TooSlow` if none has come for ``client_timeout``, or if ``min_client_rate`` is not kept on average;
-    the first ``client_timeout`` does not count.
+class BodyTime:
+    """The time that a body has: ``client_timeout`` from one byte to the next, and so much that ``min_client_rate`` is
+    kept on average; the first ``client_timeout`` does not count.
     """
-    silence, rate = settings.client_timeout, settings.min_client_rate
-    clock = asyncio.get_running_loop().time
-    first = clock() + silence
-    try:
-        async with asyncio.timeout_at(first) as timer:
 
-            def progress(size: int) -> None:
-                at = clock() + silence
-                timer.reschedule(min(at, first + size / rate) if rate else at)
+    def __init__(self, settings: Settings) -> None:
+        self._silence, self._rate = settings.client_timeout, settings.min_client_rate
+        self._clock = asyncio.get_running_loop().time
+        self._first = self._clock() + self._silence
+        self.timer = asyncio.timeout_at(self._first)
 
-            yield progress
-    except TimeoutError:
-        raise TooSlow(
-            f"The body did not arrive in time: no byte for {silence:g} s (setting client_timeout), or fewer than "
-            f"{rate:g} bytes a second (setting min_client_rate)."
-        ) from None
+    def came(self, size: int) -> None:
+        """So many bytes have come by now."""
+        at = self._clock() + self._silence
+        self.timer.reschedule(min(at, self._first + size / self._rate) if self._rate else at)
+
+    def error(self) -> TooSlow:
+        """What is raised once the time is over."""
+        return TooSlow(
+            f"The body did not arrive in time: no byte for {self._silence:g} s (setting client_timeout), or fewer than "
+            f"{self._rate:g} bytes a second (setting min_client_rate)."
+        )
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -7,7 +7,6 @@ that differs.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -52,7 +51,7 @@ async def _stream(
     try:
         async with client.watch(job_id) as reply:
             while time.monotonic() < until:
-                reply.event.clear()
+                reply.clear()
                 view = await client.store.execute(ops.view(job_id))
                 if event_id(view) != shown:
                     shown = event_id(view)
@@ -62,9 +61,7 @@ async def _stream(
                     yield f"id: {shown}\nevent: {name}\ndata: {data}\n\n".encode()
                 if ended(view):
                     return
-                try:
-                    await asyncio.wait_for(reply.event.wait(), heartbeat)
-                except TimeoutError:
+                if not await reply.wait(heartbeat):
                     yield b": alive\n\n"
     except UnknownJob:
         return

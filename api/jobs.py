@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import io
 import json
@@ -264,12 +262,11 @@ async def _changed(client: JobClient, before: ops.View, wait: float) -> tuple[op
     until = time.monotonic() + wait
     async with client.watch(before.job.id) as reply:
         while True:
-            reply.event.clear()
+            reply.clear()
             found = await _view(client, before.job.id)
             if found is None:
                 raise ops.unknown(before.job.id)
             left = until - time.monotonic()
             if found[0].job.state is not before.job.state or left <= 0:
                 return found
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reply.event.wait(), min(left, POLL_INTERVAL))
+            await reply.wait(min(left, POLL_INTERVAL))

@@ -32,38 +32,43 @@ RETRY_AFTER = 0.2  # seconds between a failed read and the next
 
 
 class PendingReply:
-    """What one request waits for: ``event`` is set when a message about its job arrives.
+    """What one request waits for: a message about its job.
 
     ``message`` is the job's packed result. It is empty if the message has none: then the job is read from the store.
     """
 
     def __init__(self) -> None:
-        self.event = asyncio.Event()
         self.message = b""
-        self._time_is_up = False
+        self._came = False
+        self._waiting: asyncio.Future[None] | None = None
 
     async def wait(self, timeout: float) -> bool:
         """Wait for a message, at most ``timeout`` seconds. False if none has come."""
-        if not self.event.is_set():
-            # `wait_for` would make a task, and `asyncio.timeout` cost as much as all else here.
-            timer = asyncio.get_running_loop().call_later(max(0.0, timeout), self._give_up)
+        if not self._came:
+            # A future and a timer: `wait_for` would make a task, `asyncio.timeout` or an event cost more than all this.
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            timer = loop.call_later(max(0.0, timeout), self._wake)
             try:
-                await self.event.wait()
+                await self._waiting
             finally:
                 timer.cancel()
-        came, self._time_is_up = not self._time_is_up, False
-        self.event.clear()
+                self._waiting = None
+        came, self._came = self._came, False
         return came
+
+    def clear(self) -> None:
+        """Forget what has come: what is read next knows of it."""
+        self._came = False
 
     def receive(self, message: bytes) -> None:
         self.message = message or self.message
-        self._time_is_up = False
-        self.event.set()
+        self._came = True
+        self._wake()
 
-    def _give_up(self) -> None:
-        if not self.event.is_set():
-            self._time_is_up = True
-            self.event.set()
+    def _wake(self) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 class ReplyListener:
