@@ -77,7 +77,8 @@ class JobClient:
 
     def start(self) -> None:
         for model in self.registry.configured:  # Celery takes 0.1 s for its first message: not while a request waits
-            messages.to(model, Lane.INTERACTIVE)
+            for lane in Lane:
+                messages.to(model, lane)
         self.replies.start()
         self.registry.start()
         self.reconciler.start()

@@ -1,4 +1,4 @@
-"""An API process on a socket that its parent holds: ``python -m clip_queue.stack.api_server FD GRACE LOG_LEVEL``.
+"""An API process on a socket of its parent: ``python -m clip_queue.stack.api_server FD GRACE LOG_LEVEL [NAME]``.
 
 As uvicorn's ``--fd``, which keeps the socket open until the process ends: whoever connects while it finishes its
 requests would wait at a door that nobody opens any more.
@@ -11,12 +11,22 @@ import socket
 import sys
 
 import uvicorn
+from prometheus_client import values
 
 FAILED = 3  # uvicorn's own code of a start that failed
 
 
-def main(fd: int, grace: int, log_level: str) -> None:
-    """Serve until SIGTERM. ``grace``: seconds that requests under way have then."""
+def main(fd: int, grace: int, log_level: str, name: str = "") -> None:
+    """Serve until SIGTERM.
+
+    Args:
+        fd: of the socket.
+        grace: seconds that requests under way have after SIGTERM.
+        name: of the files with what it counts, in a folder that no other process of this name has. By itself each
+            process has its id there, and one that is started again leaves its files behind.
+    """
+    if name:
+        values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
     config = uvicorn.Config(
         "clip_queue.api.app:app",
         http="clip_queue.api.http_protocol:HttpProtocol",
@@ -33,4 +43,4 @@ def main(fd: int, grace: int, log_level: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

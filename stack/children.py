@@ -61,10 +61,11 @@ def api(settings: Settings, name: str, door: socket.socket, counts: Path | None 
         counts: the folder of what all of them count; None: it is the only one.
     """
     options = [str(door.fileno()), f"{API_GRACE:.0f}", settings.log_level.lower()]
-    command = [sys.executable, "-m", "clip_queue.stack.api_server", *options]
     env = environment(settings)
     if counts is not None:
         env[COUNTS] = str(counts)
+        options.append(name)
+    command = [sys.executable, "-m", "clip_queue.stack.api_server", *options]
     return Spec(name, command, API_GRACE + 5, rank=2, env=env, doors=(door,))
 
 

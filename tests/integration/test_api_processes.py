@@ -49,6 +49,12 @@ def embedded(stack: EmbeddedStack) -> int:
     return round(sum(map(float, found)))
 
 
+def counts(stack: EmbeddedStack) -> Path:
+    """The folder of what the API processes count."""
+    (folder,) = {Path(psutil.Process(pid).environ()[COUNTS]) for pid in running(stack).values()}
+    return folder
+
+
 def running(stack: EmbeddedStack) -> dict[str, int]:
     """The ids of the API processes that run."""
     return {name: pid for name, pid in stack.pids.items() if name in NAMES}
@@ -90,6 +96,8 @@ def test_each_counts_what_all_have_answered_also_those_that_died(pair: EmbeddedS
     wait_for(lambda: running(pair).get("api-1", died) != died, START, "api-1 to be started again")
     assert embed(pair, "after it") == 200
     assert {embedded(pair) for _ in range(10)} == {before + 21}
+    files = {f"{kind}_{name}.db" for kind in ("counter", "histogram") for name in NAMES}
+    assert {path.name for path in counts(pair).glob("*.db")} == files, "what is started again goes on where it was"
 
 
 def test_who_comes_while_one_is_dead_is_answered_by_the_other(pair: EmbeddedStack) -> None:
@@ -113,8 +121,8 @@ def test_who_comes_while_all_are_dead_waits(pair: EmbeddedStack) -> None:
 def test_once_it_stops_nobody_gets_in(pair: EmbeddedStack) -> None:
     """The last of this file. A request that takes its time is finished, and nobody waits at a port that closes."""
     wait_for(lambda: len(running(pair)) == 2, START, "both to run")
-    counts = {Path(psutil.Process(pid).environ()[COUNTS]) for pid in running(pair).values()}
-    assert [folder.is_dir() for folder in counts] == [True]
+    folder = counts(pair)
+    assert folder.is_dir()
     os.kill(pair.pids["worker-1"], signal.SIGSTOP)
     worker = pair.pids["worker-1"]
     answers: list[int] = []
@@ -134,7 +142,7 @@ def test_once_it_stops_nobody_gets_in(pair: EmbeddedStack) -> None:
     slow.join(60)
     assert answers == [200]
     assert pair.pids == {}
-    assert not any(folder.exists() for folder in counts)
+    assert not folder.exists()
 
 
 def _connects(port: int) -> bool:

@@ -7,11 +7,12 @@ from typing import Any
 
 import fakeredis
 import pytest
+from celery.app import backends
 from kombu import Connection
 
 from clip_queue.shared.broker import celery_app
 from clip_queue.shared.lane import Lane
-from clip_queue.shared.messages import MESSAGE, TASK, publish, queue_name
+from clip_queue.shared.messages import MESSAGE, TASK, _app, publish, queue_name, to
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
 from tests.taken import read
@@ -34,6 +35,17 @@ def waiting(store: Store, lane: Lane = Lane.INTERACTIVE) -> list[list[str]]:
     messages = [read(data) for data in reversed(found)]
     assert all(message[:2] == (MODEL, lane) for message in messages)
     return [references for _, _, references in messages]
+
+
+def test_only_the_first_message_looks_through_the_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 0.1 s, in which the API answers nobody."""
+    looked: list[str] = []
+    find = backends.load_extension_class_names
+    monkeypatch.setattr(backends, "load_extension_class_names", lambda name: looked.append(name) or find(name))
+    _app.cache_clear()
+    for lane in Lane:
+        to("never named before", lane)
+    assert len(looked) == 1
 
 
 def test_a_message_is_what_celery_sends(store: Store) -> None:
