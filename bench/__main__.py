@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from bench.common import console
+from bench.common import console, pace
 
 NAMES = (
     "exactness",
@@ -40,6 +40,7 @@ def main(names: list[str]) -> None:
     if unknown := set(names) - set(NAMES):
         others = "versus PATH, passes [PATH], precisions [FOLDER]"
         sys.exit(f"no benchmark {', '.join(sorted(unknown))}: there are {others}, {', '.join(NAMES)}")
+    console.print(f"Python {sys.version.split()[0]}, whose loop takes {1000 * pace():.0f} ms (bench.common.pace)")
     for name in names or NAMES:
         module = importlib.import_module(f"bench.{name}")
         console.rule(f"{name}: {(module.__doc__ or '').strip()}")
