@@ -49,7 +49,7 @@ class Row:
 def pace() -> float:
     """Seconds of processor time of a loop of the interpreter's own: how quick machine and Python are now.
 
-    An interpreter built without optimisations takes 1.3 to 1.4 times as long as one with.
+    An interpreter built without optimisations takes 1.4 to 1.5 times as long as one with.
     """
 
     def work() -> float:
