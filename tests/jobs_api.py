@@ -33,7 +33,7 @@ def submit_texts(http: httpx.Client, *texts: str, **more: object) -> str:
 
 
 def look(http: httpx.Client, job_id: str, wait: float = 0) -> dict[str, Any]:
-    """The job's document. ``wait``: longest wait of the server for the job's end, seconds."""
+    """The job's document. ``wait``: longest wait of the server for a change of the job's state, seconds."""
     response = http.get(f"/jobs/{job_id}", params={"wait": wait} if wait else None)
     assert response.status_code == 200, f"{response.status_code}: {response.text[:300]}"
     document: dict[str, Any] = response.json()

@@ -6,6 +6,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.jobs_api import ended
 from tests.reference import Reference
 from tests.wire import cosines, embed_texts, ok, refused, same, vectors
 
@@ -34,7 +35,7 @@ def test_a_comparison_and_a_job_can_cut_too(http: httpx.Client) -> None:
     assert "too long" in refused(http.post("/clip/compare", json=body), 400)["message"]
     for more, state in ((CUT, "succeeded"), ({}, "failed")):
         job = http.post("/jobs", json={"task": "embed_text", "text": [LONG], **more}).json()
-        assert ok(http.get(f"/jobs/{job['id']}?wait=30"))["state"] == state
+        assert ended(http, job["id"])["state"] == state
 
 
 def test_openai_s_wire_cuts_where_it_is_told_to(http: httpx.Client) -> None:

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.harness import Api, Stack, wait_for
 from tests.images import base64_image, noise_image
+from tests.jobs_api import ended
 from tests.wire import embed_images, embed_texts, ok, refused
 
 pytestmark = pytest.mark.timeout(600)
@@ -153,7 +154,7 @@ def a_job_of_its_own(api: Api, receiver: Receiver) -> None:
         body = {"task": "embed_image", "image": base64_image(noise_image())}
         job = http.post("/jobs", json=body, headers=headers)
         assert job.status_code == 202, job.text
-        ok(http.get(f"/jobs/{job.json()['id']}?wait=30"))
+        ended(http, job.json()["id"])
     spans = receiver.trace(trace, "POST /jobs", "job embed_image", *STAGES)
     assert spans["job embed_image"].parent == spans["POST /jobs"].id
     assert spans["job embed_image"].about["clip_queue.job.id"] == job.json()["id"]
