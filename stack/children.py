@@ -53,20 +53,20 @@ def worker(settings: Settings, number: int, *, of: int, gpu: str | None) -> Spec
     return Spec(name, [*celery, *options, "--hostname", f"{name}@%h"], grace, rank=1, env=env)
 
 
-def api(settings: Settings, name: str, door: socket.socket, counts: Path | None = None) -> Spec:
+def api(settings: Settings, name: str, doors: tuple[socket.socket, ...], counts: Path | None = None) -> Spec:
     """An API process.
 
     Args:
-        door: the socket on which it listens, with all others that have it: who is free takes a connection.
+        doors: the sockets whose connections it takes, with all others that have them: who is free takes one.
         counts: the folder of what all of them count; None: it is the only one.
     """
-    options = [str(door.fileno()), f"{API_GRACE:.0f}", settings.log_level.lower()]
+    options = [",".join(str(door.fileno()) for door in doors), f"{API_GRACE:.0f}", settings.log_level.lower()]
     env = environment(settings)
     if counts is not None:
         env[COUNTS] = str(counts)
         options.append(name)
     command = [sys.executable, "-m", "clip_queue.stack.api_server", *options]
-    return Spec(name, command, API_GRACE + 5, rank=2, env=env, doors=(door,))
+    return Spec(name, command, API_GRACE + 5, rank=2, env=env, doors=doors)
 
 
 def environment(settings: Settings) -> dict[str, str]:

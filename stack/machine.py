@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import os
@@ -22,6 +23,8 @@ LOCK_WAIT = 5.0  # seconds that the Valkey of a killed supervisor has to end and
 POLL_INTERVAL = 0.05  # seconds between attempts to lock a folder
 MEMORY = "/dev/shm"  # noqa: S108, as a folder is made there with a name of its own
 TEMPORARY = "clip-queue-"  # the beginning of the names of temporary folders
+BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # a name's IPv6 address where the machine has no IPv6
 PORTS = (20_000, 30_000)  # below the ports of outgoing connections, so that a port is still free after a restart
 
 
@@ -59,31 +62,37 @@ def reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket of ``host``:``port`` (0: one that is free). Who gets it makes it listen; until then nobody connects.
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on ``host``:``port`` (0: one that is free), one for each address that a name has here.
 
-    Of a name with several addresses it has an IPv4 one, if there is one.
+    Whoever connects waits until somebody accepts.
 
     Raises:
         StackError: no server can listen there; the message is the reason.
     """
+    doors: list[socket.socket] = []
+    why = ""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-        it = socket.socket(family, kind, protocol)
-        try:
-            it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                it.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            it.bind(address)
-        except BaseException:
-            it.close()
-            raise
-        return it
-    except OSError as error:
+        with contextlib.ExitStack() as failed:
+            for family, _, _, _, address in sorted(set(found), key=lambda one: one[0] != socket.AF_INET):
+                at = (address[0], port, *address[2:])  # one port at all addresses
+                try:
+                    doors.append(failed.enter_context(socket.create_server(at, family=family, backlog=BACKLOG)))
+                except OSError as error:
+                    why = os.strerror(error.errno or 0)
+                    if error.errno not in ABSENT:
+                        raise StackError(why) from None
+                else:
+                    port = doors[-1].getsockname()[1]
+            if not doors:
+                raise StackError(why)
+            failed.pop_all()
+    except OSError as error:  # of the name
         raise StackError(error.strerror or str(error)) from None
     except (UnicodeError, OverflowError):  # no host name; no port
         raise StackError("no such address") from None
+    return doors
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -94,7 +103,9 @@ def free_port(host: str = "127.0.0.1") -> int:
     """
     for _ in range(100):
         port = random.randint(*PORTS)
-        with contextlib.suppress(StackError), bound(host, port):
+        with contextlib.suppress(StackError):
+            for door in listening(host, port):
+                door.close()
             return port
     raise StackError(f"cannot find a free port on {host}")
 

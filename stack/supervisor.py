@@ -41,7 +41,7 @@ class Spec:
     rank: int = 0  # children stop by rank, the highest first; those of one rank stop together
     env: Mapping[str, str] = field(default_factory=dict)
     keep_fds: tuple[int, ...] = ()  # file descriptors it inherits
-    doors: tuple[socket.socket, ...] = ()  # sockets it inherits and listens on; closed here before it is stopped
+    doors: tuple[socket.socket, ...] = ()  # sockets it inherits to accept on; closed here before it is stopped
 
 
 @dataclass

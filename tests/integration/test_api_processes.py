@@ -20,20 +20,31 @@ from prometheus_client.mmap_dict import MmapedDict
 from clip_queue.shared.census import census
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
+from clip_queue.stack import api_processes
 from clip_queue.stack.children import COUNTS
 from clip_queue.stack.embedded import EmbeddedStack
+from clip_queue.stack.machine import listening
 from tests.harness import wait_for
 
 NAMES = ("api-1", "api-2")
+ADDRESSES = ("127.0.0.1", "127.0.0.2")
 START = 180.0  # seconds; a loaded machine imports torch slowly
 SENT: list[int] = []  # the status of each request for a vector
+
+
+def at_both(_: str, port: int) -> list[socket.socket]:
+    """As for a name with several addresses, such as `localhost` often has."""
+    first = listening(ADDRESSES[0], port)
+    return [*first, *listening(ADDRESSES[1], first[0].getsockname()[1])]
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
     stack = EmbeddedStack(Settings(), apis=2, data_dir=tmp_path_factory.mktemp("apis") / "data", max_delay=1.0)
     try:
-        stack.start(timeout=START)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(api_processes, "listening", at_both)
+            stack.start(timeout=START)
         yield stack
     finally:
         stack.stop()
@@ -89,6 +100,13 @@ def test_both_take_connections(pair: EmbeddedStack) -> None:
     wait_for(lambda: sum(answered(pair).values()) == len(SENT), 30, "all to be counted")
 
 
+def test_each_address_of_the_name_is_answered(pair: EmbeddedStack) -> None:
+    for address in ADDRESSES:
+        url = f"http://{address}:{pair.apis.port}/clip/embed_text"
+        SENT.append(httpx.post(url, json={"text": address}, timeout=60).status_code)
+        assert SENT[-1] == 200
+
+
 def test_no_log_has_a_key_of_a_query(pair: EmbeddedStack) -> None:
     for number in range(10):
         assert embed(pair, "hidden", f"?api_key=s3cr3t-{number}") == 200
@@ -142,7 +160,8 @@ def test_once_it_stops_nobody_gets_in(pair: EmbeddedStack) -> None:
     stopping = threading.Thread(target=pair.stop)
     stopping.start()
     try:
-        wait_for(lambda: not _connects(pair.apis.port), 8, "the port to close")
+        for address in ADDRESSES:
+            wait_for(lambda to=address: not _connects(to, pair.apis.port), 8, f"the port to close at {address}")  # type: ignore[misc]
         assert stopping.is_alive()
         assert not answers, "the slow request was still under way"
     finally:
@@ -154,8 +173,8 @@ def test_once_it_stops_nobody_gets_in(pair: EmbeddedStack) -> None:
     assert not folder.exists()
 
 
-def _connects(port: int) -> bool:
+def _connects(address: str, port: int) -> bool:
     with suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection((address, port), timeout=5).close()
         return True
     return False

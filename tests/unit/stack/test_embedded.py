@@ -66,7 +66,7 @@ def test_the_api_stops_before_the_workers_and_they_before_valkey(tmp_path: Path)
     settings = Settings(drain_timeout=30)
     valkey = children.valkey(tmp_path, 1, "secret-pass", maxmemory=2**30, keep_fds=(5,))
     with socket.socket() as door:
-        api = children.api(settings, "api", door)
+        api = children.api(settings, "api", (door,))
     ranks = [valkey.rank, children.worker(settings, 1, of=1, gpu=None).rank, api.rank]
     assert ranks == sorted(set(ranks))
     assert children.worker(settings, 1, of=1, gpu=None).grace > 30 + heartbeat.END, "it can say that it hangs"

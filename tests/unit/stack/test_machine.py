@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clip_queue.stack.machine import (
     FolderLock,
     StackError,
-    bound,
     free_port,
     is_loopback,
+    listening,
     reachable,
     remove_leftovers,
     visible_gpus,
@@ -36,27 +39,76 @@ def test_loopback() -> None:
     assert (reachable("0.0.0.0"), reachable("::1"), reachable("box")) == ("127.0.0.1", "[::1]", "box")
 
 
+@contextmanager
+def doors(host: str, port: int) -> Iterator[list[socket.socket]]:
+    with ExitStack() as opened:
+        yield [opened.enter_context(door) for door in listening(host, port)]
+
+
 @pytest.mark.parametrize(
-    ("host", "family", "address"),
+    ("host", "address"),
     [
-        ("127.0.0.1", socket.AF_INET, "127.0.0.1"),
-        ("localhost", socket.AF_INET, "127.0.0.1"),
-        ("0.0.0.0", socket.AF_INET, "0.0.0.0"),
-        ("", socket.AF_INET, "0.0.0.0"),
-        pytest.param("::1", socket.AF_INET6, "::1", marks=pytest.mark.skipif(not ipv6(), reason="no IPv6 here")),
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("", "127.0.0.1"),
+        pytest.param("::1", "::1", marks=pytest.mark.skipif(not ipv6(), reason="no IPv6 here")),
     ],
 )
-def test_a_port_is_held_before_anybody_listens(host: str, family: socket.AddressFamily, address: str) -> None:
-    with bound(host, 0) as door:
-        name, port = door.getsockname()[:2]
-        assert (door.family, name) == (family, address)
-        to = {"0.0.0.0": "127.0.0.1"}.get(address, address)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((to, port), timeout=5)
-        door.listen()
-        socket.create_connection((to, port), timeout=5).close()
+def test_a_port_is_had_by_one_from_the_start(host: str, address: str) -> None:
+    with doors(host, 0) as opened:
+        port = opened[0].getsockname()[1]
+        with socket.create_connection((address, port), timeout=5) as client:
+            client.sendall(b"early")
+            with pytest.raises(StackError, match=r"^Address already in use$"):
+                listening(host, port)
+            taken, _ = opened[0].accept()
+            with taken:
+                assert taken.recv(5) == b"early", "who comes before anybody takes connections waits"
+    with doors(host, port):  # at once, although what was connected is not forgotten yet
+        pass
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The addresses that names have here, besides those that they have anyway."""
+    known: dict[str, list[str]] = {}
+    look_up = socket.getaddrinfo
+
+    def found(host: str | None, *args: Any, **kwargs: Any) -> list[Any]:
+        return [one for address in known.get(host or "", [host]) for one in look_up(address, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    return known
+
+
+def test_a_name_has_one_port_at_all_of_its_addresses(names: dict[str, list[str]]) -> None:
+    names["box"] = ["127.0.0.2", "127.0.0.1", "127.0.0.2", *(["::1"] if ipv6() else [])]
+    with doors("box", 0) as opened:
+        port = opened[0].getsockname()[1]
+        assert {door.getsockname()[:2] for door in opened} == {(address, port) for address in names["box"]}
+        assert len(opened) == len(set(names["box"]))
+        assert opened[0].family == socket.AF_INET
+
+
+def test_a_port_is_had_at_all_addresses_or_at_none(names: dict[str, list[str]]) -> None:
+    names["box"] = ["127.0.0.1", "127.0.0.2"]
+    with doors("127.0.0.2", 0) as (other,):
+        port = other.getsockname()[1]
         with pytest.raises(StackError, match=r"^Address already in use$"):
-            bound(host, port)
+            listening("box", port)
+        with doors("127.0.0.1", port):
+            pass
+
+
+def test_an_address_that_this_machine_has_not_is_left_out(names: dict[str, list[str]]) -> None:
+    """As `localhost` has `::1` in a container without IPv6."""
+    names["box"] = ["203.0.113.1", "127.0.0.1"]
+    with doors("box", 0) as (door,):
+        assert door.getsockname()[0] == "127.0.0.1"
+    names["box"] = ["203.0.113.1", "203.0.113.2"]
+    with pytest.raises(StackError, match="assign requested address"):
+        listening("box", 0)
 
 
 def test_what_cannot_be_bound_says_why() -> None:
@@ -66,8 +118,8 @@ def test_what_cannot_be_bound_says_why() -> None:
         ("203.0.113.1", "assign requested address"),
     ):
         with pytest.raises(StackError, match=why):
-            bound(host, 0)
-    with bound("127.0.0.1", free_port()):
+            listening(host, 0)
+    with doors("127.0.0.1", free_port()):
         pass
 
 
