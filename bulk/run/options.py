@@ -64,7 +64,7 @@ class EmbedOptions(TypedDict, total=False):
     shard_size: Annotated[
         int | None,
         Option(
-            "Rows an output file; unset: 10000, or less where that would make fewer than 16 files. A tar is always a "
+            "Rows an output file; unset: 10000, or less where that would make fewer than 64 files. A tar is always a "
             "file of its own.",
             least=1,
             most=10_000_000,

@@ -24,7 +24,7 @@ BATCH_CUDA = 256  # rows a forward pass
 BATCH_CPU = 32
 BATCH_SHARED = 8  # on a CPU whose workers may have requests as well, from which a larger pass would take the caches
 
-FEW_SHARDS = 16  # a source with fewer is cut smaller, so that there is work for every worker to the end
+FEW_SHARDS = 64  # a source with fewer is cut smaller, so that there is work for every worker to the end
 LEAST_ROWS = 250  # rows that a shard is not cut below
 
 SAY_INTERVAL = 2.0  # seconds between lines about the planning

@@ -121,8 +121,9 @@ class Runner:
         return self.outcome
 
     def step(self) -> bool:
-        """Submit what the window has room for, and look at what was submitted; False once nothing is left."""
+        """Look at what was submitted, and submit what the window has room for; False once nothing is left."""
         self._beat()
+        self._look()
         window = SHARDS_PER_WORKER * max(1, self.progress.workers)
         while not self._exhausted and len(self._submitted) < window:
             with heeding(self._go_on):
@@ -132,7 +133,6 @@ class Runner:
             else:
                 self._go_on()
                 self._submit(shard)
-        self._look()
         self._show(self.progress)
         return bool(self._submitted) or not self._exhausted
 

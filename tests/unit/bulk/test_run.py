@@ -175,7 +175,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(source: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("rows", "size"), [(None, 10_000), (7, 250), (4_000, 250), (8_000, 500), (160_000, 10_000), (10**9, 10_000)]
+    ("rows", "size"), [(None, 10_000), (7, 250), (16_000, 250), (32_000, 500), (640_000, 10_000), (10**9, 10_000)]
 )
 def test_a_source_of_few_rows_is_cut_into_more_shards(rows: int | None, size: int) -> None:
     assert smaller_shard_size(rows) == size

@@ -207,6 +207,19 @@ def test_what_this_command_closes_is_no_longer_led(command: Command) -> None:
 REFUSED = SourceError("/s/manifest.json cannot be understood (version 2): choose another output")
 
 
+def test_a_shard_that_has_ended_makes_room_at_once(tmp_path: Path) -> None:
+    """Else short shards come in every second look only."""
+    it = Command(tmp_path, 40)
+    it.runner.step()
+    window = list(it.store.sent)
+    it.store.execute(ops.claim(window, WORKER, 3))
+    failed = JobResult(error=ClipError("bad").to_wire())
+    it.store.execute(ops.finish([ops.Completion(job_id, State.FAILED, failed, 0) for job_id in window], WORKER))
+    it.runner.step()
+    assert len(it.store.sent) == 2 * len(window) > 0
+    assert sorted(it.runner.outcome.lost) == list(range(len(window)))
+
+
 def test_all_submitted_shards_are_looked_at_in_one_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     it = Command(tmp_path, 40)
     for worker in range(4):
