@@ -40,6 +40,7 @@ from clip_queue.stack.memory import valkey_memory
 from clip_queue.stack.supervisor import Child, Spec, Supervisor
 
 POLL_INTERVAL = 0.05  # seconds between checks whether something is ready
+LOOK_TIMEOUT = 2.0  # seconds that the API may take to say so; while no process of it runs, who asks waits
 FAILURES = 3  # ends by its own after which a process that has never been ready is given up
 KILLS = 6  # the same for ends by a signal, as when memory is short
 
@@ -271,7 +272,7 @@ class EmbeddedStack:
     def _api_ready(self) -> bool:
         """Whether the API can answer an embed request."""
         try:
-            return httpx.get(f"{self.api_url}/readiness", timeout=10, trust_env=False).status_code == 200
+            return httpx.get(f"{self.api_url}/readiness", timeout=LOOK_TIMEOUT, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
 

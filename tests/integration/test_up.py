@@ -284,6 +284,14 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_with_its_reason(tmp_path: 
     assert stack.pids == {}
 
 
+def test_an_api_that_cannot_start_ends_the_start_with_its_reason(tmp_path: Path) -> None:
+    """Although its port takes connections: nobody waits there longer than for a look."""
+    stack = EmbeddedStack(Settings(search=[f"gone={tmp_path}/gone"]), workers=0, data_dir=tmp_path / "data")
+    with pytest.raises(StackError, match=r"^api cannot start: .*gone"):
+        stack.start(timeout=READY)
+    assert stack.pids == {}
+
+
 def test_workers_may_have_models_of_their_own(launch: Callable[..., Up]) -> None:
     twin = f"twin=local-dir:{CHECKPOINTS / 'emoji-mini'}"
     it = launch("--serve", f"emoji-mini:1,{twin}:1", "--precision", "fp32", "--log-level", "warning")
