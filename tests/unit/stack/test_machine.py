@@ -92,9 +92,8 @@ def test_a_name_has_one_port_at_all_of_its_addresses(names: dict[str, list[str]]
 
 
 def test_a_port_is_had_at_all_addresses_or_at_none(names: dict[str, list[str]]) -> None:
-    names["box"] = ["127.0.0.1", "127.0.0.2"]
-    with doors("127.0.0.2", 0) as (other,):
-        port = other.getsockname()[1]
+    names["box"], port = ["127.0.0.1", "127.0.0.2"], free_port()
+    with doors("127.0.0.2", port):
         with pytest.raises(StackError, match=r"^Address already in use$"):
             listening("box", port)
         with doors("127.0.0.1", port):
