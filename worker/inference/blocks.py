@@ -20,19 +20,21 @@ class Blocks(nn.Module):
     """In the place of a tower's ``Transformer``: (n, length, width) to (n, 1, width), the place that is pooled."""
 
     @staticmethod
-    def of(transformer: Any, layer: type[Linear] = Linear) -> Blocks | None:
+    def of(transformer: Any, layer: type[Linear] = Linear, least: int = 1) -> Blocks | None:
         """The blocks of a transformer on its device, at its precision; None if they are not all of the plain kind.
 
         They are taken out of the transformer, so that no more than one has its weights in two orders.
 
         Args:
             layer: the kind of its linear layers.
+            least: the fewest places of an image or a text.
         """
         blocks = list(getattr(transformer, "resblocks", ()))
         if not blocks or not all(map(_plain, blocks)):
             return None
         transformer.resblocks = nn.ModuleList()
-        return Blocks([_Block(blocks.pop(0), layer) for _ in range(len(blocks) - 1)], _LastBlock(blocks.pop(), layer))
+        before = [_Block(blocks.pop(0), layer, least, least) for _ in range(len(blocks) - 1)]
+        return Blocks(before, _LastBlock(blocks.pop(), layer, least, 1))
 
     def __init__(self, blocks: list[_Block], last: _LastBlock) -> None:
         super().__init__()
@@ -71,18 +73,20 @@ def _plain(block: Any) -> bool:
 
 
 class _Block(nn.Module):
-    def __init__(self, block: Any, layer: type[Linear]) -> None:
+    """``least`` is the fewest places of an image or a text before the attention, ``behind`` those behind it."""
+
+    def __init__(self, block: Any, layer: type[Linear], least: int, behind: int) -> None:
         super().__init__()
         attention = block.attn
         self.heads: int = attention.num_heads
         self.norm_1, self.norm_2 = block.ln_1, block.ln_2
-        self.out = layer(attention.out_proj.weight, attention.out_proj.bias)
-        self.up = layer(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu)
-        self.down = layer(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
-        self._of_input(attention, layer)
+        self.out = layer(attention.out_proj.weight, attention.out_proj.bias, None, behind)
+        self.up = layer(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu, behind)
+        self.down = layer(block.mlp.c_proj.weight, block.mlp.c_proj.bias, None, behind)
+        self._of_input(attention, layer, least)
 
-    def _of_input(self, attention: nn.MultiheadAttention, layer: type[Linear]) -> None:
-        self.qkv = layer(attention.in_proj_weight, attention.in_proj_bias)
+    def _of_input(self, attention: nn.MultiheadAttention, layer: type[Linear], least: int) -> None:
+        self.qkv = layer(attention.in_proj_weight, attention.in_proj_bias, None, least)
 
     def forward(self, x: torch.Tensor, n: int, causal: bool) -> torch.Tensor:
         q, k, v = self.split(self.qkv(self.norm_1(x)), n, 3)
@@ -99,10 +103,10 @@ class _Block(nn.Module):
 
 
 class _LastBlock(_Block):
-    def _of_input(self, attention: nn.MultiheadAttention, layer: type[Linear]) -> None:
+    def _of_input(self, attention: nn.MultiheadAttention, layer: type[Linear], least: int) -> None:
         width = attention.embed_dim
         self.q = layer(attention.in_proj_weight[:width], attention.in_proj_bias[:width])
-        self.kv = layer(attention.in_proj_weight[width:], attention.in_proj_bias[width:])
+        self.kv = layer(attention.in_proj_weight[width:], attention.in_proj_bias[width:], None, least)
 
     def forward(self, x: torch.Tensor, n: int, at: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
         length = x.shape[0] // n

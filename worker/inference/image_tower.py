@@ -21,7 +21,8 @@ def lighten(tower: Any, layer: type[Linear] = Linear) -> None:
     """
     if type(tower) is VisionTransformer:
         if tower.attn_pool is None and tower.pool_type == "tok":
-            tower.transformer = Blocks.of(tower.transformer, layer) or tower.transformer
+            places = len(tower.positional_embedding)
+            tower.transformer = Blocks.of(tower.transformer, layer, places) or tower.transformer
         tower.conv1 = Patches.of(tower.conv1, layer) or tower.conv1
     if type(tower) is ModifiedResNet:
         tower.attnpool = AttentionPool(tower.attnpool)

@@ -31,7 +31,13 @@ class Int8Linear(Linear):
     _sums: torch.Tensor
     _zeros: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activation: nn.Module | None = None,
+        least: int = 1,  # noqa: ARG002 - integers have one order
+    ) -> None:
         nn.Module.__init__(self)
         self._steps = steps()
         scale = weight.detach().abs().amax(dim=1).div(self._steps // 2).clamp_min(LEAST)

@@ -15,10 +15,13 @@ from torch import nn
 from clip_queue.shared.models import parse_model
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.vectors import normalise
+from clip_queue.worker.inference import linear
 from clip_queue.worker.inference.blocks import Blocks
 from clip_queue.worker.inference.clip_model import ClipModel, load
-from clip_queue.worker.inference.image_tower import AttentionPool, Patches
-from clip_queue.worker.inference.linear import SMALL, Linear
+from clip_queue.worker.inference.image_tower import AttentionPool, Patches, lighten
+from clip_queue.worker.inference.libraries import VisionTransformer
+from clip_queue.worker.inference.linear import FEW, SMALL, Linear
+from clip_queue.worker.inference.traced import traced
 from tests.checkpoints import VISION, tiny_checkpoint
 
 SCALED = {"ls_init_value": 0.1}
@@ -77,13 +80,17 @@ def test_features_are_open_clips(tmp_path: Path, name: str, precision: str) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", [None, nn.GELU(), nn.SiLU(), nn.GELU(approximate="tanh"), nn.ReLU()])
 @pytest.mark.parametrize("large", [False, True])
-def test_a_packed_layer_is_the_layer(dtype: torch.dtype, activation: nn.Module | None, large: bool) -> None:
+@pytest.mark.parametrize("both", [False, True])
+def test_a_packed_layer_is_the_layer(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, activation: nn.Module | None, large: bool, both: bool
+) -> None:
     torch.manual_seed(0)
+    two_orders(monkeypatch, both)
     width = 512 if large else 24
     assert (width * width >= SMALL) is large
     plain = nn.Linear(width, width).to(dtype).requires_grad_(False)
     layer = Linear(plain.weight, plain.bias, activation)
-    for rows in (1, 5, 130):
+    for rows in (1, 5, FEW, FEW + 1, 130):
         x, residual = torch.randn(2, rows, width).to(dtype)
         wanted = plain(x)
         near = {"rtol": 0.0, "atol": 4e-2 if dtype == torch.bfloat16 else 2e-5}
@@ -92,6 +99,76 @@ def test_a_packed_layer_is_the_layer(dtype: torch.dtype, activation: nn.Module |
             before = residual.clone()
             torch.testing.assert_close(layer.added_to(residual, x), wanted + before, **near)
             torch.testing.assert_close(residual, before, rtol=0, atol=0)
+
+
+def two_orders(monkeypatch: pytest.MonkeyPatch, worth: bool) -> None:
+    """A CPU on which many rows are multiplied faster by MKL, or one on which they are not, whatever this one is."""
+    fp32 = torch.float32
+    monkeypatch.setattr(linear, "_worth_transposing", lambda w: worth and w.dtype == fp32 and w.numel() >= SMALL)
+
+
+def held(layer: Linear) -> tuple[bool, bool]:
+    """Whether it has its weights as they are, or transposed, and in oneDNN's order."""
+    return layer._weight.numel() > 0, layer._packed is not None
+
+
+@pytest.mark.skipif(not linear._worth_packing(torch.empty(512, 512)), reason="needs oneDNN")
+def test_weights_are_held_in_the_orders_that_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, small, half = torch.randn(512, 1024), torch.randn(64, 32), torch.randn(512, 1024).to(torch.bfloat16)
+    two_orders(monkeypatch, False)
+    assert held(Linear(weight, None)) == held(Linear(weight, None, None, FEW + 1)) == (False, True)
+    two_orders(monkeypatch, True)
+    assert held(Linear(weight, None)) == held(Linear(weight, None, None, FEW)) == (True, True)
+    many = Linear(weight, None, None, FEW + 1)
+    assert held(many) == (True, False)
+    assert torch.equal(many._weight, weight)
+    assert many._weight.t().is_contiguous()
+    assert held(Linear(small, None)) == (True, False)
+    if linear._worth_packing(half):
+        assert held(Linear(half, None, None, FEW + 1)) == (False, True)
+
+
+def test_a_tower_as_one_call_takes_the_order_by_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording of few rows has the branch for many."""
+    two_orders(monkeypatch, True)
+    torch.manual_seed(0)
+    layer = Linear(torch.randn(512, 512), torch.randn(512), nn.GELU())
+
+    def tower(x: torch.Tensor) -> torch.Tensor:
+        return layer.added_to(x, layer(x))
+
+    one_call = traced(tower, layer, torch.randn(3, 512), torch.randn(2, 512))
+    assert isinstance(one_call, torch.jit.ScriptModule)
+    asked: list[int] = []
+    for rows in (2, FEW + 1, 1):
+        x = torch.randn(rows, 512)
+        assert torch.equal(one_call(x), tower(x))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            one_call(x)
+        asked.append(sum("mkldnn::_linear_pointwise" in event.key for event in seen.key_averages()))
+    if layer._packed is not None:
+        assert asked[0] > 0
+        assert asked[1] == 0
+        assert asked[2] > 0
+
+
+@pytest.mark.parametrize(("size", "places"), [(224, 50), (352, 122)])
+def test_layers_of_an_image_tower_know_how_many_places_it_has(
+    monkeypatch: pytest.MonkeyPatch, size: int, places: int
+) -> None:
+    """Only the last block goes on with one place of each image."""
+    told: list[tuple[int, int]] = []
+
+    class Noted(Linear):
+        def __init__(self, weight: Any, bias: Any, activation: nn.Module | None = None, least: int = 1) -> None:
+            told.append((weight.shape[0], least))
+            super().__init__(weight, bias, activation, least)
+
+    tower = VisionTransformer(size, 32, width=64, layers=2, heads=2, mlp_ratio=4.0, output_dim=32)
+    lighten(tower.requires_grad_(False), Noted)
+    block = [(64, places), (256, places), (64, places), (192, places)]
+    last = [(64, 1), (256, 1), (64, 1), (64, 1), (128, places)]
+    assert told == [*block, *last, (64, 1)]
 
 
 def test_the_bytes_of_a_packed_layer_do_not_depend_on_what_ran_before() -> None:
