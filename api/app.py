@@ -23,7 +23,6 @@ from clip_queue.api import (
     openai_embeddings,
     openapi,
     page,
-    plain_routes,
     recent,
     search,
     search_processes,
@@ -34,6 +33,7 @@ from clip_queue.api.application import Application
 from clip_queue.api.body import BodyBudget
 from clip_queue.api.head import Head
 from clip_queue.api.job_client import JobClient
+from clip_queue.api.plain_routes import PlainRoutes, plain
 from clip_queue.api.request_log import RequestLog
 from clip_queue.shared import garbage, json_log, startup, tracing
 from clip_queue.shared.settings import Settings, get_settings
@@ -97,6 +97,7 @@ def create_app(
     app.state.searches = search_processes.Searches(settings)
     wires = (openai_embeddings, weaviate)
     error_responses.install(app, {path: wire.error for wire in wires for path in wire.PATHS})
+    app.add_middleware(PlainRoutes, routes=plain(clip.router), handlers=app.exception_handlers)
     app.add_middleware(Head)
     app.add_middleware(RequestLog)
     app.add_middleware(metrics.Measured, metrics=app.state.metrics)
@@ -104,7 +105,6 @@ def create_app(
         app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     for module in (clip, *wires, jobs, search, health, metrics, status, compat):
         app.include_router(module.router)
-    plain_routes.install(app, clip.router)
     docs_page.install(app)
     if settings.page:
         page.install(app)
