@@ -67,6 +67,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
+        """Start the thread after a first heartbeat: what a worker claims before it has a lease is taken for lost.
+
+        Raises what that heartbeat raises, except :class:`Unavailable`.
+        """
+        self.step()
         self._thread.start()
 
     def stop(self) -> None:
@@ -99,9 +104,8 @@ class Heartbeat:
 
     def _run(self) -> None:
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.wait(self._interval):
                 self.step()
-                self._stopping.wait(self._interval)
         except BaseException as error:
             log.critical("the heartbeat's thread died", exc_info=True)
             self._fatal(error)

@@ -278,6 +278,28 @@ def test_the_thread_beats_until_it_is_stopped_and_the_lease_ends_with_it(parts: 
     assert other.execute(ops.view(job)).job.state is State.QUEUED
 
 
+def test_a_worker_has_its_lease_before_it_can_claim(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one, a job that it has just claimed is that of a dead worker to whoever reconciles next."""
+    monkeypatch.setattr(parts.heartbeat._thread, "start", lambda: None)  # it gets no core for a while
+    parts.heartbeat.start()
+    job = parts.accept()
+    with parts.executor.leases.claim([job]) as claims:
+        assert [lease.job.id for lease in claims.leases] == [job]
+        parts.store.execute(ops.reconcile(MODEL, 0, SETTINGS.max_attempts, 60.0, 60.0))
+        view = parts.store.execute(ops.view(job))
+        assert (view.job.state, view.job.attempts) == (State.RUNNING, 1)
+
+
+def test_a_worker_starts_while_the_store_is_away(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
+    parts.store.error = Unavailable("away")
+    parts.heartbeat.start()
+    assert "no heartbeat: away" in caplog.text
+    parts.store.error = None
+    wait_for(parts.live, 10)
+    parts.heartbeat.stop()
+    assert not parts.fatal
+
+
 def test_stopping_while_the_store_is_away_is_logged(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     parts.store.error = Unavailable("away")
     parts.heartbeat.stop()
@@ -286,8 +308,8 @@ def test_stopping_while_the_store_is_away_is_logged(parts: Parts, caplog: pytest
 
 def test_an_unexpected_error_of_the_thread_ends_the_process(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    parts.store.error = ZeroDivisionError("a bug")
     parts.heartbeat.start()
+    parts.store.error = ZeroDivisionError("a bug")
     wait_for(lambda: parts.fatal, 10)
     assert [str(error) for error in parts.fatal] == ["a bug"]
     assert "the heartbeat's thread died" in caplog.text
