@@ -116,9 +116,9 @@ def telemetry() -> TelemetryConfig:
     """What the framework does for traces. Where nobody wants them it is told so once: it would look into the
     environment at each request."""
     auto = os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() == "true"
-    if auto or tracing.installed():
+    if auto or (tracing.installed() and not tracing.ours()):
         return {"operation_spans": False}
-    return {"tracing": False, "metrics": False, "logs": False}
+    return {"tracing": tracing.ours(), "metrics": False, "logs": False, "operation_spans": False}
 
 
 def cors(origins: list[str]) -> dict[str, Any]:

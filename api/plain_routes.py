@@ -1,8 +1,8 @@
 """The routes that applications wait for, without what the framework does for each request of a route of its own.
 
 Their functions take a request and return a response, so they need no parameters solved and no model written, and one
-look finds them. FastAPI's own routes stay behind: the documentation is made from those, and they answer where spans are
-wanted, a path has a prefix, or the method is another.
+look finds them. FastAPI's own routes stay behind: the documentation is made from those, and they answer where a path
+has a prefix, the method is another, or the framework has more to tell of a request than a span (metrics, logs).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clip_queue.shared import tracing
 
 
 class PlainRoutes:
@@ -33,9 +35,12 @@ class PlainRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._routes.get((scope.get("method", ""), scope.get("path", "")))
-        if route is None or scope.get("root_path") or scope.get("fastapi.telemetry"):
+        told = scope.get("fastapi.telemetry")
+        if route is None or scope.get("root_path") or (told and not tracing.ours()):
             await self._app(scope, receive, send)
             return
+        if told:
+            tracing.request_is("POST", route.path)
         scope["route"] = route  # for metrics and the log
         await self._plain(scope, receive, send)
 

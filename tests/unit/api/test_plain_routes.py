@@ -8,12 +8,16 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, Request, Response
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from clip_queue.api import clip
+from clip_queue.api import app, clip
 from clip_queue.api.plain_routes import plain
 from clip_queue.api.requests import HEART
+from clip_queue.shared import tracing
 
-from .service import Service
+from .service import Service, serve
 
 HEART_IMAGE = {"type": "base64", "value": HEART}
 BODIES: dict[str, dict[str, Any]] = {
@@ -72,6 +76,30 @@ async def test_an_unexpected_error_is_the_frameworks(
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert "a secret" not in response.text
     assert f"POST {path} 500 internal items=0" in caplog.text
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_its_span_is_as_the_frameworks_route_would_have_it(
+    monkeypatch: pytest.MonkeyPatch, by_framework: list[str], path: str
+) -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    config = {"tracer_provider": provider, "metrics": False, "logs": False, "operation_spans": False}
+    monkeypatch.setattr(app, "telemetry", lambda: config)
+    said: dict[bool, list[Any]] = {}
+    async with serve() as service:
+        for ours in (True, False):
+            monkeypatch.setattr(tracing, "ours", lambda ours=ours: ours)
+            for body in (BODIES[path], {}, {**BODIES[path], "clip_version_id": "unknown"}):
+                await service.http.post(path, json=body)
+            assert by_framework == ([] if ours else [path] * 3)
+            spans = kept.get_finished_spans()
+            said[ours] = [(span.name, dict(span.attributes or {}), span.status.status_code) for span in spans]
+            kept.clear()
+    assert said[True] == said[False]
+    assert [(name, about["http.route"]) for name, about, _ in said[True]] == [(f"POST {path}", path)] * 3
+    assert [about["http.response.status_code"] for _, about, _ in said[True]] == [200, 422, 404]
 
 
 def test_only_what_takes_a_request_can_be_answered_plainly() -> None:

@@ -47,6 +47,60 @@ def test_without_a_provider_nothing_is_recorded() -> None:
     tracing.stop()
 
 
+TOLD = """
+from opentelemetry import trace
+from clip_queue.shared import tracing
+from clip_queue.shared.job import Job, JobResult, Kind
+assert not tracing.ours()
+tracing.install("test")
+assert tracing.ours()
+kept = []
+tracing._exporter.export = kept.extend
+tracer = trace.get_tracer("test")
+def execute(sampled):
+    told = "00-" + "a" * 32 + "-" + "b" * 16 + f"-0{sampled}"
+    job = Job(Kind.EMBED_TEXT, "m", 1, trace=told)
+    tracing.executed(job, JobResult(timings={"queue": 0.5, "forward": 1.0}), "w")
+execute(0)
+tracing._provider.force_flush()
+assert not kept
+execute(1)
+with tracer.start_as_current_span("request") as request:
+    assert tracing.current().startswith("00-" + tracing.trace_id())
+    tracing.request_is("POST", "/route")
+    try:
+        with tracing.stage("stage"):
+            tracer.start_span("below").end()
+            raise ValueError("a secret")
+    except ValueError:
+        assert trace.get_current_span() is request
+with tracer.start_as_current_span("unsampled", trace.set_span_in_context(trace.NonRecordingSpan(
+    trace.SpanContext(1, 2, False, trace.TraceFlags(0))))):
+    assert trace.get_current_span().get_span_context().is_valid and tracing.current() == ""
+tracing._provider.force_flush()
+spans = {span.name: span for span in kept}
+assert spans.keys() == {"queue", "forward", "job embed_text", "below", "stage", "POST /route"}, spans
+parents = {name: span.parent.span_id for name, span in spans.items() if span.parent}
+ids = {span.context.span_id: name for name, span in spans.items()}
+assert {name: ids.get(id, id) for name, id in parents.items()} == {
+    "queue": "job embed_text", "forward": "job embed_text", "job embed_text": int("b" * 16, 16),
+    "below": "stage", "stage": "POST /route"}
+assert "secret" not in spans["stage"].to_json() and spans["stage"].status.is_unset
+assert dict(spans["POST /route"].attributes) == {"http.route": "/route"}
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+(one,) = encode_spans(kept).resource_spans
+assert {a.key: a.value.string_value for a in one.resource.attributes}["service.name"] == "test"
+"""
+
+
+def test_what_a_trace_is_told() -> None:
+    """A process of its own, since a provider is set once."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD], env={**os.environ, **ENDPOINT}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("hangs", [False, True], ids=["away", "hangs"])
 def test_a_receiver_holds_up_the_end_of_a_process_for_seconds_at_most(hangs: bool) -> None:
     """A process of its own, since a provider is set once."""
