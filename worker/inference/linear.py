@@ -2,12 +2,16 @@
 
 For most that is oneDNN's own order, into which torch would bring them at every call. At fp32 on a CPU without AVX-512
 MKL is quicker from some hundred rows on, with weights transposed: by a fifth in a batch of 16 images of ViT-B/32, while
-for one image oneDNN is. There a layer that has few rows as well as many has its weights in both orders.
+for one image oneDNN is. There a layer that has few rows as well as many has its weights in both orders. On the first
+AMD Zen, which computes AVX2 in halves, oneDNN is quicker with any number of rows. What is chosen depends on the kind of
+CPU and not on a measurement, which might come out differently in two workers and give a dataset two kinds of digits.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +82,20 @@ def _worth_packing(weight: torch.Tensor) -> bool:
 def _worth_transposing(weight: torch.Tensor) -> bool:
     """Whether many rows are multiplied faster by MKL."""
     large = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= SMALL
-    return large and torch.backends.mkl.is_available() and not torch.cpu.get_capabilities().get("avx512_f")
+    if not large or not torch.backends.mkl.is_available() or torch.cpu.get_capabilities().get("avx512_f"):
+        return False
+    return not _computes_halves()
+
+
+@cache
+def _computes_halves(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU is a first Zen: an AMD of family 23 before model 48, or a Hygon. False where nobody can tell."""
+    try:
+        said = dict(re.findall(r"^(vendor_id|cpu family|model)\s*:\s*(\S+)$", cpuinfo.read_text(), re.MULTILINE))
+        vendor, family, model = said["vendor_id"], int(said["cpu family"]), int(said["model"])
+    except (OSError, KeyError, ValueError):
+        return False
+    return (vendor == "AuthenticAMD" and family == 23 and model < 48) or vendor == "HygonGenuine"
 
 
 def _attribute(activation: nn.Module | None) -> str:

@@ -128,6 +128,44 @@ def test_weights_are_held_in_the_orders_that_are_used(monkeypatch: pytest.Monkey
         assert held(Linear(half, None, None, FEW + 1)) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("vendor", "family", "model", "halves"),
+    [
+        ("AuthenticAMD", 23, 1, True),  # EPYC 7001
+        ("AuthenticAMD", 23, 24, True),
+        ("AuthenticAMD", 23, 49, False),  # EPYC 7002
+        ("AuthenticAMD", 25, 1, False),
+        ("HygonGenuine", 24, 1, True),
+        ("GenuineIntel", 6, 1, False),
+    ],
+)
+def test_a_first_zen_is_known(tmp_path: Path, vendor: str, family: int, model: int, halves: bool) -> None:
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\nmodel name\t: A CPU 1\n"
+    (tmp_path / "cpuinfo").write_text(f"{one}flags\t\t: fpu\n\n" * 2)
+    assert linear._computes_halves(tmp_path / "cpuinfo") is halves
+
+
+@pytest.mark.parametrize("text", [None, "", "Processor\t: ARMv8\nCPU part\t: 0xd0c\n", "vendor_id : AuthenticAMD\n"])
+def test_a_cpu_that_does_not_say_is_not(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert not linear._computes_halves(tmp_path / "cpuinfo")
+
+
+def test_only_large_weights_at_fp32_are_worth_transposing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    large, small = torch.empty(512, 512), torch.empty(24, 24)
+    for halves in (False, True):
+        monkeypatch.setattr(linear, "_computes_halves", lambda halves=halves: halves)
+        assert linear._worth_transposing(large) is not halves
+        assert not linear._worth_transposing(small)
+        assert not linear._worth_transposing(large.to(torch.bfloat16))
+    monkeypatch.setattr(linear, "_computes_halves", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_f": True})
+    assert not linear._worth_transposing(large)
+
+
 def test_a_tower_as_one_call_takes_the_order_by_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording of few rows has the branch for many."""
     two_orders(monkeypatch, True)
