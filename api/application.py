@@ -21,11 +21,18 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("query_string"):
             take_key(scope)
-        path = scope.get("path", "")
-        if len(path) > 1 and path.endswith("/"):
+        path, root = scope.get("path", ""), scope.get("root_path", "").rstrip("/")
+        if path.endswith("/") or path == root:
             # Answered as without the slash. The framework would redirect, to an address that has lost the key.
-            scope["path"] = path.rstrip("/") or "/"
+            bare = path.rstrip("/")
+            scope["path"] = f"{root}/" if bare == root else bare
         await super().__call__(scope, receive, send)
+
+
+def below_root(scope: Scope) -> str:
+    """The path of a request without the prefix (``root_path``) under which the application is served."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 def take_key(scope: Scope) -> None:

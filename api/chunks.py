@@ -65,6 +65,8 @@ async def embed(
                     raise
                 with suppress(TimeoutError):
                     await asyncio.wait_for(gone.wait(), pause)
+                if gone.is_set():
+                    raise
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     async def run(start: int) -> JobResult:

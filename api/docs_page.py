@@ -10,13 +10,18 @@ from fastapi.staticfiles import StaticFiles
 ASSETS = "/docs/assets"
 
 
+def _root(request: Request) -> str:
+    """Where the service is, seen from a page: relative, for a proxy may have taken a prefix away."""
+    return ".." if request.scope.get("raw_path", b"").endswith(b"/") else "."
+
+
 def install(app: FastAPI) -> None:
     """Serve ``/docs`` (Swagger UI) and ``/redoc``, with the files that a package ships."""
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
+        root = _root(request)
         return get_swagger_ui_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=f"{app.title}: try it",
@@ -27,7 +32,7 @@ def install(app: FastAPI) -> None:
 
     @app.get("/redoc", include_in_schema=False)
     async def redoc(request: Request) -> HTMLResponse:
-        root = request.scope.get("root_path", "")
+        root = _root(request)
         return get_redoc_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=app.title,

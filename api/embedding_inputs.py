@@ -11,7 +11,19 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from clip_queue.api.images import is_data_uri, parse_image
 from clip_queue.api.items import Item, RequestItems, json_type, parse_each, parse_text
@@ -22,7 +34,7 @@ from clip_queue.shared.job import LongTexts
 from clip_queue.shared.settings import Settings
 
 TOKENS = (
-    "Field 'input' holds numbers: arrays of tokens are not accepted, because they are those of another model's "
+    "holds numbers: arrays of tokens are not accepted, because they are those of another model's "
     "tokenizer. Send the text itself (LangChain: check_embedding_ctx_length=False)."
 )
 ONE_PART = "must hold exactly one part: CLIP makes one vector of one text or of one image, not one of both together."
@@ -57,6 +69,14 @@ _INPUT = {"anyOf": [_STRING, *_OBJECTS, {"type": "array", "minItems": 1, "items"
 _MESSAGES = {"type": "array", "minItems": 1, "maxItems": 1, "items": _object(content=_PARTS)}
 
 
+def _truncation(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    """Pydantic would name only the first of the two forms to who sends another word, such as ``START``."""
+    try:
+        return read(value)
+    except ValidationError:
+        raise PydanticCustomError("literal_error", "Input should be true, false, 'NONE' or 'END'") from None
+
+
 class EmbeddingsRequest(BaseModel):
     """Texts and images, mixed as you like; the vectors come in the same order. Other fields, such as `user`, are
     ignored.
@@ -83,7 +103,7 @@ class EmbeddingsRequest(BaseModel):
     )
     embedding_type: Literal["float", "base64"] | None = Field(None, description="Another name of `encoding_format`.")
     dimensions: StrictInt | None = Field(None, description="Only that of the model: its vectors are not shortened.")
-    truncate: bool | Literal["NONE", "END"] | None = Field(
+    truncate: Annotated[bool | Literal["NONE", "END"] | None, WrapValidator(_truncation)] = Field(
         None, description="`true` or `END`: of a text longer than the model takes, the beginning is embedded."
     )
     normalized: StrictBool | None = Field(None, description="`false`: the raw features, as `/clip` returns them.")
@@ -97,25 +117,35 @@ class EmbeddingsRequest(BaseModel):
         return LongTexts.CUT if self.truncate in (True, "END") else LongTexts.FAIL
 
     @property
-    def values(self) -> list[Any]:
-        """What is to be embedded, as it was sent. Raises :class:`BadInput`."""
+    def given(self) -> str:
+        """The field that holds what is to be embedded. Raises :class:`BadInput`."""
         given = [name for name in ("input", "inputs", "messages") if getattr(self, name) is not None]
         if len(given) != 1:
             raise BadInput("Give one of the fields 'input' and 'messages'.")
-        value = getattr(self, given[0])
-        if given == ["messages"] and not (isinstance(value, list) and len(value) == 1):
+        return given[0]
+
+    @property
+    def values(self) -> list[Any]:
+        """What is to be embedded, as it was sent. Raises :class:`BadInput`."""
+        name = self.given
+        value = getattr(self, name)
+        if name == "messages":
+            if isinstance(value, list) and len(value) == 1:
+                return value
             raise BadInput(f"Field 'messages' {ONE_PART}")
         values = value if isinstance(value, list) else [value]
         if any(type(v) in (int, float) for v in values[:1]) or (values and _numbers(values[0])):
-            raise BadInput(TOKENS)
+            raise BadInput(f"Field '{name}' {TOKENS}")
         return values
 
     def items(self, values: list[Any], settings: Settings) -> RequestItems:
         """``values`` as items, within the limits of the settings. Nothing is fetched here. Raises :class:`BadInput`."""
-        check_count("input", values, settings.max_inputs)
+        name = self.given
+        check_count(name, values, settings.max_inputs)
 
         def parse(value: object, index: int) -> Item:
-            return self._item(value, f"input[{index}]" if len(values) > 1 else "input", settings)
+            several = len(values) > 1 or name == "messages"
+            return self._item(value, f"{name}[{index}]" if several else name, settings)
 
         return RequestItems(parse_each(values, parse), long_texts=self.long_texts)
 
@@ -127,6 +157,8 @@ class EmbeddingsRequest(BaseModel):
         if not isinstance(value, Mapping):
             raise BadInput(f"Field '{field}' holds {json_type(value)}; it {FORMS}.")
         if "value" in value:
+            if value.get("type") == "text":
+                return self._of("text", value["value"], f"{field}.value", settings)
             return parse_image(value, settings.max_image_bytes, field)
         given = {key: value[key] for key in _KEYS if value.get(key) is not None}
         if len(given) > 1:
@@ -161,9 +193,14 @@ def _numbers(value: object) -> bool:
     return isinstance(value, list) and all(type(v) in (int, float) for v in value[:4])
 
 
-def tokens(texts: list[str]) -> int:
-    """About how many tokens texts have: their words, digits and marks, and two for each text's begin and end."""
-    return sum(len(_PIECE.findall(text)) + 2 for text in texts)
+def tokens(texts: list[str], most: int | None) -> int:
+    """About how many tokens texts have: their words, digits and marks, and two for each text's begin and end.
+
+    Args:
+        most: what the model takes of a text, if it is known; the rest is cut, or refused.
+    """
+    counts = [len(_PIECE.findall(text)) + 2 for text in texts]
+    return sum(min(count, most) for count in counts) if most else sum(counts)
 
 
 _PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]+|_+")

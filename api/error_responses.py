@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from clip_queue.shared.errors import ClipError, TooSlow, UnsupportedEncoding
+from clip_queue.api.application import below_root
+from clip_queue.shared.errors import ClipError, TooSlow, Unauthorized, UnsupportedEncoding
 
 MAX_DETAILS = 20  # errors of the schema that a response lists
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -51,7 +52,7 @@ def install(app: FastAPI, forms: Mapping[str, Form]) -> None:
 
 def _respond(request: Request, failure: Failure, headers: dict[str, str] | None = None) -> Response:
     """The response in the form of the request's path."""
-    path = request.scope["path"]
+    path = below_root(request.scope)
     forms: Mapping[str, Form] = request.app.state.error_forms
     form = next((form for start, form in forms.items() if path == start or path.startswith(f"{start}/")), _plain)
     status, content = form(failure)
@@ -72,6 +73,8 @@ async def _clip_error(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": str(math.ceil(error.retry_after))} if error.retry_after else {}
     if isinstance(error, UnsupportedEncoding):
         headers["Accept-Encoding"] = error.accept
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"  # not Basic, for which browsers would open a dialog over the page
     if isinstance(error, TooSlow):
         headers["Connection"] = "close"  # what else comes would be taken for the next request
     return _respond(request, Failure(error.status, error.code, error.message, error.index), headers)
@@ -102,7 +105,7 @@ def allowed(request: Request) -> list[str]:
         for method in METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
-    return sorted({*found, "HEAD"}) if "GET" in found else found
+    return sorted({*found, "HEAD"}) if "GET" in found else found or ["GET", "HEAD"]  # the last: a mount of files
 
 
 async def _disconnected(request: Request, __: Exception) -> Response:

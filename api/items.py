@@ -49,19 +49,21 @@ class FetchedItems:
             raise ClipError.from_wire(self.refused[0])
 
 
-def parse_images(values: Sequence[object], max_bytes: int, field: str, *, skip: bool = False) -> list[Item | ClipError]:
+def parse_images(
+    values: Sequence[object], max_bytes: int, field: str, *, skip: bool = False, indexed: bool = False
+) -> list[Item | ClipError]:
     """The images of a request, in order.
 
     Raises:
         BadInput, BadImage: for the first value that is no image, unless ``skip``: then its error is in its place.
-            ``index`` is set if there are several values, or with ``skip``.
+            ``index`` is set if there are several values, with ``skip`` and with ``indexed``.
     """
     several = len(values) > 1
 
     def parse(value: object, index: int) -> Item:
         return parse_image(value, max_bytes, f"{field}[{index}]" if several else field)
 
-    return parse_each(values, parse, skip=skip)
+    return parse_each(values, parse, skip=skip, indexed=indexed)
 
 
 def parse_texts(
@@ -70,11 +72,15 @@ def parse_texts(
     field: str,
     *,
     skip: bool = False,
+    indexed: bool = False,
     long_texts: LongTexts = LongTexts.FAIL,
 ) -> list[Item | ClipError]:
     """The texts of a request, in order. Raises and skips as :func:`parse_images` does."""
 
-    return parse_each(values, lambda value, _: parse_text(value, max_chars, field, long_texts), skip=skip)
+    def parse(value: object, _: int) -> Item:
+        return parse_text(value, max_chars, field, long_texts)
+
+    return parse_each(values, parse, skip=skip, indexed=indexed)
 
 
 def parse_text(value: object, max_chars: int, field: str, long_texts: LongTexts = LongTexts.FAIL) -> str:
@@ -89,10 +95,10 @@ def parse_text(value: object, max_chars: int, field: str, long_texts: LongTexts 
 
 
 def parse_each(
-    values: Sequence[object], parse: Callable[[object, int], Item], *, skip: bool = False
+    values: Sequence[object], parse: Callable[[object, int], Item], *, skip: bool = False, indexed: bool = False
 ) -> list[Item | ClipError]:
     """What ``parse`` makes of each value and its place. Raises and skips as :func:`parse_images` does."""
-    indexed = skip or len(values) > 1
+    indexed = indexed or skip or len(values) > 1
     parsed: list[Item | ClipError] = []
     for index, value in enumerate(values):
         try:

@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from pydantic import TypeAdapter
 
 from clip_queue.api import body, datasets, events
+from clip_queue.api.accept import weight
 from clip_queue.api.clip import about, respond
 from clip_queue.api.dataset_request import EmbedDatasetJob
 from clip_queue.api.job_client import JobClient
@@ -87,9 +88,9 @@ async def submit(
     if idempotency_key:
         first = await client.store.execute(submissions.find_idempotent(owner, idempotency_key, digest))
         if first and (found := await _view(client, first)):
-            return _accepted(*found, status=200)
+            return _accepted(request, *found, status=200)
     if isinstance(sent, EmbedDatasetJob):
-        return await _answer(client, await datasets.submit(client, sent, owner, idempotency_key or "", digest))
+        return await _answer(request, await datasets.submit(client, sent, owner, idempotency_key or "", digest))
     model = request.state.model = await client.registry.resolve(sent.clip_version_id, later=True)
     if lane is Lane.INTERACTIVE and not client.settings.interactive_jobs:
         raise BadInput("Field 'priority' may not be 'interactive' here (setting interactive_jobs).")
@@ -115,15 +116,15 @@ async def submit(
         digest=digest,
         bytes=ByteLimits.of(client.settings),
     )
-    return await _answer(client, await client.submit(submission))
+    return await _answer(request, await client.submit(submission))
 
 
-async def _answer(client: JobClient, accepted: submissions.Accepted) -> Response:
+async def _answer(request: Request, accepted: submissions.Accepted) -> Response:
     """The response to a submission that was accepted."""
-    found = await _view(client, accepted.job_id)
+    found = await _view(JobClient.of(request), accepted.job_id)
     if found is None:
         raise ops.unknown(accepted.job_id)
-    return _accepted(*found, status=200 if accepted.duplicate else 202)
+    return _accepted(request, *found, status=200 if accepted.duplicate else 202)
 
 
 def _digest(sent: JobRequest) -> str:
@@ -147,8 +148,9 @@ def _lane(sent: ItemsJob, settings: Settings) -> Lane:
     raise RequestValidationError([problem])
 
 
-def _accepted(view: ops.View, result: JobResult | None, status: int) -> Response:
-    return respond(document(view, result), {"Location": f"/jobs/{view.job.id}"}, status)
+def _accepted(request: Request, view: ops.View, result: JobResult | None, status: int) -> Response:
+    root = request.scope.get("root_path", "").rstrip("/")
+    return respond(document(view, result), {"Location": f"{root}/jobs/{view.job.id}"}, status)
 
 
 @router.get("", response_model=JobPage, responses=errors(401, 422, 503))
@@ -156,7 +158,7 @@ async def list_jobs(
     request: Request,
     state: State | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str, Query(max_length=80)] = "",
+    cursor: Annotated[str, Query(max_length=80, pattern=r"^([0-9]+:[0-9a-f]+)?$")] = "",
 ) -> Response:
     """The caller's own jobs, newest first, without their results."""
     client = JobClient.of(request)
@@ -203,8 +205,9 @@ async def get_result(request: Request, job_id: str) -> Response:
         raise JobFinished(f"The job has no result; it is {view.job.state}{reason}")
     if result is None:
         raise ops.unknown(job_id)
-    headers = about(view.job.model, result)
-    if NPY in request.headers.get("accept", ""):
+    headers = about(view.job.model, result) | {"Vary": "Accept"}
+    accept = request.headers.get("accept", "")
+    if (asked := weight(accept, NPY)) and asked >= weight(accept, "application/json"):
         out = io.BytesIO()
         np.save(out, array(view.job, result), allow_pickle=False)
         return Response(out.getvalue(), headers=headers, media_type=NPY)

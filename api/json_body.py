@@ -18,7 +18,7 @@ _CHUNK = 1 << 20
 
 
 class NotJson(ValueError):
-    """The text is not JSON, holds more than :data:`MAX_VALUES` values, or is nested deeper than a parser goes."""
+    """The text is not JSON, or holds more than :data:`MAX_VALUES` values."""
 
 
 def loads(raw: bytes) -> Any:
@@ -28,7 +28,7 @@ def loads(raw: bytes) -> Any:
     numbers of any size, halves of surrogate pairs.
 
     Raises:
-        NotJson: it is not JSON, has too many values, or cannot be parsed for its depth.
+        NotJson: it is not JSON, or has too many values.
         BadInput: it is nested too deeply.
     """
     if len(raw) > MAX_VALUES and _values(raw) > MAX_VALUES:
@@ -39,7 +39,7 @@ def loads(raw: bytes) -> Any:
         try:
             value = json.loads(raw, parse_int=_integer)
         except RecursionError:
-            raise NotJson(TOO_DEEP) from None
+            raise BadInput(TOO_DEEP) from None
         except ValueError:
             raise NotJson("The body is not valid JSON.") from None
     level: list[Any] = [[value]]

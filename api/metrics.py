@@ -56,7 +56,7 @@ class Metrics:
     def add(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that was answered."""
         method = scope["method"] if scope["method"] in METHODS else "other"
-        route = getattr(scope.get("route"), "path", "none")
+        route = getattr(scope.get("route"), "path_format", "none")
         code = "" if status < 400 else scope.get("state", {}).get("code", "http")
         key = (method, route, status, code)
         if not (children := self._children.get(key)):

@@ -123,7 +123,7 @@ async def create_embeddings(request: Request) -> Response:
         "created": int(time.time()),
         "model": model,
         "data": await written(_data(rows, sent.base64)),
-        "usage": _usage(fetched.inputs),
+        "usage": _usage(fetched.inputs, client.registry.models.get(model)),
     }
     return respond(content, {**about(model, result), "X-Processing-Time": f"{time.monotonic() - began:.6f}"})
 
@@ -185,9 +185,9 @@ def _data(rows: Matrix, as_base64: bool) -> list[dict[str, Any]]:
     return [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(shown)]
 
 
-def _usage(inputs: Inputs) -> dict[str, int]:
+def _usage(inputs: Inputs, model: ModelInfo | None) -> dict[str, int]:
     texts = [item for item in inputs.items if isinstance(item, str)]
-    count = tokens(texts)
+    count = tokens(texts, model.context_length if model else None)
     return {"prompt_tokens": count, "total_tokens": count, "num_images": len(inputs.items) - len(texts)}
 
 

@@ -14,6 +14,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from clip_queue.api.accept import weight
+
 STATIC = Path(__file__).parent / "static"
 SAMPLES = Path(__file__).parent.parent / "cli" / "samples"  # those of `clip-queue demo`
 TYPES = {
@@ -90,17 +92,4 @@ def wanted(request: Request) -> File | None:
     """The page, if there is one and the caller would rather have HTML than JSON, as browsers say."""
     page: File | None = getattr(request.app.state, "page", None)
     accept = request.headers.get("accept", "")
-    return page if page and _weight(accept, "text/html") > _weight(accept, "application/json") else None
-
-
-def _weight(accept: str, media_type: str) -> float:
-    """How much an Accept header that names a type wants it; one that does not name it (``*/*``) wants it little."""
-    for each in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in each.split(";"))
-        if name == media_type:
-            quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-            try:
-                return float(quality)
-            except ValueError:
-                return 0.0
-    return 0.0
+    return page if page and weight(accept, "text/html") > weight(accept, "application/json") else None

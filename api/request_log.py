@@ -55,7 +55,7 @@ def new_id() -> bytes:
 
 def write(scope: Scope, status: int, code: str, items: int, request_id: bytes) -> None:
     """Leave the line of a request that failed."""
-    route = getattr(scope.get("route"), "path", "-")  # the template: a path may hold what is not for logs
+    route = getattr(scope.get("route"), "path_format", "-")  # the template: a path may hold what is not for logs
     parts = (scope["method"], route, status, code, items, request_id.decode())
     names = ("method", "route", "status", "code", "items", "request_id")
     about = {**dict(zip(names, parts, strict=True)), "model": scope.get("state", {}).get("model")}

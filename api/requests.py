@@ -176,7 +176,8 @@ class Compare(TextRequest):
             check_unicode(name, with_name("The name of a prompt", name))
         (subject,) = parse(self.subject_type, [self.subject], limits, "subject", self.long_texts)
         try:
-            prompts = parse(self.prompt_type, values, limits, "prompt", self.long_texts)
+            # Also a single one has an index: an error without one is the subject's.
+            prompts = parse(self.prompt_type, values, limits, "prompt", self.long_texts, indexed=True)
         except ClipError as error:
             if names:
                 error.message = with_name(error.message, names[error.index or 0])
@@ -193,12 +194,12 @@ class Compare(TextRequest):
 
 
 def parse(
-    kind: Type, values: list[object], limits: Limits, field: str, long_texts: LongTexts
+    kind: Type, values: list[object], limits: Limits, field: str, long_texts: LongTexts, indexed: bool = False
 ) -> list[Item | ClipError]:
     """``values`` as images or texts. Raises :class:`BadInput`, whose message names the field."""
     if kind == "text":
-        return parse_texts(values, limits.text_chars, field, long_texts=long_texts)
-    return parse_images(values, limits.image_bytes, field)
+        return parse_texts(values, limits.text_chars, field, indexed=indexed, long_texts=long_texts)
+    return parse_images(values, limits.image_bytes, field, indexed=indexed)
 
 
 def several(value: Any) -> list[Any]:

@@ -135,7 +135,10 @@ def first_request(url: str, *, keyed: bool) -> str:
 
 @contextmanager
 def stop_signals(hurry: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Catch SIGINT, SIGTERM and SIGHUP. Yields a function that says if one came. The second one calls ``hurry``."""
+    """Catch SIGINT, SIGTERM and SIGHUP. Yields a function that says if one came. The second one calls ``hurry``.
+
+    A SIGHUP that is ignored stays so: the command was started by ``nohup``.
+    """
     came: list[int] = []  # the handler must not take a lock: it can interrupt any code
 
     def handler(number: int, _frame: FrameType | None) -> None:
@@ -143,7 +146,10 @@ def stop_signals(hurry: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         if len(came) > 1:
             hurry()
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    caught = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        caught.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in caught}
     try:
         yield lambda: bool(came)
     finally:

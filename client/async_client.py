@@ -258,7 +258,7 @@ class AsyncJob(jobs.JobHandle):
             failure = None
             try:
                 async with client._open(stream.request) as response:
-                    if response.status_code != 200:
+                    if not stream.accepts(response.status_code, response.headers):
                         await client._unless_closed(response.aread())
                         stream.refuse(answer_of(response))
                     parts = response.aiter_bytes()

@@ -318,7 +318,7 @@ class Job(jobs.JobHandle):
                 failure = None
                 try:
                     with client._open(stream.request, stop) as response:
-                        if response.status_code != 200:
+                        if not stream.accepts(response.status_code, response.headers):
                             response.read()
                             stream.refuse(answer_of(response))
                         for data in response.iter_bytes():

@@ -21,6 +21,7 @@ LONG_POLL = 30.0  # seconds that the server is asked to wait for a change
 SHORT_POLL = 0.5  # seconds between two looks where it does not wait
 RECONNECT = 1.0  # seconds after which a stream that ended without its job's end is asked for again
 MAX_EVENT = 64 * 2**20  # bytes
+SIGN_OF_LIFE = 10.0  # seconds after which the server sends one where there is no event
 
 
 class JobHandle:
@@ -177,8 +178,8 @@ def result(document: Document) -> Any:
 class EventStream:
     """A job's stream of events, over as many connections as it takes.
 
-    Whoever has the connection asks for ``request``, gives the bytes of its answer to ``feed``, an answer of another
-    status than 200 to ``refuse``, and what ended it to ``pause``, until it is ``over``.
+    Whoever has the connection asks for ``request``, gives the bytes of an answer that it ``accepts`` to ``feed``, any
+    other answer to ``refuse``, and what ended it to ``pause``, until it is ``over``.
     """
 
     def __init__(self, job_id: str, retry_for: float) -> None:
@@ -197,14 +198,18 @@ class EventStream:
     def request(self) -> Request:
         self._buffer = b""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last} if self._last else {})
-        return Request("GET", self._path, headers=headers)
+        return Request("GET", self._path, headers=headers, patience=SIGN_OF_LIFE)
+
+    def accepts(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether an answer is a stream of events."""
+        return status == 200 and headers.get("content-type", "").partition(";")[0].strip() == "text/event-stream"
 
     def refuse(self, answer: Answer) -> None:
         """Raises :class:`ClipQueueError`, except for 204: the job has ended, and its last event was seen."""
         self._over = answer.status == 204
         if not self._over:
             self._asked = answer.retry_after
-            raise answer.error
+            raise answer.unexpected if answer.status == 200 else answer.error
 
     def feed(self, data: bytes) -> Iterator[Document]:
         """The documents that are complete with these bytes."""

@@ -95,6 +95,7 @@ def start(settings: Settings) -> Worker:
 
 
 settings = startup.of_process(PROGRAM)
+json_log.install(settings)  # Celery sets up its own logging only when the models are loaded
 app = celery_app(settings)
 app.conf.update(
     worker_pool="threads",

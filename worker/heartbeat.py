@@ -115,7 +115,7 @@ class Heartbeat:
         limit = self._settings.forward_timeout
         if seconds := self._batcher.overdue(limit):
             self._fatal(TimeoutError(f"a forward pass has taken {seconds:.0f} s (limit {limit:.0f})"))
-        if not self._batcher.alive():
+        if not (self._batcher.alive() or self._batcher.stopping):
             self._fatal(RuntimeError("the batcher's thread is gone"))
 
     def _continue_draining(self) -> None:

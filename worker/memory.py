@@ -17,6 +17,7 @@ INTERVAL = 10.0  # seconds between two looks
 KEPT = 256 * 2**20  # bytes of freed memory at an arena's end that glibc keeps by itself
 MAPPED = 32 * 2**20  # bytes from which an allocation has pages of its own; glibc takes no more
 GROWN = 64 * 2**20  # bytes by which the process has grown since memory was given back last
+AGAIN = 60.0  # seconds after which that is tried again where it left more than there once was: it may have been in use
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers
 
@@ -40,17 +41,21 @@ class FreedMemory:
         self._size = size or resident
         self._trim = trim or malloc_trim()
         self._now = now
-        self._due = now() + INTERVAL
-        self._least = self._size()
+        self._due = self._again = now() + INTERVAL
+        self._least = self._left = self._size()
 
     def give_back(self) -> None:
         """Look whether the process has grown, if it is time to. Takes some milliseconds if it has."""
         if self._trim is None or self._now() < self._due:
             return
-        self._due = self._now() + INTERVAL
-        if self._size() > self._least + GROWN:
+        now = self._now()
+        self._due = now + INTERVAL
+        size = self._size()
+        if size > self._left + GROWN or (size > self._least + GROWN and now >= self._again):
             self._trim()
-            self._least = self._size()
+            self._left = self._size()
+            self._least = min(self._least, self._left)
+            self._again = now + AGAIN
 
 
 def resident() -> int:

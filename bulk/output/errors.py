@@ -11,6 +11,8 @@ _ADVICE = {
     errno.EDQUOT: "the quota is used up: make room",
     errno.EFBIG: "a file may not grow that large: raise the limit, or use a smaller --shard-size",
     errno.EROFS: "it is read-only: choose another output",
+    errno.EEXIST: "there is a file of that name: choose a folder",
+    errno.ENOTDIR: "there is a file of that name: choose a folder",
     errno.EACCES: "it may not be written: change its permissions, or choose another output",
 }
 

@@ -98,7 +98,7 @@ class Output:
             with as_os_error():
                 data: bytes = filesystem(self.protocol).cat_file(self.path(name))
             return data
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter: the output is a file
             return None
 
     def size(self, name: str) -> int | None:

@@ -74,6 +74,7 @@ def _of_revision(request: EmbedRequest, output: str | Path | None, settings: Set
     begun = manifest.load(folder)
     if begun:
         model = parse_model(given.get("model") or settings.models[0]).name
+        request = request.going_on(begun.plan.source)
         check_same(begun.plan, request.source, request.plan_options(begun.plan.options), model)
     markers = list(complete_markers(folder, begun.plan)) if begun and begun.result else []
     finished = begun is not None and Report.of(folder, begun.plan, markers).finished

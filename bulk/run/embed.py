@@ -130,6 +130,8 @@ def embed(
         planning = held.enter_context(ExitStack())
         if part is not None and begun is None:
             begun = planning.enter_context(turn_to_plan(folder, say, should_stop))
+        if begun:
+            request = request.going_on(begun.plan.source)
         planner = Planner(folder, request, settings, say, should_stop)
         if begun:
             check_same(begun.plan, request.source, request.plan_options(begun.plan.options), name)

@@ -57,6 +57,14 @@ class EmbedRequest:
         )
         return cls(source, given)
 
+    def going_on(self, begun: Source) -> EmbedRequest:
+        """With the format that an output was begun with, where none was given: what has come into a folder since may
+        suggest another."""
+        if self.given.get("format") is not None or self.source.url != begun.url:
+            return self
+        read = reading(begun.format, self.given)
+        return replace(self, source=replace(self.source, format=begun.format, storage=read))
+
     def check_used(self, completed: Source) -> None:
         """Raise :class:`SourceError` for what was asked for and is of no use to the source, now that it is known."""
         if self.given.get("long_texts") == "cut" and not completed.texts:

@@ -1,7 +1,8 @@
 -- The sums of held.lua, made anew.
 
 local RECOUNT = 30000 -- time between two counts, ms
-local FEW = 10000 -- unfinished jobs that are counted: more would hold up the store. Sums stay as they are meanwhile
+local FEW = 10000 -- unfinished jobs, and seconds in which something expires, that are counted: more would hold up the
+                  -- store. Sums stay as they are meanwhile
 local OF_MAXMEMORY = 0.7 -- share of maxmemory that jobs may hold: the rest is for allocation and connections
 local OF_SYSTEM = 0.5 -- share of the machine's memory, where the server has no maxmemory
 
@@ -53,7 +54,7 @@ local function recount()
     unfinished['cq:open:' .. string.match(place, '^(.*):')] = true
   end
   for set in pairs(unfinished) do jobs = jobs + redis.call('ZCARD', set) end
-  if jobs <= FEW then count_anew(unfinished) end
+  if jobs <= FEW and redis.call('ZCARD', 'cq:kept') <= FEW then count_anew(unfinished) end
   local limit = derived_limit()
   if limit then redis.call('HSET', 'cq:held', 'limit', int(limit)) end
 end

@@ -197,6 +197,8 @@ def _take(tar: Archive, member: tarfile.TarInfo, limit: int, sample: Sample, wha
     """A member's data. If they cannot be read, the sample has an error, and no byte of them is read."""
     if not is_plain(member):
         wrong = "is a link or a device, or has holes"
+        if member.islnk():
+            wrong = "is a hard link: make the tar with --hard-dereference"
     elif member.size > limit:
         wrong = f"has {member.size} bytes, {limit} at most"
     elif what[0] != IMAGE and len(sample.data) >= MAX_MEMBERS:

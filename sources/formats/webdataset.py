@@ -58,6 +58,7 @@ from clip_queue.sources.source import (
 )
 from clip_queue.sources.storage import LOCAL, display, opened, read_bytes, spellings, split
 
+APART = " In a tar the members of a row stand one after the other: make it with --sort=name."
 SUFFIX_ENDS = tuple(end for name in ("webdataset", "zip") for end in FORMATS[name].suffixes + FORMATS[name].compressed)
 
 
@@ -172,7 +173,8 @@ def _rows(source: Source, tar: str, sample: Sample) -> Iterator[Row]:
         caption = None
         if images and image is None:
             suffixes = ", ".join(f".{display(suffix)}" for suffix in sorted(sample.suffixes)[:8])
-            faults[IMAGE_HALF] = BadImage.because(f"The row has no image, only {suffixes}.")
+            apart = "" if tar.endswith(".zip") or sample.suffixes - {b"txt", b"json"} else APART
+            faults[IMAGE_HALF] = BadImage.because(f"The row has no image, only {suffixes}.{apart}")
         elif images and image and (error := sample.image_error(image)):
             faults[IMAGE_HALF] = error
         unread: dict[str, ClipError] = {}

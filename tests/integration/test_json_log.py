@@ -46,7 +46,12 @@ def test_lines_of_api_and_worker_are_objects(own_stack: Stack) -> None:
         "model": "emoji-mini",
     }
     assert failed[0]["request_id"] == "of-the-test-1"
-    # Celery prints, past its log, a warning to root and what `--quiet` leaves out, and at last that it ends.
-    rest = worker.log.read_text().partition("\nworker: Warm shutdown")[0].rstrip()
-    rest = rest[rest.index('{"time"') :]
-    assert {"celery.worker.consumer.connection"} <= {json.loads(line)["logger"] for line in rest.splitlines()}
+    # Celery prints, past its log, what `--quiet` leaves out, and at last that it ends.
+    rest = worker.log.read_text()
+    said = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
+    printed = [line for line in rest.splitlines() if not line.startswith("{")]
+    assert not [line for line in printed if "WARNING" in line or "INFO" in line]
+    assert rest.startswith("{"), "what is said while models are loaded, too"
+    assert {"celery.worker.consumer.connection"} <= {line["logger"] for line in said}
+    notices = [line for line in said if "knows emoji" in line["message"]]
+    assert [line["level"] for line in notices] == ["WARNING"], "said while the model is loaded, and once"

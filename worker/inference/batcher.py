@@ -151,6 +151,11 @@ class Batcher:
         with self._lock:
             return self.busy + (time.monotonic() - self._busy_since if self._busy_since else 0.0)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop; its threads end then."""
+        return self._stopping
+
     def alive(self) -> bool:
         """Whether all threads run that should: on stopping, each ends when it has no more to do."""
         running = [thread.is_alive() for thread in self._threads]

@@ -59,6 +59,20 @@ async def test_cosines_have_the_names_of_their_prompts(service: Service) -> None
     assert (await service.http.post("/clip/compare", json=images)).json()["similarity"] == [0.0]
 
 
+@pytest.mark.parametrize(
+    ("field", "kind", "bad"), [("prompt", "image", "§§"), ("prompt", "text", "x" * 3000), ("prompt", "text", BAD)]
+)
+async def test_a_bad_prompt_has_an_index_and_a_bad_subject_none(
+    service: Service, field: str, kind: str, bad: str
+) -> None:
+    """So whoever compares one with one knows which of both to mend."""
+    good = {"subject": HEART, "subject_type": "image", "prompt": "cat", "prompt_type": "text"}
+    prompt = await service.http.post("/clip/compare", json={**good, "prompt": bad, "prompt_type": kind})
+    assert refusal(prompt, 400)["index"] == 0
+    subject = await service.http.post("/clip/compare", json={**good, "subject": bad, "subject_type": kind})
+    assert "index" not in refusal(subject, 400)
+
+
 async def test_the_workers_error_is_the_callers_with_its_index(service: Service) -> None:
     body = refusal(await service.http.post("/clip/embed_text", json={"text": ["good", BAD]}), 400)
     assert body == {"message": "refused by the worker", "index": 1}

@@ -171,6 +171,27 @@ async def test_a_job_that_loses_each_worker_fails(service: Service) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("accept", "array"),
+    [
+        ("application/x-npy", True),
+        ("APPLICATION/X-NPY", True),
+        ("application/json, application/x-npy", True),
+        ("application/json;q=0.5, application/x-npy", True),
+        ("application/json, application/x-npy;q=0.1", False),
+        ("application/x-npy;q=0", False),
+        ("application/x-npyfoo", False),
+        ("*/*", False),
+    ],
+)
+async def test_a_result_is_an_array_for_who_would_rather_have_one(service: Service, accept: str, array: bool) -> None:
+    job = await service.submit()
+    await service.look(job["id"], wait=5)
+    response = await service.http.get(f"/jobs/{job['id']}/result", headers={"Accept": accept})
+    assert response.headers["content-type"] == ("application/x-npy" if array else "application/json")
+    assert response.headers["vary"] == "Accept"
+
+
 async def test_jobs_are_listed_newest_first_by_state_and_page(service: Service) -> None:
     service.worker.running.clear()
     ids = []
@@ -185,7 +206,11 @@ async def test_jobs_are_listed_newest_first_by_state_and_page(service: Service) 
     assert second["cursor"] is None
     cancelled = (await service.http.get("/jobs", params={"state": "cancelled"})).json()
     assert [job["id"] for job in cancelled["jobs"]] == [ids[0]]
-    assert (await service.http.get("/jobs", params={"cursor": "no cursor"})).json()["jobs"] == []
+    gone = "0:" + "0" * 32
+    assert (await service.http.get("/jobs", params={"cursor": gone})).json() == {"jobs": [], "cursor": None}
+    for cut in (first["cursor"].partition(":")[0], "no cursor", ":", f"{first['cursor']} "):
+        refused = await service.http.get("/jobs", params={"cursor": cut})
+        assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["query", "cursor"])
     assert (await service.http.get("/jobs", params={"limit": 0})).status_code == 422
 
 

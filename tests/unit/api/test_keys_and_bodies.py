@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import orjson
@@ -211,7 +212,7 @@ async def test_the_pages_of_the_document_load_nothing_from_elsewhere(service: Se
     loaded = re.findall(r'(?:src|href)="([^"]+)"', html)
     assert len(loaded) >= 2
     for path in loaded:
-        answer = await service.http.get(path)
+        answer = await service.http.get(urljoin(page, path))
         assert answer.status_code == 200, path
     assert not re.search(r"https?://", html)
 

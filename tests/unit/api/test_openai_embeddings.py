@@ -180,6 +180,15 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "dimensions in words": ({"input": "a", "dimensions": "2"}, "dimensions: Input should be a valid integer"),
     "another encoding": ({"input": "a", "encoding_format": "binary"}, "encoding_format: Input should be"),
     "another modality": ({"input": "a", "modality": "audio"}, "modality: Input should be"),
+    "another truncation": (
+        {"input": "a", "truncate": "START"},
+        "truncate: Input should be true, false, 'NONE' or 'END'",
+    ),
+    "numbers as a message": ({"messages": [5]}, "Field 'messages[0]' holds a number; it must be a text"),
+    "a message of nobody": ({"messages": [{"role": "user"}]}, "Field 'messages[0]' must be a text"),
+    "half an emoji in a message": ({"messages": [{"content": "\ud83d"}]}, "Field 'messages[0].content' holds half"),
+    "tokens under another name": ({"inputs": [1, 2]}, "Field 'inputs' holds numbers"),
+    "a text that is no image": ({"input": {"type": "text", "value": 5}}, "must be a string; it holds a number"),
     "half an emoji": ({"input": "\ud83d"}, "lone surrogate"),
 }
 

@@ -205,6 +205,30 @@ def test_source_and_output_are_two_things(source: str) -> None:
         embed(source, source)
 
 
+def test_what_comes_into_a_folder_does_not_make_another_run_of_it(tmp_path: Path) -> None:
+    """The format is told by what lies there, and a table among images outweighs them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "0.png").write_bytes(b"")
+    begun = EmbedRequest.of(folder, {}).source
+    (folder / "notes.parquet").write_bytes(b"")
+    again = EmbedRequest.of(folder, {})
+    assert (begun.format, again.source.format) == ("folder", "parquet")
+    assert again.going_on(begun).source == begun
+    named = EmbedRequest.of(folder, {"format": "parquet"})
+    assert named.going_on(begun) == named, "who names it is told that it differs"
+    other = EmbedRequest.of(tmp_path, {"format": None})
+    assert other.going_on(begun) == other
+
+
+@pytest.mark.parametrize("under", [False, True])
+def test_an_output_that_is_a_file_is_told_so(source: str, tmp_path: Path, under: bool) -> None:
+    (tmp_path / "out").write_text("not a folder")
+    output = tmp_path / "out" / "under" if under else tmp_path / "out"
+    with pytest.raises(OutputError, match="there is a file of that name: choose a folder"):
+        embed(source, output, model="m=none/none", settings=SETTINGS)
+
+
 def test_a_finished_run_is_reported_without_any_worker(source: str, tmp_path: Path, worker: Worker) -> None:
     output = Output(str(tmp_path / "out"))
     run(worker, output, planned(source, output))

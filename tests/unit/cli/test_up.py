@@ -165,6 +165,19 @@ def test_the_first_request_is_a_shell_command() -> None:
     assert "Authorization: Bearer" in first_request("http://127.0.0.1:1", keyed=True)
 
 
+def test_a_command_of_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals(lambda: None) as should_stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not should_stop()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert should_stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_after_the_command_signals_are_handled_as_before() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_signals(lambda: None) as should_stop:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from clip_queue import BadRequest, ClipQueueError, Embeddings, ItemError, JobFailed, StillRunning, Unavailable
+from clip_queue.api.events import HEARTBEAT
 from clip_queue.client.jobs import EventStream, to_body
 
 from .conftest import FakeServer, Made, error
@@ -171,8 +172,11 @@ class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
             yield piece
 
 
+STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
+
+
 def stream(*events: bytes) -> httpx.Response:
-    return httpx.Response(200, content=b"retry: 1000\n\n" + b"".join(events))
+    return httpx.Response(200, headers=STREAM, content=b"retry: 1000\n\n" + b"".join(events))
 
 
 def test_events_go_on_where_the_connection_broke(make: Made, server: FakeServer) -> None:
@@ -188,7 +192,7 @@ def test_events_go_on_where_the_connection_broke(make: Made, server: FakeServer)
     assert [one["n"] for one in face.do(job.events)] == [1, 2, 3, 4]
     assert job.state == "succeeded"
     assert [request.headers.get("last-event-id") for request in server.requests[1:]] == [None, *["e-2"] * 3]
-    server.answers.append(httpx.Response(200, stream=Pieces(b"retry: 1000\n\n", event("succeeded", 4))))
+    server.answers.append(httpx.Response(200, headers=STREAM, stream=Pieces(b"retry: 1000\n\n", event("succeeded", 4))))
     assert [one["n"] for one in face.do(job.events)] == [4], "of one that is known to have ended"
     server.answers.append(httpx.Response(204))
     assert face.do(job.events) == []
@@ -203,6 +207,18 @@ def test_events_of_a_job_that_is_gone(make: Made, server: FakeServer) -> None:
     server.answers += [httpx.ConnectError("refused")] * 9
     with pytest.raises(Unavailable):
         face.do(job.events)
+
+
+def test_a_page_in_the_place_of_events_is_an_error(make: Made, server: FakeServer) -> None:
+    face = make()
+    server.answers += [shown("queued"), httpx.Response(200, html="<p>Please log in</p>")]
+    job = face.do(face.client.job, "j-1")
+    with pytest.raises(ClipQueueError, match="not the answer of a clip-queue server"):
+        face.do(job.events)
+
+
+def test_a_stream_may_be_silent_for_as_long_as_the_server_lets_it() -> None:
+    assert EventStream("j", 1).request.patience >= HEARTBEAT
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096])

@@ -206,6 +206,19 @@ def test_jobs_of_an_earlier_release_are_counted_within_a_recount(store: Store) -
     assert sums(store) == {"a": KEPT, "*": KEPT}
 
 
+def test_what_expires_in_many_seconds_is_not_counted_anew(store: Store) -> None:
+    """With results that are kept for a week there are 600,000 of them, which a script reads in three seconds."""
+    put(store)
+    store.client.zadd("cq:kept", {str(second): second for second in range(10**10, 10**10 + 10_001)})
+    store.client.delete("cq:held")
+    reconcile(store, anew=True)
+    assert "*" not in sums(store)
+    store.client.zrem("cq:kept", 10**10)
+    reconcile(store, anew=True)
+    assert sums(store)["*"] == WAITING
+    assert store.client.zcard("cq:kept") == 0, "none of them had a bucket"
+
+
 def test_a_job_that_was_never_counted_is_not_subtracted(store: Store) -> None:
     job_id = put(store)
     store.client.hdel(f"cq:job:{job_id}", "bytes")

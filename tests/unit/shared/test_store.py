@@ -219,6 +219,18 @@ def test_an_owners_list_forgets_what_has_expired(store: Store) -> None:
     assert 0 < store.client.pttl("cq:jobs:me") <= 32 * 86400 * 1000
 
 
+def test_an_owners_list_forgets_what_has_expired_behind_jobs_that_take_days(store: Store) -> None:
+    long = accepted(store, new(), new())
+    for _ in range(5):
+        for job_id in (many := accepted(store, *(new() for _ in range(40)))):
+            store.execute(ops.cancel(job_id, "me"))
+            store.client.delete(f"cq:job:{job_id}")  # as if it had expired
+    assert store.client.zcard("cq:jobs:me") < 120, "of 202"
+    left = {job_id.decode() for job_id in store.client.zrange("cq:jobs:me", 0, -1)}
+    assert left >= set(long)
+    assert left & set(many)
+
+
 def test_a_worker_is_there_as_long_as_its_lease(store: Store) -> None:
     info = WorkerInfo("w", "host", 1, "cpu", 0.0)
     store.execute(ops.beat("w", info.pack(), 60, []))

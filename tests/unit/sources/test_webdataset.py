@@ -12,6 +12,7 @@ import pytest
 
 from clip_queue.shared.errors import BadImage
 from clip_queue.shared.settings import Settings
+from clip_queue.sources.formats.webdataset import APART
 from clip_queue.sources.source import SourceError
 from tests.unit.sources.tables import why
 from tests.unit.sources.tar_files import (
@@ -151,7 +152,7 @@ def test_a_row_s_error_is_its_own(tmp_path: Path) -> None:
     assert errors["1"] == "1.txt is not UTF-8"
     assert errors["2"].startswith("2.json is not JSON: ")
     assert errors["3"] == "3.json is JSON, but no object."
-    assert errors["8"].endswith("The row has no image, only .txt.")
+    assert errors["8"].endswith(f"The row has no image, only .txt.{APART}")
     assert errors["9"] == "9.jpg is a link or a device, or has holes"
     assert (found["4"].columns["a"], found["4"].text) == (None, "nan")
     assert (found["13"].columns["a"], found["13"].text) == (1, "bom")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -179,10 +180,21 @@ def test_a_forward_pass_that_hangs_ends_the_process(parts: Parts) -> None:
     assert [str(error) for error in parts.fatal] == ["a forward pass has taken 1 s (limit 1)"]
 
 
-def test_a_batcher_whose_thread_has_ended_ends_the_process(parts: Parts) -> None:
-    assert parts.executor.engine.batcher.stop(10)
+def test_a_batcher_whose_thread_has_ended_ends_the_process(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join(10)
+    batcher = parts.executor.engine.batcher
+    monkeypatch.setattr(batcher, "_threads", [*batcher._threads, ended])
     parts.heartbeat.step()
     assert [str(error) for error in parts.fatal] == ["the batcher's thread is gone"]
+
+
+def test_a_worker_that_ends_is_not_ended_by_its_heartbeat(parts: Parts) -> None:
+    """Its threads are over before the heartbeat's is."""
+    assert parts.executor.engine.batcher.stop(10)
+    parts.heartbeat.step()
+    assert parts.fatal == []
 
 
 # Draining

@@ -51,6 +51,23 @@ def test_a_process_that_has_not_grown_is_left_alone() -> None:
     assert process.trimmed == 0
 
 
+def test_what_was_in_use_at_a_look_is_given_back_later() -> None:
+    """A look at the peak of a load frees nothing, and after the load there is nothing new to see."""
+    process = Process()
+    process.trim = lambda: setattr(process, "trimmed", process.trimmed + 1)  # type: ignore[method-assign]
+    freed = process.freed()
+    process.size += 4 * GROWN
+    for _ in range(6):
+        process.time += INTERVAL
+        freed.give_back()
+    assert process.trimmed == 1, "not at each look"
+    del process.trim
+    for _ in range(12):
+        process.time += INTERVAL
+        freed.give_back()
+    assert process.trimmed == 3, "once a minute, as long as it has more than it once had"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 def test_what_lies_below_a_small_object_goes_back() -> None:
     blocks = [bytearray(100_000) for _ in range(2000)]
