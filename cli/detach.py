@@ -61,7 +61,8 @@ def detach(
         ttl=int(settings.result_ttl * 1000),
     )
     # Who may write to the Redis may read what the workers may: such a run is not confined, as one that a command leads.
-    request = RunRequest([asked.source.url], target.url, {**given, "format": asked.source.format}, confined=False)
+    # A format that was not given is the leader's to find, as that of an output that is gone on with.
+    request = RunRequest([asked.source.url], target.url, given, confined=False)
     with closing(Store.connect(settings)) as store:
         accepted = store.execute(accept_run(RunSubmission(job, request, settings.max_bulk_runs)))
     print_line(console, f"[green]✓[/] job {accepted.job_id}: the workers lead it, into {escape(target.url)}")

@@ -49,7 +49,7 @@ def test_it_submits_the_run_says_how_to_watch_and_stop_it_and_ends(
     (claimed,) = store.execute(ops.claim([job_id], "w", 3))
     assert claimed.inputs
     assert runs.RunRequest.from_inputs(claimed.inputs) == runs.RunRequest(
-        [str(source)], str(tmp_path / "out"), {"dtype": "float32", "images": False, "format": "text"}, confined=False
+        [str(source)], str(tmp_path / "out"), {"dtype": "float32", "images": False}, confined=False
     )
     assert f"http://…/jobs/{job_id}" in result.output
     assert f"-X DELETE http://…/jobs/{job_id}" in result.output
