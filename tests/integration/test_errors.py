@@ -267,9 +267,10 @@ def test_a_route_that_is_not_there_and_a_wrong_method_answer_with_a_message(http
     refused(http.get("/clip/embed_text"), 405)
 
 
-def test_a_body_nested_deeper_than_the_parser_goes_is_422(http: httpx.Client) -> None:
+def test_a_body_nested_deeper_than_the_parser_goes_is_one_that_is_nested_too_deeply(http: httpx.Client) -> None:
     deep = b'{"text": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
-    assert http.post("/clip/embed_text", content=deep).status_code == 422
+    response = http.post("/clip/embed_text", content=deep)
+    assert (response.status_code, response.json()["code"]) == (400, "bad_input")
 
 
 def test_an_error_is_an_object_of_message_and_index_and_nothing_else(http: httpx.Client) -> None:

@@ -141,7 +141,8 @@ def test_ones_jobs_are_listed_newest_first_page_by_page_and_by_state(
     assert [j["id"] for j in failed if j["id"] not in before] == [bad]
     assert http.get("/jobs", params={"state": "nonsense"}).status_code == 422
     assert http.get("/jobs", params={"limit": 101}).status_code == 422
-    assert ok(http.get("/jobs", params={"cursor": "nonsense"})) == {"jobs": [], "cursor": None}
+    assert http.get("/jobs", params={"cursor": "nonsense"}).status_code == 422
+    assert ok(http.get("/jobs", params={"cursor": f"0:{'0' * 32}"})) == {"jobs": [], "cursor": None}
 
 
 def test_a_repeated_submission_gets_the_first_ones_job(solo: Team, strict: tuple[httpx.Client, httpx.Client]) -> None:
