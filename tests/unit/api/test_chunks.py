@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clip_queue.api import chunks
 from clip_queue.api.chunks import AHEAD, CHUNK
+from clip_queue.api.job_client import JobClient
 from clip_queue.shared import ops
 from clip_queue.shared.job import Kind, State
 
@@ -68,6 +70,28 @@ async def test_a_request_whose_first_chunk_was_accepted_waits_for_room_for_the_o
         assert (await service.http.post(PATH, json={"text": texts()})).status_code == 429
         service.worker.running.set()
         assert (await before).status_code == 200
+
+
+async def test_a_chunk_that_waits_for_room_is_not_submitted_once_another_has_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    async def counted(self: JobClient, *given: Any, **more: Any) -> Any:
+        asked.append(given)
+        return await run(self, *given, **more)
+
+    run = JobClient.run
+    monkeypatch.setattr(JobClient, "run", counted)
+    monkeypatch.setattr(chunks, "PAUSE", 60.0)  # so that only the failure wakes it
+    async with serve(max_queued_items=CHUNK) as service:
+        service.worker.running.clear()
+        sent = asyncio.create_task(service.http.post(PATH, json={"text": [BAD, *texts(2 * CHUNK - 1)]}))
+        await until(lambda: len(asked) == 2)
+        await asyncio.sleep(0.1)
+        service.worker.running.set()
+        assert (await sent).status_code == 400
+        assert len(asked) == 2
 
 
 @pytest.mark.parametrize("place", [0, CHUNK + 5, MANY - 1])

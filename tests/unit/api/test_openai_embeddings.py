@@ -100,6 +100,18 @@ IMAGES: dict[str, object] = {
 }
 
 
+async def test_usage_counts_no_tokens_that_are_cut(service: Service) -> None:
+    context = service.client.registry.models[MODEL].context_length
+    body = {"input": ["word " * 300, "a"], "truncate": True}
+    usage = (await service.http.post(URL, json=body)).json()["usage"]
+    assert usage["prompt_tokens"] == context + min(3, context)
+
+
+async def test_a_route_is_counted_by_the_name_that_its_span_has(service: Service) -> None:
+    await service.http.get(f"/v1/models/{MODEL}")
+    assert 'route="/v1/models/{name}"' in (await service.http.get("/metrics")).text
+
+
 @pytest.mark.parametrize("value", IMAGES.values(), ids=IMAGES.keys())
 async def test_an_image_in_any_form_stands_among_texts(service: Service, value: object) -> None:
     answer = await embed(service, input=["a", value, "abc"])

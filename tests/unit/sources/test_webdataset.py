@@ -154,6 +154,7 @@ def test_a_row_s_error_is_its_own(tmp_path: Path) -> None:
     assert errors["3"] == "3.json is JSON, but no object."
     assert errors["8"].endswith(f"The row has no image, only .txt.{APART}")
     assert errors["9"] == "9.jpg is a link or a device, or has holes"
+    assert errors["10"] == "10.jpg is a hard link: make the tar with --hard-dereference"
     assert (found["4"].columns["a"], found["4"].text) == (None, "nan")
     assert (found["13"].columns["a"], found["13"].text) == (1, "bom")
     for row in found.values():
