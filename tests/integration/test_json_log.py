@@ -46,12 +46,14 @@ def test_lines_of_api_and_worker_are_objects(own_stack: Stack) -> None:
         "model": "emoji-mini",
     }
     assert failed[0]["request_id"] == "of-the-test-1"
-    # Celery prints, past its log, what `--quiet` leaves out, and at last that it ends.
-    rest = worker.log.read_text()
-    said = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
-    printed = [line for line in rest.splitlines() if not line.startswith("{")]
-    assert not [line for line in printed if "WARNING" in line or "INFO" in line]
-    assert rest.startswith("{"), "what is said while models are loaded, too"
+    # Celery prints, past its log, once what `--quiet` leaves out, and at last that it ends.
+    lines_of_worker = worker.log.read_text().partition("\nworker: Warm shutdown")[0].rstrip().splitlines()
+    is_json = [line.startswith("{") for line in lines_of_worker]
+    assert is_json[0], "what is said while models are loaded, too"
+    banner = is_json.index(False)
+    after = is_json.index(True, banner)
+    assert not [line for line in lines_of_worker[banner:after] if "WARNING" in line or "INFO" in line]
+    said = [json.loads(line) for line in lines_of_worker[:banner] + lines_of_worker[after:]]
     assert {"celery.worker.consumer.connection"} <= {line["logger"] for line in said}
     notices = [line for line in said if "knows emoji" in line["message"]]
     assert [line["level"] for line in notices] == ["WARNING"], "said while the model is loaded, and once"
