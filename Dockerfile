@@ -13,7 +13,9 @@ COPY pyproject.toml requirements.lock README.md LICENSE NOTICE ./
 COPY clip_queue/__init__.py clip_queue/version.py clip_queue/
 
 FROM build AS build-api
-RUN uv pip install --constraint requirements.lock ".[tracing]"
+# For `/search`: --build-arg API_EXTRAS=tracing,outputs
+ARG API_EXTRAS=tracing
+RUN uv pip install --constraint requirements.lock ".[$API_EXTRAS]"
 # The folders, and clip_queue's links to them, which the build follows.
 COPY . .
 RUN uv pip install --no-deps --reinstall .
@@ -56,7 +58,7 @@ ENV CLIP_QUEUE_CACHE_DIR=/weights HF_HOME=/weights/hub
 VOLUME /weights
 USER clip
 HEALTHCHECK --interval=15s --timeout=10s --start-period=600s CMD ["python", "-m", "clip_queue.cli.health", "worker"]
-CMD ["celery", "-A", "clip_queue.worker.app", "worker", "--pool", "threads", "--loglevel", "INFO"]
+CMD ["celery", "--quiet", "-A", "clip_queue.worker.app", "worker", "--pool", "threads"]
 
 FROM base-worker AS worker-cpu
 COPY --from=build-worker-cpu /opt/clip-queue /opt/clip-queue

@@ -134,11 +134,13 @@ def cors(origins: list[str]) -> dict[str, Any]:
 
 
 _settings = startup.of_process("clip-queue API")
+startup.warn_of_a_clients_key(_settings)
 try:
     search_processes.check(_settings)
 except startup.CannotWork as wrong:
     startup.stop("clip-queue API", wrong)
 json_log.install(_settings)
+json_log.set_level(_settings)
 if os.environ.get("FASTAPI_OTEL_AUTO_CONFIGURE", "").lower() != "true":  # else the framework sends the spans itself
     tracing.install("clip-queue-api")
 app = create_app(_settings, on_ready=garbage.freeze_and_look_rarely)

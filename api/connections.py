@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from clip_queue.shared.settings import get_settings
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 SPARE = 64  # connections over the limit whose request is still read: health is answered, anything else is 503
 LINGER = 30.0  # seconds in which a body is still passed over after the answer was sent
 FRAMING = 2**20  # bytes of framing that any chunked body may have; beyond it no more than content
+# Registered by the application: a request that is turned away here never reaches it.
+TURNED_AWAY = Counter(
+    "clip_queue_connections_refused", "Requests that got 503 for too many connections.", registry=None
+)
 _QUIET = 10.0  # seconds between two lines in the log
 
 _last_line = -_QUIET
@@ -81,8 +86,9 @@ def evict(connections: Iterable[Any], newest: Connection) -> None:
 
 
 def crowded(limit: int) -> None:
-    """Leave a line in the log, not for each request."""
+    """Count a request that is turned away, and leave a line in the log, not for each."""
     global _last_line
+    TURNED_AWAY.inc()
     now = time.monotonic()
     if now - _last_line > _QUIET:
         _last_line = now

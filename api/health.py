@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import math
 import secrets
 import time
@@ -20,6 +21,8 @@ from clip_queue.api.proofs import Modality
 from clip_queue.api.requests import HEART
 from clip_queue.shared.errors import ClipError, MemoryFull, QueueFull
 from clip_queue.shared.job import Inputs, Kind
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Health"])
 
@@ -63,8 +66,10 @@ class Readiness:
         """The reason why the service is not ready, or None if it is. Concurrent callers share one check."""
         async with self._lock:
             if time.monotonic() - self._checked > self._cache_ttl:
-                self._problem = await self._check()
+                before, self._problem = self._problem, await self._check()
                 self._checked = time.monotonic()
+                if self._problem != before:
+                    log.warning("not ready: %s", self._problem) if self._problem else log.info("ready")
             return self._problem
 
     async def _check(self) -> str | None:
@@ -118,5 +123,6 @@ async def readiness(request: Request) -> Response:
     """A worker has embedded something in the last seconds. If not: 503 and the reason."""
     state: Readiness = request.app.state.readiness
     if problem := await state.problem():
+        request.state.code = "not_ready"
         return respond({"status": "not ready", "message": problem}, {"Retry-After": "2"}, 503)
     return respond({"status": "ready"})

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clip_queue.api.connections import TURNED_AWAY
 from clip_queue.api.error_responses import METHODS
 from clip_queue.api.job_client import JobClient
 from clip_queue.api.keys import authenticate
@@ -41,6 +42,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(TURNED_AWAY)
         labels = ("method", "route", "status", "code")
         self._requests = Counter("clip_queue_requests", "Requests answered.", labels, registry=self.registry)
         self._durations = Histogram(

@@ -14,6 +14,7 @@ from clip_queue.shared.reconciler import PERIOD, RUNS, GracePeriod, ReconcilePas
 from clip_queue.shared.runs import led, reconcile_runs
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import AsyncStore
+from clip_queue.shared.workers import bury
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Reconciler:
             try:
                 models = {**self._registry.configured, **self._registry.models}
                 if self._grace.over and await self._store.execute(acquire_turn("api")):
+                    await self._store.execute(bury())
                     await self._reconcile(models)
                 if self._grace.over and await self._store.execute(acquire_turn("api", RUNS)):
                     settings = self._settings

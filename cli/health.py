@@ -9,7 +9,9 @@ import sys
 
 import httpx
 
+from clip_queue.shared import startup
 from clip_queue.shared.errors import ClipError
+from clip_queue.shared.redis_url import BadRedisUrl
 from clip_queue.shared.settings import Settings, get_settings
 from clip_queue.shared.store import Store
 from clip_queue.shared.workers import workers
@@ -30,11 +32,17 @@ def api() -> bool:
 def worker(settings: Settings | None = None) -> bool:
     """Whether a worker of this container holds its lease, so its models are loaded and its threads run."""
     try:
-        with contextlib.closing(Store.connect(settings or get_settings())) as store:
+        with contextlib.closing(Store.connect(settings or startup.load(get_settings))) as store:
             return any(live.host == socket.gethostname() for live in store.execute(workers()))
     except ClipError:
         return False
 
 
 if __name__ == "__main__":
-    sys.exit(0 if {"api": api, "worker": worker}[sys.argv[1]]() else 1)
+    checks = {"api": api, "worker": worker}
+    if sys.argv[1:] not in ([name] for name in checks):
+        sys.exit(f"usage: python -m clip_queue.cli.health {' | '.join(checks)}")
+    try:
+        sys.exit(0 if checks[sys.argv[1]]() else 1)
+    except (startup.CannotWork, BadRedisUrl) as error:
+        startup.stop("clip-queue health", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -25,10 +26,15 @@ def status(
 
     try:
         ready = show(console, Service(url), as_json=json, watching=watch)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except ServiceError as error:
         fail(str(error))
+    except BrokenPipeError:  # of `| head`: typer ends without a message
+        raise
+    except OSError as error:
+        fail(f"standard output cannot be written: {error.strerror}")
     raise typer.Exit(0 if ready else 1)
 
 
@@ -47,5 +53,10 @@ def jobs(
 
     try:
         show(console, Service(url), job=job, state=state, limit=limit, as_json=json)
+        sys.stdout.flush()
     except ServiceError as error:
         fail(str(error))
+    except BrokenPipeError:  # of `| head`: typer ends without a message
+        raise
+    except OSError as error:
+        fail(f"standard output cannot be written: {error.strerror}")

@@ -65,6 +65,7 @@ class Service:
 
 def _reason(response: httpx.Response) -> str:
     try:
-        return f": {response.json()['message']}"
-    except (ValueError, KeyError, TypeError):
+        said = response.json()
+        return f": {said['message'] if 'message' in said else said['detail'][0]['msg']}"
+    except (ValueError, LookupError, TypeError):
         return " (is this clip-queue?)"

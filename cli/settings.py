@@ -25,7 +25,9 @@ def as_typed(message: str, **given: Any) -> str:
     """A message in which each setting that was given as an option has the option's name."""
     for name, value in given.items():
         if value is not None:
-            message = message.replace(startup.variable(name), option(name))
+            typed = option(name)
+            message = message.replace(f"{typed} or {startup.variable(name)}", typed)
+            message = message.replace(startup.variable(name), typed)
     return message
 
 

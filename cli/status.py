@@ -178,10 +178,14 @@ def show(console: Console, service: Service, *, as_json: bool, watching: bool) -
     if as_json:
         for seen in watch(service):
             print(json.dumps({"error": str(seen)} if isinstance(seen, ServiceError) else seen.to_json()), flush=True)
+    pictures = (Text(str(it), "red") if isinstance(it, ServiceError) else picture(it) for it in watch(service))
+    if not console.is_terminal:  # there it would be drawn once, at the end
+        for each in pictures:
+            console.print(each)
+            console.file.flush()
     with Live(console=console, auto_refresh=False) as live:
-        for seen in watch(service):
-            away = isinstance(seen, ServiceError)
-            live.update(Text(str(seen), "red") if away else picture(seen), refresh=True)  # type: ignore[arg-type]
+        for each in pictures:
+            live.update(each, refresh=True)
     raise AssertionError  # watch() does not end
 
 

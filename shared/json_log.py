@@ -1,6 +1,7 @@
-"""Log lines as JSON (setting ``log_format``): those of this project, of uvicorn, of Celery and of what they import.
+"""Which lines are logged (setting ``log_level``), and as JSON or not (``log_format``): those of this project, of uvicorn,
+of Celery and of what they import.
 
-A line says ``time``, ``level``, ``logger`` and ``message``, of an exception ``exception``, and of :data:`FIELDS` those
+A line of JSON says ``time``, ``level``, ``logger`` and ``message``, of an exception ``exception``, and of :data:`FIELDS` those
 that its record has. Neither inputs nor keys are among them.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 from clip_queue.shared.settings import Settings
 
 FIELDS = ("request_id", "trace_id", "job_id", "model", "method", "route", "status", "code", "items")
+OURS = "clip_queue"
 UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access")  # have handlers of their own
 
 
@@ -51,3 +53,19 @@ def install(settings: Settings, *loggers: logging.Logger) -> None:
     for logger in loggers:
         for handler in logger.handlers:
             handler.setFormatter(JsonFormatter())
+
+
+def set_level(settings: Settings) -> None:
+    """Have an API process log what the setting says; Celery sets up a worker's log itself.
+
+    A level that uvicorn was started with stays, unless it is uvicorn's default. Without it Python would write none of
+    this project's lines below a warning.
+    """
+    level = settings.log_level.upper()
+    if not logging.getLogger().handlers:
+        ours = logging.getLogger(OURS)
+        ours.addHandler(logging.StreamHandler())
+        ours.setLevel(level)
+    for logger in map(logging.getLogger, UVICORN):
+        if logger.level == logging.INFO:
+            logger.setLevel(level)

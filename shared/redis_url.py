@@ -92,9 +92,9 @@ def parse_redis_url(url: str) -> RedisUrl:
     if any(part.scheme.lower() != scheme for part in parts):
         raise _wrong("all of its parts begin with sentinel://")
     options = dict(option for part in parts for option in parse_qsl(part.query, keep_blank_values=True))
-    for name in options:
-        if name not in _OPTIONS[scheme]:
-            raise _wrong(f"{scheme}:// has no option {name!r}; there are {', '.join(_OPTIONS[scheme])}")
+    if not options.keys() <= set(_OPTIONS[scheme]):  # which one is not said: it may be the rest of a password
+        there = ", ".join(_OPTIONS[scheme])
+        raise _wrong(f"{scheme}:// has the options {there} and no other; a '?' in a user name or password is written %3F")
     if scheme == "unix":
         if parts[0].hostname or parts[0].path in ("", "/"):
             raise _wrong("unix:// is followed by the absolute path of a socket")

@@ -7,13 +7,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from clip_queue.shared.roots import root
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 CommaList = Annotated[list[str], NoDecode]
+# Within these no clock, no call of the system and no number of Lua's overflows.
+Seconds = Annotated[float, Field(le=1e6, allow_inf_nan=False)]  # eleven days
+Long = Annotated[float, Field(le=1e9, allow_inf_nan=False)]  # as seconds thirty years, for who says "for ever"
+Number = Annotated[int, Field(le=2**50)]
 
 
 class Settings(BaseSettings):
@@ -75,7 +79,7 @@ class Settings(BaseSettings):
         description="Helper processes of a worker that decode the images whose cost is not known to be small, "
         "each started when it is first needed.",
     )
-    decode_timeout: float = Field(
+    decode_timeout: Seconds = Field(
         10.0, gt=0, description="Longest decoding of an image in a helper process, seconds; the image is refused then."
     )
     jpeg_draft: float = Field(
@@ -90,7 +94,7 @@ class Settings(BaseSettings):
         description="`exact`: Pillow's resizing, as open_clip does it; `fast`: torch's, several times faster, 0.3 % of "
         "the pixels one level off (another fingerprint); `auto`: `exact` at fp32, else `fast`.",
     )
-    text_cache_size: int = Field(10_000, ge=0, description="Text embeddings that a worker remembers; 0: none.")
+    text_cache_size: Number = Field(10_000, ge=0, description="Text embeddings that a worker remembers; 0: none.")
 
     # Limits on what comes in
     api_keys: Annotated[list[SecretStr], NoDecode] = Field(
@@ -100,20 +104,20 @@ class Settings(BaseSettings):
         False,
         description="Whether `/vectorize` needs no key, also where `api_keys` are set: Weaviate's client sends none.",
     )
-    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
-    max_total_body_bytes: int = Field(
+    max_body_bytes: Number = Field(64 * 2**20, ge=1024, description="Largest request body, bytes.")
+    max_total_body_bytes: Number = Field(
         2**30, ge=1024, description="Most bytes of bodies that an API process is receiving and reading; then 503."
     )
-    max_keyless_bytes: int = Field(
+    max_keyless_bytes: Number = Field(
         2**20,
         ge=1024,
         description="Most bytes of a body that are read where keys are set, and neither query, header nor the body's "
         "first 64 KiB have one (`api_key`).",
     )
-    max_header_bytes: int = Field(
+    max_header_bytes: Number = Field(
         64 * 1024, ge=4096, description="Most bytes of a request's URL and headers, and of the trailers of its body."
     )
-    max_connections: int = Field(
+    max_connections: Number = Field(
         900,
         ge=1,
         description="Connections of an API process. Over it the longest idle one is closed; if all are being answered, "
@@ -123,16 +127,16 @@ class Settings(BaseSettings):
         [],
         description="Origins whose pages may call the API from a browser (`https://app.example.org`; `*`: all).",
     )
-    max_items: int = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
-    max_texts: int = Field(10_000, ge=1, description="Most texts in an embed_text request.")
-    max_inputs: int = Field(
+    max_items: Number = Field(8, ge=1, description="Most images (embed_image) or prompts (compare) in a request.")
+    max_texts: Number = Field(10_000, ge=1, description="Most texts in an embed_text request.")
+    max_inputs: Number = Field(
         2048, ge=1, description="Most texts and images in a request of `/v1/embeddings` or `/vectorize`."
     )
-    max_job_items: int = Field(1024, ge=1, description="Most images, texts or prompts in a job (`POST /jobs`).")
-    max_text_chars: int = Field(2_000, ge=1, description="Longest text, characters, before it is tokenised.")
-    max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest encoded image, bytes.")
-    max_image_pixels: int = Field(50_000_000, ge=1, description="Largest image, pixels, read from its header.")
-    max_image_work: int = Field(
+    max_job_items: Number = Field(1024, ge=1, description="Most images, texts or prompts in a job (`POST /jobs`).")
+    max_text_chars: Number = Field(2_000, ge=1, description="Longest text, characters, before it is tokenised.")
+    max_image_bytes: Number = Field(20 * 2**20, ge=1024, description="Largest encoded image, bytes.")
+    max_image_pixels: Number = Field(50_000_000, ge=1, description="Largest image, pixels, read from its header.")
+    max_image_work: Number = Field(
         1_000_000_000,
         ge=1,
         description="Most work that decoding an image may be, in pixels × passes (scans of a progressive JPEG), read "
@@ -140,13 +144,13 @@ class Settings(BaseSettings):
     )
 
     # Fetching images by URL
-    fetch_timeout: float = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
-    fetch_max_redirects: int = Field(3, ge=0, description="Redirects followed; each is checked like the first URL.")
-    fetch_max_request_bytes: int = Field(256 * 2**20, ge=1024, description="Most bytes fetched for one request or job.")
-    fetch_max_total_bytes: int = Field(
+    fetch_timeout: Seconds = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
+    fetch_max_redirects: Number = Field(3, ge=0, description="Redirects followed; each is checked like the first URL.")
+    fetch_max_request_bytes: Number = Field(256 * 2**20, ge=1024, description="Most bytes fetched for one request or job.")
+    fetch_max_total_bytes: Number = Field(
         512 * 2**20, ge=1024, description="Most bytes of requests that an API process is fetching for; then 503."
     )
-    fetch_concurrency: int = Field(32, ge=1, description="URLs fetched at once by an API process.")
+    fetch_concurrency: Number = Field(32, ge=1, description="URLs fetched at once by an API process.")
     fetch_allow_http: bool = Field(False, description="Also accept plain `http://` URLs.")
     fetch_allow_ip_hosts: bool = Field(False, description="Also accept URLs whose host is an IP address.")
     fetch_allow_bare_hosts: bool = Field(False, description="Also accept hosts without a dot (`http://minio/…`).")
@@ -160,7 +164,7 @@ class Settings(BaseSettings):
 
     # Bulk
     read_threads: int = Field(16, ge=1, le=256, description="Images that a shard reads at once.")
-    read_timeout: float = Field(
+    read_timeout: Seconds = Field(
         60.0, gt=0, description="Longest wait for an image, or for a container's next row, seconds."
     )
 
@@ -172,7 +176,7 @@ class Settings(BaseSettings):
     bulk_outputs: CommaList = Field(
         [], description="Folders and URL prefixes below which such a run may write; the same form."
     )
-    max_bulk_runs: int = Field(
+    max_bulk_runs: Number = Field(
         100, ge=1, description="Runs led by workers that have not ended, before new ones get 429."
     )
     max_led_runs: int = Field(
@@ -185,7 +189,7 @@ class Settings(BaseSettings):
         description="Outputs of `clip-queue embed` that `/search` opens, comma-separated: `photos=/data/vectors`. The "
         "API needs the folders, and `pip install '.[outputs]'` ([http.md](http.md#search)).",
     )
-    search_timeout: float = Field(
+    search_timeout: Seconds = Field(
         10.0, gt=0, description="Longest search, or reading of a hit's picture, in its process, seconds; then 504."
     )
     search_processes: int = Field(
@@ -208,51 +212,51 @@ class Settings(BaseSettings):
     )
 
     # Time
-    request_timeout: float = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
-    header_timeout: float = Field(
+    request_timeout: Seconds = Field(30.0, gt=0, description="A synchronous request's deadline, seconds; then 504.")
+    header_timeout: Seconds = Field(
         10.0, gt=0, description="Time in which the URL and the headers of a request must arrive, seconds; then 408."
     )
-    client_timeout: float = Field(
+    client_timeout: Seconds = Field(
         20.0,
         gt=0,
         description="Longest time without a byte of a request's body, seconds; then 408. The same for a client that "
         "takes nothing of its response: it is disconnected.",
     )
-    min_client_rate: float = Field(
+    min_client_rate: Long = Field(
         1024.0,
         ge=0,
         description="Bytes a second, on average after the first `client_timeout`, that a body must arrive with, and a "
         "response be taken with.",
     )
-    max_wait: float = Field(60.0, ge=0, description="Longest `GET /jobs/{id}?wait=…`, seconds; a longer one is cut.")
-    redis_timeout: float = Field(1.5, gt=0, description="Longest wait for Redis before a 503, seconds.")
-    sync_ttl: float = Field(
+    max_wait: Seconds = Field(60.0, ge=0, description="Longest `GET /jobs/{id}?wait=…`, seconds; a longer one is cut.")
+    redis_timeout: Seconds = Field(1.5, gt=0, description="Longest wait for Redis before a 503, seconds.")
+    sync_ttl: Long = Field(
         120.0,
-        gt=0,
+        ge=1,
         description="Longest time that the record of a synchronous request is kept, seconds: one that is answered with "
         "a result goes within a second.",
     )
-    result_ttl: float = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
-    lease: float = Field(8.0, gt=0.5, description="A worker that is silent this long has lost its jobs, seconds.")
-    restart_grace: float = Field(
+    result_ttl: Long = Field(3600.0, gt=0, description="How long a finished job and its result are kept, seconds.")
+    lease: Seconds = Field(8.0, gt=0.5, description="A worker that is silent this long has lost its jobs, seconds.")
+    restart_grace: Seconds = Field(
         12.0,
         ge=0,
         description="Time that requests in the queue wait for a worker to come back once no live worker serves or "
         "loads their model, seconds; then 503.",
     )
-    forward_timeout: float = Field(
+    forward_timeout: Seconds = Field(
         120.0,
         gt=0,
         description="A forward pass longer than this is a hang and ends the worker, seconds; on a CPU, background and "
         "bulk passes give way, and the time of interactive ones beside them does not count.",
     )
-    drain_timeout: float = Field(20.0, gt=0, description="Time a worker has on SIGTERM to finish its jobs, seconds.")
+    drain_timeout: Seconds = Field(20.0, gt=0, description="Time a worker has on SIGTERM to finish its jobs, seconds.")
 
     # Queue
-    max_queued_items: int = Field(
+    max_queued_items: Number = Field(
         4096, ge=1, description="Unfinished items (images, texts) in a model's lane before new ones get 429."
     )
-    max_store_bytes: int = Field(
+    max_store_bytes: Number = Field(
         0,
         ge=0,
         description="Bytes that inputs of unfinished jobs and kept results may hold in the store before new jobs get "
@@ -261,16 +265,16 @@ class Settings(BaseSettings):
     max_owner_share: float = Field(
         0.5, gt=0, le=1, description="Share of these bytes that one API key may hold, where several are set."
     )
-    valkey_maxmemory: int = Field(
+    valkey_maxmemory: Number = Field(
         0,
         ge=0,
         description="`maxmemory` of the Valkey that `clip-queue up` starts, bytes; 0: a quarter of the machine's "
         "memory, at least 256 MiB.",
     )
     interactive_jobs: bool = Field(False, description='Whether a job may ask for `"priority": "interactive"`.')
-    max_attempts: int = Field(3, ge=1, description="Workers that one job may take down before it is failed.")
+    max_attempts: Number = Field(3, ge=1, description="Workers that one job may take down before it is failed.")
     worker_threads: int = Field(
-        16, ge=2, description="Messages a worker handles at once. 2 counts as 3: one for each lane."
+        16, ge=2, le=1024, description="Messages a worker handles at once. 2 counts as 3: one for each lane."
     )
 
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR`.")
@@ -298,12 +302,25 @@ class Settings(BaseSettings):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
+    @field_validator("data_dir", "cache_dir", mode="before")
+    @classmethod
+    def _blank(cls, value: object, info: ValidationInfo) -> object:
+        """An empty variable is none: as a path it would be the current folder."""
+        blank = isinstance(value, str) and not value.strip()
+        return cls.model_fields[str(info.field_name)].default if blank else value
+
     @field_validator("models")
     @classmethod
     def _some_model(cls, value: list[str]) -> list[str]:
         if not value:
             raise ValueError("name at least one model")
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_sent(cls, value: list[str]) -> list[str]:
+        """As a browser writes an origin."""
+        return [origin.lower().removesuffix("/") for origin in value]
 
     @field_validator("bulk_sources", "bulk_outputs")
     @classmethod

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
@@ -22,13 +24,19 @@ from clip_queue.shared.settings import LOG_LEVELS, Settings, get_settings
 PREFIX = "CLIP_QUEUE_"
 CANNOT_WORK = 78  # exit code of a process that no restart can help (EX_CONFIG of sysexits.h)
 CHECKED = f"{PREFIX}CHECKED"  # set for children, whose parent has warned already
-# Names with the prefix that are no settings: of the children above, of docker-compose.yml, of bench/ and tests/.
+# Names with the prefix that are no settings: of the children above, of clients, of docker-compose.yml, of bench/ and
+# tests/.
 OTHERS = frozenset(
-    PREFIX + name for name in ("CHECKED", "PUBLISH", "SDK_PYTHON", "CLIENTS_PYTHON", "RETRIEVAL_PYTHON", "TEST_FAULTS")
+    PREFIX + name
+    for name in (
+        *("CHECKED", "URL", "API_KEY", "PUBLISH", "MAXMEMORY"),
+        *("SDK_PYTHON", "CLIENTS_PYTHON", "RETRIEVAL_PYTHON", "PEERS_PYTHON", "TEST_FAULTS"),
+    )
 )
 ALIKE = 0.85  # least likeness to a known name of a name whose prefix is misspelt
 POLICY = ("fetch_allow_networks", "fetch_allow_hosts", "fetch_deny_hosts")
 DOTENV = Path(".env")
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+")  # as a browser sends it: without a path
 
 
 class CannotWork(Exception):
@@ -52,6 +60,7 @@ def load(read: Any = Settings, names: Mapping[str, str] | None = None, **given: 
         CannotWork: with one line of all that is wrong.
     """
     try:
+        _check_dotenv()
         settings: Settings = read(**given)
         wrong = dict(problems(settings))
     except ValidationError as error:  # its own text would show the values, also of keys
@@ -86,6 +95,9 @@ def problems(settings: Settings) -> Iterator[tuple[str, str]]:
         parse_searches(settings.search)
     except ValueError as error:
         yield "search", str(error)
+    for origin in settings.cors_origins:
+        if not ORIGIN.fullmatch(origin):
+            yield "cors_origins", f"{origin[:80]!r} is not an origin, as in https://app.example.org, or *"
     if settings.log_level.upper() not in LOG_LEVELS:
         yield "log_level", f"use one of {', '.join(LOG_LEVELS)}"
     blank: dict[str, list[str]] = {name: [] for name in POLICY}
@@ -111,6 +123,18 @@ def of_process(program: str) -> Settings:
         return load(get_settings)
     except CannotWork as error:
         stop(program, error)
+
+
+def warn_of_a_clients_key(settings: Settings) -> None:
+    """Print a line on stderr if there is a key for clients to send, and none that this service would ask for."""
+    name = f"{PREFIX}API_KEY"
+    if not settings.api_keys and name in (*os.environ, *_dotenv()):
+        print(
+            f"clip-queue: {name} is what a client sends; this service asks for no key: those that it accepts are "
+            f"{name}S",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def stop(program: str, error: Exception) -> NoReturn:
@@ -143,6 +167,23 @@ def misspelt(environment: Mapping[str, Any], dotenv: Mapping[str, Any]) -> list[
         meant = f"did you mean {near[0]}?" if near else "docs/settings.md lists them"
         lines.append(f"{name[:80]}{where} is no setting and does nothing: {meant}")
     return lines
+
+
+def _check_dotenv() -> None:
+    """Raise :class:`CannotWork` for a line of the file ``.env`` that is meant for us and sets nothing.
+
+    What reads the file passes over such a line: keys on it would leave the service open.
+    """
+    if not DOTENV.is_file():
+        return
+    with DOTENV.open(encoding="utf-8-sig") as lines:
+        for binding in parse_stream(lines):
+            text = binding.original.string
+            if (binding.error or (binding.key and binding.value is None)) and PREFIX in text.upper():
+                at = binding.original.line + len(text) - len(text.lstrip("\n"))
+                raise CannotWork(
+                    f"the file {DOTENV.absolute()} has no NAME=value in line {at}: quotes stand around the whole value"
+                )
 
 
 def _dotenv() -> Mapping[str, Any]:

@@ -91,6 +91,11 @@ def workers() -> Op[list[WorkerInfo]]:
     return Op([call("workers")], parse)
 
 
+def bury() -> Op[None]:
+    """Forget the workers whose lease ran out, and count them. For who reconciles: after an outage all look dead."""
+    return Op([call("bury")], lambda replies: None)
+
+
 def _worker(data: bytes) -> WorkerInfo | None:
     try:
         return WorkerInfo.unpack(data)

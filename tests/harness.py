@@ -164,7 +164,9 @@ class Stack:
     ) -> Service:
         """Start a worker; :meth:`ready` waits until it serves. ``env``: of its environment, beside the settings."""
         name = f"worker-{len(self.services)}"
-        flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO", "-n", f"{name}@%h"]
+        flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-n", f"{name}@%h"]
+        if root != ROOT:
+            flags += ["-l", "INFO"]  # release 0.1 takes it from the command alone
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", *flags]
         return self.add(Service(name, command, self.folder, {**self.env(**settings), **(env or {})}, root))
 

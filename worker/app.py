@@ -118,7 +118,9 @@ for noisy in ("celery.worker.strategy", "celery.app.trace"):
 
 @after_setup_logger.connect
 @after_setup_task_logger.connect
-def _log(logger: logging.Logger, **_: Any) -> None:
+def _log(logger: logging.Logger, loglevel: int = logging.WARNING, **_: Any) -> None:
+    if loglevel == logging.WARNING:  # Celery's default: the command names no other
+        logger.setLevel(settings.log_level.upper())
     json_log.install(settings, logger)
 
 

@@ -17,7 +17,7 @@ from clip_queue.shared.reconciler import RUNS, GracePeriod, ReconcilePass, acqui
 from clip_queue.shared.runs import led, reconcile_runs
 from clip_queue.shared.settings import Settings
 from clip_queue.shared.store import Store
-from clip_queue.shared.workers import MANIFESTS, WorkerInfo
+from clip_queue.shared.workers import MANIFESTS, WorkerInfo, bury
 from clip_queue.worker.executor.executor import JobExecutor
 from clip_queue.worker.inference.fatal import die
 from clip_queue.worker.memory import FreedMemory
@@ -135,6 +135,7 @@ class Heartbeat:
         leases.revoke(lost, held)
         self._release()
         if self._grace.over and self._store.execute(acquire_turn(self._executor.id)):
+            self._store.execute(bury())
             self._reconcile(self._executor.engine.models)
         if self._grace.over and self._store.execute(acquire_turn(self._executor.id, RUNS)):
             self._store.execute(reconcile_runs(self._settings.max_attempts, 2 * self._settings.lease))

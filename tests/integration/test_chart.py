@@ -126,11 +126,12 @@ def test_pods_start_what_the_images_start(name: str) -> None:
         assert container(found)["command"] == worker
 
 
-def test_lines_of_json_come_without_a_banner() -> None:
+def test_lines_of_json_come_without_a_banner(monkeypatch: pytest.MonkeyPatch) -> None:
     (worker,) = render({**REDIS, "settings": {"log_format": "json", "log_level": "WARNING"}}).workers
     command = container(worker)["command"]
     assert command.index("--quiet") < command.index("worker")
-    assert command[-2:] == ["--loglevel", "WARNING"]
+    assert "--loglevel" not in command, "it would go before the setting"
+    assert settings(worker, monkeypatch).log_level == "WARNING"
 
 
 def dockerfile() -> str:
@@ -194,6 +195,14 @@ def test_who_sets_no_keys_is_told() -> None:
     assert secret["stringData"]["api-keys"] == "one,two"
     assert "open to whoever" in rendered("minimal").notes
     assert "open to whoever" not in rendered("everything").notes
+
+
+def test_folders_of_datasets_are_mounted_in_api_and_workers() -> None:
+    it = rendered("everything")
+    for deployment in (it.api, *it.workers):
+        assert {"name": "data", "mountPath": "/data"} in container(deployment)["volumeMounts"]
+        assert {"name": "data", "persistentVolumeClaim": {"claimName": "datasets"}} in pod(deployment)["volumes"]
+        assert {"name": "tmp", "emptyDir": {}} in pod(deployment)["volumes"]
 
 
 def test_gpus_and_images() -> None:

@@ -11,7 +11,7 @@ from clip_queue.shared.held import ByteLimits
 from clip_queue.shared.job import Inputs, Job, JobResult, Kind, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import Store
-from clip_queue.shared.workers import workers
+from clip_queue.shared.workers import bury, workers
 
 MODEL = "org/clip:large"
 
@@ -66,8 +66,10 @@ def test_a_worker_whose_lease_ran_out_is_counted_once_and_one_that_left_is_not(s
         store.execute(ops.beat(name, b"x", 60, []))
     store.execute(ops.deregister("left"))
     store.client.delete("cq:worker:lost")
+    assert store.execute(workers()) == []
+    assert look(store).totals == {}, "who only looks does not judge"
     for _ in range(3):
-        store.execute(workers())
+        store.execute(bury())
     assert look(store).totals == {("worker_lost", "", ""): 1}
 
 

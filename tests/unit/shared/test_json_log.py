@@ -67,3 +67,26 @@ def test_as_text_nothing_is_touched(log: tuple[logging.Logger, io.StringIO]) -> 
     json_log.install(Settings(), logger)
     logger.warning("plain")
     assert written.getvalue() == "plain\n"
+
+
+@pytest.mark.parametrize(("level", "of_uvicorn", "written"), [("ERROR", "ERROR", []), ("INFO", "INFO", ["a", "b"])])
+def test_the_level_counts_for_this_projects_lines_and_uvicorns(
+    level: str, of_uvicorn: str, written: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own
+    loggers = [logging.getLogger(name) for name in (json_log.OURS, *json_log.UVICORN)]
+    before = [(each.level, list(each.handlers)) for each in loggers]
+    try:
+        for each in loggers[1:]:
+            each.setLevel(logging.INFO)
+        loggers[2].setLevel(logging.DEBUG)  # as uvicorn was told
+        json_log.set_level(Settings(log_level=level))
+        said = logging.getLogger(f"{json_log.OURS}.some.part")
+        said.info("a")
+        said.warning("b")
+        assert capsys.readouterr().err.splitlines() == written
+        assert [logging.getLevelName(each.level) for each in loggers[1:]] == [of_uvicorn, "DEBUG", of_uvicorn]
+    finally:
+        for each, (old, handlers) in zip(loggers, before, strict=True):
+            each.setLevel(old)
+            each.handlers = handlers

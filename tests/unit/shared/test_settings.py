@@ -101,6 +101,23 @@ def test_a_value_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, na
         Settings()
 
 
+def test_an_empty_path_is_none_and_not_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", " "):
+        monkeypatch.setenv("CLIP_QUEUE_DATA_DIR", value)
+        monkeypatch.setenv("CLIP_QUEUE_CACHE_DIR", value)
+        assert Settings().data_dir == Path.home() / ".clip-queue"
+        assert Settings().cache_dir is None
+
+
+def test_an_origin_is_taken_as_a_browser_sends_it() -> None:
+    origins = "https://App.example.org/, http://localhost:3000,*"
+    assert Settings(cors_origins=origins).cors_origins == [  # type: ignore[arg-type]
+        "https://app.example.org",
+        "http://localhost:3000",
+        "*",
+    ]
+
+
 def test_without_a_model_there_is_nothing_to_serve() -> None:
     with pytest.raises(ValidationError, match="name at least one model"):
         Settings(models=[])

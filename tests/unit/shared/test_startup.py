@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from clip_queue.shared import startup
 from clip_queue.shared.settings import Settings
+from tests.harness import ROOT
 
 SECRET = "s3cr3t"
 
@@ -37,6 +39,10 @@ WRONG = [
     ("FETCH_ALLOW_NETWORKS", "10.0.0.0/8,10.0.0.0/99", "'10.0.0.0/99' is not a network"),
     ("FETCH_ALLOW_HOSTS", "https://x.test", "is not a host"),
     ("FETCH_DENY_HOSTS", "*.*.test", "is not a host"),
+    *((name, value, "") for name in ("RESULT_TTL", "LEASE", "DRAIN_TIMEOUT") for value in ("inf", "nan", "1e18", "-1")),
+    ("MAX_ITEMS", "99999999999999999999", "less than or equal to"),
+    ("CORS_ORIGINS", "https://a.test,app.example.org", "'app.example.org' is not an origin"),
+    ("CORS_ORIGINS", "https://a.test/app", "is not an origin"),
     ("DATA_DIR", "~no-such-user-here/data", "user"),
     *(
         ("REDIS_URL", url, "")
@@ -100,6 +106,28 @@ def test_a_dotenv_with_a_byte_order_mark_is_read() -> None:
     assert startup.load().max_items == 5
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (f'A=1\nCLIP_QUEUE_API_KEYS="{SECRET}","key2"\n', 2),
+        (f"\n\nCLIP_QUEUE_API_KEYS: {SECRET}\n", 3),
+        (f"clip_queue_api_keys {SECRET}", 1),
+        (f'CLIP_QUEUE_API_KEYS="{SECRET}\nCLIP_QUEUE_MAX_ITEMS=5\n', 1),
+        ("# keys\nCLIP_QUEUE_API_KEYS\n", 2),
+    ],
+)
+def test_a_line_of_the_dotenv_that_would_set_nothing_is_refused(content: str, line: int) -> None:
+    Path(".env").write_text(content)
+    with pytest.raises(startup.CannotWork, match=rf"\.env has no NAME=value in line {line}: ") as caught:
+        startup.load()
+    assert SECRET not in str(caught.value)
+
+
+def test_lines_of_the_dotenv_that_are_not_ours_may_be_anything() -> None:
+    Path(".env").write_text('OTHER "x" y\nOTHER\n# CLIP_QUEUE_X\nexport CLIP_QUEUE_MAX_ITEMS=\'5\' # of eight\n')
+    assert startup.load().max_items == 5
+
+
 # Misspelt names
 
 
@@ -126,6 +154,28 @@ def test_what_is_known_or_not_ours_is_not_warned_of() -> None:
     known = [f"CLIP_QUEUE_{name.upper()}" for name in Settings.model_fields]
     others = ["CLIP_QUEUE_PUBLISH", "CLIP_QUEUE_TEST_FAULTS", "clip_queue_models", "CLIPBOARD", "CLIP_MODEL", "PATH"]
     assert startup.misspelt(dict.fromkeys((*known, *others), "x"), {}) == []
+
+
+def test_every_name_with_the_prefix_in_the_projects_files_is_known() -> None:
+    known = {f"CLIP_QUEUE_{name.upper()}" for name in Settings.model_fields} | startup.OTHERS
+    found: set[str] = set()
+    for pattern in ("*.md", "*.yml", "Makefile", "docs/*.md", "cli/*.py", "client/*.py", "bench/**/*.py"):
+        for path in ROOT.glob(pattern):
+            found |= set(re.findall(r"\bCLIP_QUEUE_[A-Z][A-Z_]*[A-Z]\b", path.read_text()))
+    assert {"CLIP_QUEUE_URL", "CLIP_QUEUE_API_KEY", "CLIP_QUEUE_MAXMEMORY"} <= found
+    assert found <= known
+
+
+def test_who_sets_a_clients_key_where_none_is_asked_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLIP_QUEUE_API_KEY", SECRET)
+    startup.warn_of_a_clients_key(Settings(api_keys="one"))  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+    startup.warn_of_a_clients_key(Settings())
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("are CLIP_QUEUE_API_KEYS")
+    assert SECRET not in line
 
 
 def test_the_warning_is_printed_once_and_not_by_children(

@@ -10,7 +10,7 @@ from clip_queue.shared.job import Inputs, Job, Kind, State
 from clip_queue.shared.lane import Lane
 from clip_queue.shared.store import Store
 from clip_queue.shared.submissions import Accepted, Submission
-from clip_queue.shared.workers import WorkerInfo, workers
+from clip_queue.shared.workers import WorkerInfo, bury, workers
 from tests.harness import wait_for
 
 from .store_calls import DONE, HOUR, MODEL, accepted, claim, finish, load, new, offer
@@ -236,6 +236,8 @@ def test_a_worker_is_there_as_long_as_its_lease(store: Store) -> None:
     store.execute(ops.beat("w", info.pack(), 60, []))
     store.execute(ops.beat("gone", info.pack(), 60, []))
     store.client.delete("cq:worker:gone")
+    assert store.execute(workers()) == [info]
+    store.execute(bury())
     assert store.execute(workers()) == [info]
     assert store.client.smembers("cq:workers") == {b"w"}
     store.execute(ops.deregister("w"))
