@@ -22,7 +22,7 @@ RUN uv pip install --no-deps --reinstall .
 
 FROM build AS build-worker
 # Requests and datasets; the Valkey that `serve` brings is a service of its own here.
-RUN uv pip install --constraint requirements.lock ".[bulk,gpu,tracing]"
+RUN uv pip install --constraint requirements.lock ".[bulk,gpu,hf,tracing]"
 COPY . .
 RUN uv pip install --no-deps --reinstall .
 
@@ -32,7 +32,7 @@ FROM build AS build-worker-cpu
 ARG TORCH_BACKEND=cpu
 ARG TORCH_INDEX=
 RUN uv pip install ${TORCH_BACKEND:+--torch-backend $TORCH_BACKEND} ${TORCH_INDEX:+--index $TORCH_INDEX} \
-    --constraint requirements.lock ".[bulk,tracing]"
+    --constraint requirements.lock ".[bulk,hf,tracing]"
 COPY . .
 RUN uv pip install --no-deps --reinstall .
 

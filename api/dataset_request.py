@@ -26,6 +26,11 @@ def no_bool(value: Any) -> Any:
     return value
 
 
+# The bounds stand within, or the schema at /docs would not have them.
+Deadline = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False), BeforeValidator(no_bool)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValidator(no_bool)]
+
+
 class EmbedDatasetJob(BaseModel):
     """A run over a dataset, which the workers lead. An option that is left out, or null, has its default.
 
@@ -42,9 +47,7 @@ class EmbedDatasetJob(BaseModel):
         description="A path, pattern or URL, or several paths, as the workers see it; in one of `bulk_sources`."
     )
     output: StrictStr = Field(description="A folder, path or URL, below one of `bulk_outputs`.")
-    deadline_s: float | None = Field(
-        None, gt=0, le=30 * 86400, allow_inf_nan=False, description="Seconds until the run expires if it has not ended."
-    )
+    deadline_s: Deadline | None = Field(None, description="Seconds until the run expires if it has not ended.")
 
     model: StrictStr | None = Field(None, max_length=200, description="The name of a model that is served.")
     format: StrictStr | None = Field(None, max_length=40, description="Unset: from what the source holds.")
@@ -66,9 +69,7 @@ class EmbedDatasetJob(BaseModel):
     batch_size: StrictInt | None = Field(None, ge=1, le=4096, description="Rows a forward pass.")
     dtype: Literal["float16", "float32"] | None = Field(None, description="Of the stored vectors.")
     limit: StrictInt | None = Field(None, ge=1, le=1_000_000_000, description="Only so many rows, the first.")
-    sample: Annotated[float, BeforeValidator(no_bool)] | None = Field(
-        None, gt=0, le=1, allow_inf_nan=False, description="Each row with this probability."
-    )
+    sample: Share | None = Field(None, description="Each row with this probability.")
     seed: StrictInt | None = Field(None, ge=0, le=2**31 - 1, description="Of the sample.")
     layout: Literal["clip-retrieval", "table"] | None = Field(None, description="Of the output.")
     update: StrictBool | None = Field(

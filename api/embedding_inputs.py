@@ -190,7 +190,7 @@ class EmbeddingsRequest(BaseModel):
 
 
 def _numbers(value: object) -> bool:
-    return isinstance(value, list) and all(type(v) in (int, float) for v in value[:4])
+    return isinstance(value, list) and bool(value) and all(type(v) in (int, float) for v in value[:4])
 
 
 def tokens(texts: list[str], most: int | None) -> int:

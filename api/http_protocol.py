@@ -179,6 +179,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.expect_100_continue = True
         elif name == b"content-length":
             self._announced = int(value)
+        elif name == b"transfer-encoding" and value.strip(b" \t").lower() != b"chunked":
+            # The parser would take `gzip, chunked` for chunks of what the body says.
+            self._refusal = _Refused(400, "no_http", "Transfer-Encoding may only be chunked.")
+            raise self._refusal
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -190,13 +194,13 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._bounds.ahead:
             self._refusal = _Refused(400, "too_many", "Too many requests were sent ahead.")
             raise self._refusal
-        self._part, self._head_bytes = Part.BODY, 0
         if len(self.connections) > self._bounds.connections and self.url.partition(b"?")[0] not in _HEALTH:
             crowded(self._bounds.connections)
             self.app = busy
         else:
             self.app = self.config.loaded_app
-        super().on_headers_complete()
+        super().on_headers_complete()  # raises for some URLs, as `http://x:/`, which are refused as a head is
+        self._part, self._head_bytes = Part.BODY, 0
         self.cycle.transport = cast(asyncio.Transport, Answer(self, self.cycle))
         self._bound_body(self._announced)
 

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from clip_queue.api.dataset_request import EmbedDatasetJob
+from clip_queue.api.dataset_request import Deadline, EmbedDatasetJob
 from clip_queue.api.items import Item, RequestItems, check_unicode, parse_images, parse_texts
 from clip_queue.api.refused import with_name
 from clip_queue.shared import comparison
@@ -222,9 +222,7 @@ class JobOptions(BaseModel):
     """The fields of a job that the synchronous request of its kind does not have."""
 
     priority: Priority = Field(Lane.BACKGROUND, description="`interactive` only if the server's settings allow it.")
-    deadline_s: float | None = Field(
-        None, gt=0, le=30 * 86400, allow_inf_nan=False, description="Seconds until the job expires if it has not ended."
-    )
+    deadline_s: Deadline | None = Field(None, description="Seconds until the job expires if it has not ended.")
 
 
 class EmbedImageJob(JobOptions, EmbedImage):

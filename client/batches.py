@@ -224,7 +224,7 @@ class Batches:
         if not isinstance(found, list) or len(found) != len(part) + company:
             raise answer.unexpected
         values = cosines(found) if self._route is COMPARE else matrix(found)
-        errors = [error for error in item_errors(said.get("errors")) if error.index < len(part)]
+        errors = [error for error in item_errors(said.get("errors"), len(found)) if error.index < len(part)]
         return Answered(
             part.indices,
             values[: len(part)],

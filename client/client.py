@@ -70,7 +70,8 @@ class Client:
 
         Args:
             images: one or any number of them: a path, a URL that the server fetches (``http://…``, ``https://…``), a
-                data URI, the bytes of an encoded image, an array (height, width, 3) of uint8 in RGB, or Pillow's.
+                data URI, the bytes of an encoded image, an open binary file, an array (height, width, 3) of uint8 in
+                RGB, or Pillow's.
             model: one that is served; by default the server's first.
             on_error: ``fail``: one bad image fails the call; ``skip``: its row is NaN, and ``errors`` has the reason.
 
@@ -149,12 +150,17 @@ class Client:
 
         ``idempotency_key``: jobs submitted with equal ones are one job. By default each call has its own, so that
         trying again does not make two jobs.
+
+        Raises: as :meth:`embed_images`, and :class:`ValueError` for such a key or a number that cannot be sent.
         """
         steps = jobs.submit(task, idempotency_key, self._server.limits.body_bytes * 3 // 4)
         return Job(self, self._do(steps))
 
     def job(self, job_id: str) -> Job:
-        """The job of an id, submitted with the same key at some time. Raises :class:`BadRequest` if there is none."""
+        """The job of an id, submitted with the same key at some time.
+
+        Raises :class:`BadRequest` if there is none, and :class:`ValueError` for what cannot be an id.
+        """
         return Job(self, self._do(jobs.look(job_id)))
 
     def close(self) -> None:
@@ -290,7 +296,10 @@ class Job(jobs.JobHandle):
         return self
 
     def wait(self, timeout: float | None = None) -> Job:
-        """Wait until it has ended, however. Raises :class:`StillRunning` after ``timeout`` seconds."""
+        """Wait until it has ended, however. Raises :class:`StillRunning` after ``timeout`` seconds.
+
+        Raises :class:`ValueError` for a timeout that is NaN.
+        """
         self.document = self._client._do(jobs.wait(self.document, timeout))
         return self
 
@@ -301,6 +310,7 @@ class Job(jobs.JobHandle):
             JobFailed: it has failed, was cancelled or has expired.
             StillRunning: it has not ended within ``timeout`` seconds.
             BadRequest: its result is not kept any more.
+            ValueError: the timeout is NaN.
         """
         self.document = self._client._do(jobs.finished(self.document, timeout))
         return jobs.result(self.document)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+NOT_OURS = "This is not the answer of a clip-queue server: another one is at the address, or a proxy changed it."
+
 
 class ClipQueueError(Exception):
     """A request that failed.

@@ -9,7 +9,7 @@ import stat
 import sys
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import orjson
@@ -20,7 +20,7 @@ from clip_queue.client.errors import BadRequest
 if TYPE_CHECKING:
     import PIL.Image
 
-Image: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | NDArray[np.uint8] | PIL.Image.Image"
+Image: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | IO[bytes] | NDArray[np.uint8] | PIL.Image.Image"
 
 # What a PNG can hold as it is, and what becomes of other modes of Pillow.
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
@@ -32,8 +32,9 @@ def to_json(image: object, max_bytes: int) -> bytes:
 
     Args:
         image: a path, an ``http(s)://`` URL that the server fetches, a data URI, the bytes of an encoded image, an
-            array (height, width, 3) of uint8 in RGB, an image of Pillow, or a mapping with ``type`` and ``value``.
-        max_bytes: a larger file is not read.
+            open binary file with one in it, an array (height, width, 3) of uint8 in RGB, an image of Pillow, or a
+            mapping with ``type`` and ``value``.
+        max_bytes: a larger file is not sent.
 
     Raises:
         BadRequest: it is none of these, or cannot be read.
@@ -46,7 +47,9 @@ def to_json(image: object, max_bytes: int) -> bytes:
         return _base64(_file(Path(image), max_bytes))
     if isinstance(image, os.PathLike):
         return _base64(_file(Path(image), max_bytes))
-    if isinstance(image, bytes | bytearray | memoryview):
+    if isinstance(image, memoryview):
+        return _base64(image.tobytes())  # its bytes may lie apart, as every second one does
+    if isinstance(image, bytes | bytearray):
         return _base64(image)
     if isinstance(image, np.ndarray):
         return _base64(png(image))
@@ -54,8 +57,10 @@ def to_json(image: object, max_bytes: int) -> bytes:
         return orjson.dumps(image)
     if _is_pillow(image):
         return _base64(_of_pillow(image))
+    if _is_open(image) and isinstance(data := _rest(image), bytes):
+        return _base64(_checked(data, type(image).__name__, max_bytes))
     raise BadRequest(
-        f"{type(image).__name__} is no image: give a path, a URL, bytes, an array or an image of Pillow.",
+        f"{type(image).__name__} is no image: give a path, a URL, bytes, a binary file, an array or Pillow's image.",
         code="bad_image",
     )
 
@@ -64,8 +69,9 @@ def is_one(images: object) -> bool:
     """Whether this is one image, and not several."""
     return (
         isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | dict)
-        or (isinstance(images, np.ndarray) and images.ndim in (2, 3))
+        or (isinstance(images, np.ndarray) and images.ndim in (0, 2, 3))  # 0 is no image, but nothing of several
         or _is_pillow(images)
+        or _is_open(images)  # iterating over it would give its lines
     )
 
 
@@ -75,7 +81,12 @@ def _is_pillow(image: object) -> TypeGuard[PIL.Image.Image]:
     return pillow is not None and isinstance(image, pillow.Image)
 
 
-def _base64(data: bytes | bytearray | memoryview) -> bytes:
+def _is_open(image: object) -> TypeGuard[IO[bytes]]:
+    """Whether it can be read as an open file can."""
+    return callable(getattr(image, "read", None))
+
+
+def _base64(data: bytes | bytearray) -> bytes:
     return b'{"type":"base64","value":"' + base64.b64encode(data) + b'"}'
 
 
@@ -88,9 +99,21 @@ def _file(path: Path, max_bytes: int) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadRequest(f"{str(path)[:200]!r} cannot be read: {reason}.", code="bad_image") from None
+    return _checked(data, str(path), max_bytes)
+
+
+def _rest(file: IO[bytes]) -> object:
+    """What an open file holds from where it is: bytes, unless it was opened as text or is something else."""
+    try:
+        return file.read()
+    except Exception as error:  # of any library
+        raise BadRequest(f"{type(file).__name__} cannot be read: {error}", code="bad_image") from error
+
+
+def _checked(data: bytes, name: str, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise BadRequest(
-            f"{path} is larger than {max_bytes} bytes, which is more than fits in a request.", code="too_large"
+            f"{name} is larger than {max_bytes} bytes, which is more than fits in a request.", code="too_large"
         )
     return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -10,8 +11,8 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from clip_queue.client import batches
-from clip_queue.client.errors import BadRequest, ClipQueueError, JobFailed, StillRunning, Unavailable
-from clip_queue.client.results import Embeddings, cosines, item_errors, matrix
+from clip_queue.client.errors import NOT_OURS, BadRequest, ClipQueueError, JobFailed, StillRunning, Unavailable
+from clip_queue.client.results import Embeddings, cosines, item_errors, matrix, text
 from clip_queue.client.steps import Answer, Pause, Request, Retries, Steps, ask, ask_for
 
 Document: TypeAlias = dict[str, Any]  # a job as the server shows it
@@ -22,6 +23,7 @@ SHORT_POLL = 0.5  # seconds between two looks where it does not wait
 RECONNECT = 1.0  # seconds after which a stream that ended without its job's end is asked for again
 MAX_EVENT = 64 * 2**20  # bytes
 SIGN_OF_LIFE = 10.0  # seconds after which the server sends one where there is no event
+_NO_IDS = ("", ".", "..")  # in a URL they would be another path
 
 
 class JobHandle:
@@ -59,12 +61,25 @@ def submit(task: Mapping[str, Any], idempotency_key: str | None, max_bytes: int)
 def to_body(task: Mapping[str, Any], max_bytes: int) -> bytes:
     """A task as JSON. Its images, where a known task has them, are encoded; all else is sent as it is.
 
-    Raises :class:`BadRequest` for an image that cannot be sent, and :class:`TypeError` for what JSON cannot hold.
+    Raises :class:`BadRequest` for an image that cannot be sent, :class:`TypeError` for what JSON cannot hold, and
+    :class:`ValueError` for NaN and infinity, which would arrive as null.
     """
+    for name, value in task.items():
+        if not _is_finite(value):
+            raise ValueError(f"The task's field {name!r} holds NaN or an infinite number, which JSON does not have.")
     fields = {name: value if name in _images_of(task) else batches.dumps(value) for name, value in task.items()}
     for name in _images_of(task) & fields.keys():
         fields[name] = _images(task[name], name == "prompt", max_bytes)
     return batches.to_body(fields)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers of a value are finite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_finite, value))
 
 
 def _images_of(task: Mapping[str, Any]) -> set[str]:
@@ -80,7 +95,7 @@ def _images_of(task: Mapping[str, Any]) -> set[str]:
 
 def _images(value: Any, named: bool, max_bytes: int) -> bytes:
     if named and isinstance(value, Mapping) and not {"type", "value"} <= value.keys():
-        return batches.to_body({name: batches.to_json("image", image, max_bytes) for name, image in value.items()})
+        return batches.to_body({name: _named(name, image, max_bytes) for name, image in value.items()})
     found = list(batches.several(value, "image"))
     encoded = []
     for index, image in enumerate(found):
@@ -93,8 +108,18 @@ def _images(value: Any, named: bool, max_bytes: int) -> bytes:
     return encoded[0] if one else b"[" + b",".join(encoded) + b"]"
 
 
+def _named(name: str, image: object, max_bytes: int) -> bytes:
+    try:
+        return batches.to_json("image", image, max_bytes)
+    except BadRequest as error:
+        raise BadRequest(f"Prompt {name!r}: {error.message}", code=error.code) from error
+
+
 def look(job_id: str, wait: float = 0.0) -> Steps[Document]:
-    """A job's document. ``wait``: seconds that the server may wait for its state to change."""
+    """A job's document. ``wait``: seconds that the server may wait for its state to change.
+
+    Raises :class:`ValueError` for what cannot be an id.
+    """
     params = {"wait": f"{wait:.3f}"} if wait else {}
     return _document(Request("GET", _path(job_id), params=params, patience=wait))
 
@@ -106,7 +131,7 @@ def _document(request: Request) -> Steps[Document]:
 
 def _job(answer: Answer) -> Document:
     found = answer.json()
-    if not isinstance(found.get("id"), str) or not isinstance(found.get("state"), str):
+    if not isinstance(found.get("id"), str) or found["id"] in _NO_IDS or not isinstance(found.get("state"), str):
         raise answer.unexpected
     return found
 
@@ -115,7 +140,10 @@ def wait(document: Document, timeout: float | None) -> Steps[Document]:
     """The document of a job that has ended.
 
     Raises :class:`StillRunning` after ``timeout`` seconds; None: there is no limit but the job's own deadline.
+    Raises :class:`ValueError` for NaN, after which no time ever is.
     """
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError("timeout is a number of seconds, or None: no limit.")
     until = None if timeout is None else time.monotonic() + timeout
     while document["state"] not in ENDED:
         began = time.monotonic()
@@ -150,24 +178,27 @@ def finished(document: Document, timeout: float | None) -> Steps[Document]:
 def result(document: Document) -> Any:
     """The result of a job that has ended: :class:`Embeddings`; cosines, an array (n,) or by name; or what it is.
 
-    Raises :class:`JobFailed` if it has none.
+    Raises :class:`JobFailed` if it has none, and :class:`ClipQueueError` if no clip-queue server wrote it.
     """
     error = document.get("error") or {}
-    if document["state"] != "succeeded":
-        message = f"Job {document['id']} is {document['state']}"
-        raise JobFailed(
-            f"{message}: {error['message']}" if error.get("message") else f"{message}.",
-            state=document["state"],
-            code=error.get("code"),
-            index=error.get("index"),
-        )
     found = document.get("result") or {}
+    if not isinstance(error, dict) or not isinstance(found, dict):
+        raise ClipQueueError(NOT_OURS)
+    if document["state"] != "succeeded":
+        message, why = f"Job {document['id']} is {document['state']}", text(error.get("message"))
+        index = error.get("index")
+        raise JobFailed(
+            f"{message}: {why}" if why else f"{message}.",
+            state=document["state"],
+            code=text(error.get("code")) or None,
+            index=index if type(index) is int else None,
+        )
     if isinstance(rows := found.get("embeddings"), list):
-        fingerprint = document.get("fingerprint")
+        fingerprint = text(document.get("fingerprint"))
         return Embeddings(
             matrix(rows),
-            item_errors(found.get("errors")),
-            str(document.get("model", "")),
+            item_errors(found.get("errors"), len(rows)),
+            text(document.get("model")),
             (fingerprint,) if fingerprint else (),
         )
     if isinstance(similarity := found.get("similarity"), list):
@@ -237,4 +268,6 @@ class EventStream:
 
 
 def _path(job_id: str) -> str:
+    if job_id in _NO_IDS:
+        raise ValueError(f"{job_id!r} is no job's id.")
     return f"/jobs/{quote(job_id, safe='')}"

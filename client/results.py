@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_queue.client.errors import ClipQueueError
+from clip_queue.client.errors import NOT_OURS, ClipQueueError
 
 Matrix = NDArray[np.float32]  # (n, dimension)
 
@@ -53,12 +53,12 @@ class Embeddings:
 
 def matrix(rows: Sequence[Sequence[float] | None]) -> Matrix:
     """Rows as JSON has them, as an array (n, dimension); NaN where there is none. Raises :class:`ClipQueueError`."""
-    dimension = next((len(row) for row in rows if row is not None), 0)
-    empty = [float("nan")] * dimension
     try:
+        dimension = next((len(row) for row in rows if row is not None), 0)
+        empty = [float("nan")] * dimension
         return np.array([empty if row is None else row for row in rows], np.float32).reshape(len(rows), dimension)
     except (TypeError, ValueError):
-        raise ClipQueueError("The answer's vectors are not of one length.") from None
+        raise ClipQueueError("The answer's vectors are not lists of numbers, all of one length.") from None
 
 
 def cosines(values: Sequence[float]) -> NDArray[np.float32]:
@@ -69,12 +69,20 @@ def cosines(values: Sequence[float]) -> NDArray[np.float32]:
         raise ClipQueueError("The answer's cosines are not numbers.") from None
 
 
-def item_errors(found: object) -> list[ItemError]:
-    """The errors of items in an answer or a job's result."""
-    if not isinstance(found, list):
+def item_errors(found: object, count: int) -> list[ItemError]:
+    """The errors of some of ``count`` items, in an answer or a job's result. Raises :class:`ClipQueueError`."""
+    if found is None:
         return []
-    return [
-        ItemError(error["index"], str(error.get("code", "")), str(error.get("message", "")))
-        for error in found
-        if isinstance(error, dict) and isinstance(error.get("index"), int)
-    ]
+    if not isinstance(found, list) or not all(_blames_one(error, count) for error in found):
+        raise ClipQueueError(NOT_OURS)
+    return [ItemError(error["index"], text(error.get("code")), text(error.get("message"))) for error in found]
+
+
+def _blames_one(error: object, count: int) -> bool:
+    index = error.get("index") if isinstance(error, dict) else None
+    return type(index) is int and 0 <= index < count  # True would be an int too
+
+
+def text(said: object) -> str:
+    """A field that should be a text; nothing if it is something else, such as null."""
+    return said if isinstance(said, str) else ""

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import orjson
 
-from clip_queue.client.errors import BadRequest, ClipQueueError, Unavailable
+from clip_queue.client.errors import NOT_OURS, BadRequest, ClipQueueError, Unavailable
 
 log = logging.getLogger("clip_queue.client")
 T = TypeVar("T")
@@ -59,8 +59,7 @@ class Answer:
     @property
     def unexpected(self) -> ClipQueueError:
         """The error of an answer that is not as documented."""
-        message = "This is not the answer of a clip-queue server: another one is at the address, or a proxy changed it."
-        return ClipQueueError(message, **self._about())
+        return ClipQueueError(NOT_OURS, **self._about())
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -92,7 +91,7 @@ class Answer:
         return kind(
             _message(said) or f"The server answered with the status {self.status}.",
             code=code if isinstance(code, str) else None,
-            index=index if isinstance(index, int) else None,
+            index=index if type(index) is int and index >= 0 else None,
             **self._about(),
         )
 
@@ -103,8 +102,12 @@ def _message(said: dict[str, Any]) -> str:
     detail = said.get("detail")
     if not isinstance(detail, list):
         return detail if isinstance(detail, str) else ""
-    problems = [problem for problem in detail if isinstance(problem, dict)]
-    return "; ".join(f"{'.'.join(map(str, p.get('loc', ())))}: {p.get('msg', '')}" for p in problems)
+    problems = [problem for problem in detail if isinstance(problem, dict) and isinstance(problem.get("msg"), str)]
+    return "; ".join(f"{_place(problem.get('loc'))}: {problem['msg']}" for problem in problems)
+
+
+def _place(loc: object) -> str:
+    return ".".join(map(str, loc)) if isinstance(loc, list) else ""
 
 
 @dataclass(frozen=True)

@@ -51,17 +51,18 @@ class Server:
         concurrency: int,
         limits: ClientLimits | None,
     ) -> None:
-        if not timeout > 0 or not retry_for >= 0 or concurrency < 1:
+        if not timeout > 0 or not retry_for >= 0 or not concurrency >= 1:  # so that NaN is refused too
             raise ValueError("timeout is more than 0, retry_for at least 0, concurrency at least 1.")
         self.timeout = timeout
         self.retry_for = retry_for
         self.concurrency = concurrency
         self.limits = replace(limits or ClientLimits())  # what is learned of this server is not for others
-        url = url or os.environ.get(URL) or DEFAULT_URL
+        url = (url or os.environ.get(URL) or DEFAULT_URL).strip()
         try:
+            httpx.URL(url)  # what it cannot read, it would refuse at the first request
             parts = urlsplit(url)
             whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
+        except (ValueError, httpx.InvalidURL):
             whole = False
         if not whole:
             raise ValueError("The server's URL is not http://HOST[:PORT] or https://….")

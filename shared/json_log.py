@@ -1,8 +1,8 @@
-"""Which lines are logged (setting ``log_level``), and as JSON or not (``log_format``): those of this project, of uvicorn,
-of Celery and of what they import.
+"""Which lines are logged (setting ``log_level``), and as JSON or not (``log_format``): this project's, uvicorn's,
+Celery's and those of what they import.
 
-A line of JSON says ``time``, ``level``, ``logger`` and ``message``, of an exception ``exception``, and of :data:`FIELDS` those
-that its record has. Neither inputs nor keys are among them.
+A line of JSON says ``time``, ``level``, ``logger`` and ``message``, of an exception ``exception``, and of
+:data:`FIELDS` those that its record has. Neither inputs nor keys are among them.
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ def parse_redis_url(url: str) -> RedisUrl:
     options = dict(option for part in parts for option in parse_qsl(part.query, keep_blank_values=True))
     if not options.keys() <= set(_OPTIONS[scheme]):  # which one is not said: it may be the rest of a password
         there = ", ".join(_OPTIONS[scheme])
-        raise _wrong(f"{scheme}:// has the options {there} and no other; a '?' in a user name or password is written %3F")
+        raise _wrong(
+            f"{scheme}:// has the options {there} and no other; a '?' in a user name or password is written %3F"
+        )
     if scheme == "unix":
         if parts[0].hostname or parts[0].path in ("", "/"):
             raise _wrong("unix:// is followed by the absolute path of a socket")

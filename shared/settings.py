@@ -146,7 +146,9 @@ class Settings(BaseSettings):
     # Fetching images by URL
     fetch_timeout: Seconds = Field(10.0, gt=0, description="Time for one URL with all its redirects, seconds.")
     fetch_max_redirects: Number = Field(3, ge=0, description="Redirects followed; each is checked like the first URL.")
-    fetch_max_request_bytes: Number = Field(256 * 2**20, ge=1024, description="Most bytes fetched for one request or job.")
+    fetch_max_request_bytes: Number = Field(
+        256 * 2**20, ge=1024, description="Most bytes fetched for one request or job."
+    )
     fetch_max_total_bytes: Number = Field(
         512 * 2**20, ge=1024, description="Most bytes of requests that an API process is fetching for; then 503."
     )

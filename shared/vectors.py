@@ -20,7 +20,10 @@ def normalise(matrix: Matrix) -> Matrix:
 
 
 def cosine(vector: Vector, matrix: Matrix) -> Vector:
-    """The cosines (n,) of ``vector`` (dimension,) with each row of ``matrix`` (n, dimension), computed in float32."""
-    norms = np.linalg.norm(matrix, axis=1) * np.linalg.norm(vector)
-    out: Vector = matrix @ vector / np.maximum(norms, _TINY)
-    return out
+    """The cosines (n,) of ``vector`` (dimension,) with each row of ``matrix`` (n, dimension), computed in float32.
+
+    They are within -1 and 1; of a vector of zeros they are 0.
+    """
+    lengths, length = np.linalg.norm(matrix, axis=1), np.linalg.norm(vector)
+    out: Vector = matrix @ (vector / np.maximum(length, _TINY)) / np.maximum(lengths, _TINY)
+    return out.clip(-1.0, 1.0)  # rounding goes beyond

@@ -244,6 +244,7 @@ def test_lengths_that_lie(door: Api) -> None:
         b"Content-Length: 4\r\nTransfer-Encoding: identity\r\n",
         b"Transfer-Encoding: chunked, identity\r\n",
         b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
         b"Transfer-Encoding : chunked\r\n",
         b"Transfer-Encoding:\x0bchunked\r\n",
         b"Content-Length: 4\r\nTransfer-Encoding:\r\n chunked\r\n",

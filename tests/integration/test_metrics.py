@@ -120,7 +120,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
                 return False
 
         wait_for(scraped, 120, "Prometheus to scrape")
-        yield found
+        try:
+            yield found
+        finally:
+            api.stop()  # killed, it would leave its two processes behind
 
 
 def test_a_dataset_is_seen_while_it_is_embedded_and_its_rows_are_counted(watched: Watched, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
 import logging
 import math
@@ -33,6 +34,8 @@ from clip_queue.worker.memory import keep_freed_memory
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+WEIGHTS = (".safetensors", ".bin", ".pth")  # that open_clip looks for in a folder
+HUGGING_FACE = ("transformers", "tokenizers", "sentencepiece")
 DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,21 +83,24 @@ class ClipModel:
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
         self._dtype = DTYPES[self.precision]
+        cache = str(settings.cache_dir) if settings.cache_dir else None
         try:
             model, name = load(spec, settings.cache_dir)
+            self.config = config = checked(open_clip.get_model_preprocess_cfg(model))
+            self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
+            self.tokenizer = Tokenizer(open_clip.get_tokenizer(name, cache_dir=cache), context_length(model))
         except MemoryError:
             raise
         except Exception as error:  # open_clip, torch and the hub raise errors of many kinds
-            why = reason(spec, error)
-            raise CannotWork(f"CLIP_QUEUE_MODELS: {spec.name}={spec.source} cannot be loaded: {why}") from error
+            raise cannot_load(spec, reason(spec, error)) from error
         self.logit_scale = logit_scale(model)  # before it is rounded to the precision
         self._model = model.eval().requires_grad_(False)
-        self.config = config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
-        self.preprocess, self.resize = preprocess.choose(config, settings.resize, self.precision)
         size = config.size if isinstance(config.size, (tuple, list)) else (config.size, config.size)
         self.image_size: tuple[int, int] = (size[0], size[1])
         self.draft = round(settings.jpeg_draft * max(size))
         how = [self.precision, *([self.draft] if self.draft else []), *(["fast"] if self.resize == "fast" else [])]
+        self._raw = {"normalize": False} if normalises(model) else {}
+        how += ["raw"] if self._raw else []
         self.fingerprint = fingerprint(model, architecture(name), config, how)
         fold(self._model)
         self._model.to(device=self.device, dtype=self._dtype)
@@ -104,9 +110,8 @@ class ClipModel:
         # A line of pixels long: torch is several times slower where it repeats three numbers.
         self._mean = (torch.tensor(config.mean) * 255).repeat(self.image_size[1]).to(self.device)
         self._std = (torch.tensor(config.std) * 255).repeat(self.image_size[1]).to(self.device)
-        self.tokenizer = Tokenizer(open_clip.get_tokenizer(name), context_length(model))
         layer = Int8Linear if self.precision == "int8" else Linear
-        self.text_tower = TextTower(self._model, layer)
+        self.text_tower = TextTower(self._model, layer, self._raw)
         lighten(self._model.visual, layer)
         if layer is Int8Linear and not any(isinstance(part, Int8Linear) for part in self._model.visual.modules()):
             log.warning("%s: int8 is for transformers; images are computed at fp32", spec.name)
@@ -115,7 +120,11 @@ class ClipModel:
         if self.device.type == "cpu":  # on CUDA graphs do it, where it counts
             keep_freed_memory()
             self._trace()
-        self.dimension = self.embed_texts([self.tokenizer("a")]).result().shape[1]
+        text = self.embed_texts([self.tokenizer("a")]).result()
+        image = self.embed_images([np.zeros((*self.image_size, 3), np.uint8)]).result()
+        if not (np.isfinite(text).all() and np.isfinite(image).all()):
+            raise cannot_load(spec, f"its vectors are not finite at {self.precision}: its weights may be broken")
+        self.dimension = text.shape[1]
         self.info = ModelInfo(
             name=spec.name,
             source=public_source(spec.source),
@@ -154,7 +163,7 @@ class ClipModel:
         """The raw features (n, dimension) of a stack on the device."""
         lines = stack.flatten(2).float().sub_(self._mean).div_(self._std).to(self._dtype)
         batch = lines.view(stack.shape).permute(0, 3, 1, 2)  # NHWC in memory: channels_last
-        features: torch.Tensor = self._model.encode_image(batch.contiguous(memory_format=self._format))
+        features: torch.Tensor = self._model.encode_image(batch.contiguous(memory_format=self._format), **self._raw)
         return features
 
     @torch.inference_mode()
@@ -195,12 +204,13 @@ def load(spec: ModelSpec, cache_dir: Path | None) -> tuple[Any, str]:
         source = f"local-dir:{CHECKPOINTS / source.removeprefix(SHIPPED)}"
     cache = str(cache_dir) if cache_dir else None
     if source.startswith(("local-dir:", "hf-hub:")):
-        return open_clip.create_model(source, cache_dir=cache), source
+        return open_clip.create_model(source, cache_dir=cache, require_pretrained=True), source
     architecture, _, tag = source.partition("/")
     if tag == RANDOM:
         torch.manual_seed(0)
         return open_clip.create_model(architecture, pretrained=None, load_weights=False), architecture
-    return open_clip.create_model(architecture, pretrained=tag, cache_dir=cache), architecture
+    model = open_clip.create_model(architecture, pretrained=tag, cache_dir=cache, require_pretrained=True)
+    return model, architecture
 
 
 def reason(spec: ModelSpec, error: Exception) -> str:
@@ -212,6 +222,8 @@ def reason(spec: ModelSpec, error: Exception) -> str:
             return f"there is no folder {folder}"
         if not (folder / "open_clip_config.json").is_file():
             return f"{folder} has no open_clip_config.json"
+        if not any(path.suffix in WEIGHTS for path in folder.iterdir()):
+            return f"{folder} has no weights (open_clip_model.safetensors)"
     elif not source.startswith(("hf-hub:", SHIPPED)):
         name, _, tag = source.partition("/")
         known = open_clip.list_models()
@@ -222,8 +234,35 @@ def reason(spec: ModelSpec, error: Exception) -> str:
         tags = open_clip.list_pretrained_tags_by_model(name)
         if tag != RANDOM and tag not in tags and not Path(tag).exists():
             return f"{name} has no weights {tag!r}: use one of {', '.join(tags) or RANDOM}"
-    said = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {said[:300]}"
+    if source.startswith("hf-hub:") and "could not be loaded" in str(error):
+        return "its weights could not be fetched: is the hub reachable, and does HF_TOKEN allow the repository?"
+    if isinstance(error, ModuleNotFoundError) and error.name in HUGGING_FACE:
+        return f"its texts need {error.name}: pip install 'clip-queue[hf]'"
+    said = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
+    return f"{type(error).__name__}: {said[:400]}"
+
+
+def cannot_load(spec: ModelSpec, why: str) -> CannotWork:
+    return CannotWork(f"CLIP_QUEUE_MODELS: {spec.name}={spec.source} cannot be loaded: {why}")
+
+
+def checked(config: dict[str, Any]) -> PreprocessCfg:
+    """A preprocessing that :class:`ClipModel` can do. Raises :class:`ValueError`: it cannot."""
+    if (mode := config.get("mode", "RGB")) != "RGB":
+        raise ValueError(f"preprocess_cfg's mode {mode!r} is not supported: RGB is")
+    out = PreprocessCfg(**config)
+    for name, values in (("mean", out.mean), ("std", out.std)):
+        numbers = np.asarray(values)
+        right = numbers.shape == (3,) and numbers.dtype.kind in "fi" and np.isfinite(numbers).all()
+        if not right or (name == "std" and (numbers <= 0).any()):
+            raise ValueError(f"preprocess_cfg's {name} is not three numbers" + " above 0" * (name == "std"))
+    return out
+
+
+def normalises(model: Any) -> bool:
+    """Whether the model's features are unit vectors unless it is told otherwise, as CoCa's."""
+    parameter = inspect.signature(model.encode_image).parameters.get("normalize")
+    return parameter is not None and parameter.default is True
 
 
 def context_length(model: Any) -> int:

@@ -64,9 +64,11 @@ def decoded(
     draft: int = 0,
 ) -> NDArray[np.uint8]:
     """As :func:`decode`, of a file that was examined."""
-    # A preprocessing that takes arrays gets a JPEG's pixels without a detour through Pillow; they are the same.
-    pixels = None if draft or not getattr(preprocess, "takes_arrays", False) else quick_jpeg(file)
-    return preprocessed(to_rgb(file, limits, draft) if pixels is None else pixels, preprocess)
+    if draft or not getattr(preprocess, "takes_arrays", False):
+        return preprocessed(to_rgb(file, limits, draft), preprocess)
+    # It gets a JPEG's pixels without a detour through Pillow; they are the same.
+    pixels = quick_jpeg(file)
+    return preprocessed(_by_pillow(file, limits) if pixels is None else pixels, preprocess)
 
 
 def preprocessed(
@@ -89,12 +91,21 @@ def to_rgb(file: ImageFile, limits: Limits, draft: int = 0) -> Image.Image:
     Raises:
         BadImage: as :func:`decode`.
     """
+    if not draft and isinstance(file.header, Jpeg) and file.header.progressive:
+        pixels = quick_jpeg(file)  # which decodes once what Pillow would have to decode twice
+        if pixels is not None:
+            return Image.fromarray(pixels)
+    return _by_pillow(file, limits, draft)
+
+
+def _by_pillow(file: ImageFile, limits: Limits, draft: int = 0) -> Image.Image:
+    """As :func:`to_rgb`. Pillow passes over the warning that data ended early: so doubtful files are decoded twice."""
     header = file.header
     if not isinstance(header, Jpeg):
         return _to_rgb(file.data, header, limits, draft)
     header.check_scans()
     image = _to_rgb(header.ended(), header, limits, draft)
-    if header.in_doubt or _has_grey_corner(image):
+    if header.in_doubt or header.progressive or _has_grey_corner(image):
         other = _to_rgb(header.filled(), header, limits, draft)
         if not np.array_equal(np.asarray(image), np.asarray(other)):
             raise BadImage.because(TRUNCATED)
@@ -158,6 +169,8 @@ def _why_closed(data: bytes, header: object) -> str:
 
 def _eight_bits(image: Image.Image, tiff: Tiff | None) -> Image.Image:
     """8-bit RGB by the range that the form declares. 8-bit forms become what open_clip makes of them."""
+    if tiff is not None and tiff.cut:
+        raise BadImage.because(TRUNCATED)
     if tiff is not None and (reason := tiff.refusal):
         raise BadImage.because(reason)
     mode = image.mode

@@ -88,7 +88,7 @@ class Jpeg:
 
     @property
     def passes(self) -> int:
-        """How often a decoder goes through the pixels: once, or once a scan; as often again if its end is in doubt."""
+        """How often a decoder goes through the pixels: once, or once a scan; as often again if it is in doubt."""
         return max(1, len(self.scans)) * (2 if self.in_doubt else 1)
 
     @cached_property
@@ -103,10 +103,7 @@ class Jpeg:
 
     @cached_property
     def in_doubt(self) -> bool:
-        """Whether pixels could be missing that would not show: a decoder takes a marker of the end wherever it comes.
-
-        What a sequential file lacks becomes grey. Refinements that the last scan lacks hardly change a pixel.
-        """
+        """Whether pixels could be missing of which no decoder would so much as warn: scans may be missing, too."""
         if not self._ends or self.components == 4 or not self.in_huffman_code:
             return True
         return not self.scans[-1].refines if self.progressive and self.scans else len(self.scans) != 1

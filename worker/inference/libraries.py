@@ -1,9 +1,9 @@
 """open_clip and torchvision; nowhere else does the worker import them.
 
-Imported as they are, they bring torch's compiler (with sympy and torch.distributed) and timm: more than half of the
-processor time that a worker's start takes, and 170 MB. torchvision asks the compiler whether it may compile a function
-that detects boxes, and not to compile another; open_clip wants timm for the image towers that are timm's. Both are
-imported when something uses them.
+Imported as they are, they bring torch's compiler (with sympy and torch.distributed), timm and transformers: more than
+half of the processor time that a worker's start takes, and 170 MB. torchvision asks the compiler whether it may compile
+a function that detects boxes, and not to compile another; open_clip wants timm and transformers for the towers that are
+theirs. They are imported when something uses them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 COMPILER = "torch._dynamo"
 UTILS = f"{COMPILER}.utils"
-TIMM = "timm"
+TOWERS = {"timm": ("timm_model", "TimmModel"), "transformers": ("hf_model", "HFTextEncoder")}
+"""Libraries that towers of open_clip need, the module that imports each, and the tower."""
 
 _deferred: dict[str, ModuleType] = {}
 
@@ -54,28 +55,31 @@ def _give_back() -> None:
 
 @contextmanager
 def _lean() -> Iterator[None]:
-    """Within the context an import brings neither compiler nor timm, unless it cannot do without the compiler."""
+    """Within the context an import brings no towers' libraries, and no compiler unless it cannot do without."""
     if COMPILER not in sys.modules:
         _deferred.update({name: _Deferred(name) for name in (COMPILER, UTILS)})
         vars(_deferred[COMPILER])["disable"] = _disable
         vars(_deferred[UTILS])["is_compile_supported"] = _is_compile_supported
         sys.modules.update(_deferred)
-    without_timm = TIMM not in sys.modules
-    if without_timm:
-        sys.modules[TIMM] = None  # type: ignore[assignment]  # as where it is not installed
+    hidden = [name for name in TOWERS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as where it is not installed
     try:
         yield
     finally:
         _give_back()
-        if without_timm:
-            del sys.modules[TIMM]
+        for name in hidden:
+            del sys.modules[name]
 
 
-def _timm_tower(*args: Any, **options: Any) -> Any:
-    """open_clip's ``TimmModel``, with timm."""
-    model: Any = importlib.import_module("open_clip.model")
-    model.TimmModel = importlib.reload(importlib.import_module("open_clip.timm_model")).TimmModel
-    return model.TimmModel(*args, **options)
+def _tower(module: str, name: str) -> Callable[..., Any]:
+    """What makes a tower of open_clip's, with the library that it needs."""
+
+    def make(*args: Any, **options: Any) -> Any:
+        model = vars(importlib.import_module("open_clip.model"))
+        model[name] = vars(importlib.reload(importlib.import_module(f"open_clip.{module}")))[name]
+        return model[name](*args, **options)
+
+    return make
 
 
 with _lean():
@@ -87,8 +91,9 @@ with _lean():
     from torchvision.transforms import CenterCrop, Resize
     from torchvision.transforms.v2 import functional
 
-if importlib.import_module("open_clip.timm_model").timm is None:
-    vars(importlib.import_module("open_clip.model"))["TimmModel"] = _timm_tower
+for library, (module, name) in TOWERS.items():
+    if vars(importlib.import_module(f"open_clip.{module}"))[library] is None:
+        vars(importlib.import_module("open_clip.model"))[name] = _tower(module, name)
 
 __all__ = [
     "Bottleneck",

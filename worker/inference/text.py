@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ from torch.nn import functional
 from clip_queue.shared.errors import BadInput, TextTooLong
 from clip_queue.worker.inference.blocks import Blocks
 from clip_queue.worker.inference.bpe import QuickEncoder
-from clip_queue.worker.inference.libraries import SimpleTokenizer, text_global_pool
+from clip_queue.worker.inference.libraries import SimpleTokenizer, get_clean_fn, text_global_pool
 from clip_queue.worker.inference.linear import Linear
 
+_OWN_TOKENS = {"clips": 3}  # special tokens that open_clip adds itself, by its ``tokenizer_mode``
 WORD_CACHE = 50_000  # most words that the tokenizer remembers; by itself it has no limit
 
 
@@ -29,36 +32,38 @@ class Tokenizer:
         self._simple = isinstance(tokenizer, SimpleTokenizer)
         if self._simple and type(tokenizer).encode is SimpleTokenizer.encode:
             tokenizer.encode = QuickEncoder(tokenizer, word_cache)
+        self._one_at_a_time = threading.Lock()  # a Hugging Face tokenizer keeps how it cuts and pads
         self.context_length = context_length
         self.pad = 0 if self._simple else int(getattr(tokenizer.tokenizer, "pad_token_id", 0) or 0)
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         """The tokens of a text (length,), int64, with the start and end tokens, without padding.
 
+        Where the end has the token of the padding it is left out, too.
+
         Raises:
             TextTooLong: there are more tokens than the model's context length.
             BadInput: the text has a character that the vocabulary cannot express.
         """
-        tokens = self._encode(text)
-        if len(tokens) > self.context_length:
+        tokens = self._encode(text) if self._simple else None
+        length = self._length_other(text) if tokens is None else len(tokens)
+        if length > self.context_length:
             raise TextTooLong(
                 "Text input is too long for the model context length: "
-                f"{len(tokens)} tokens, {self.context_length} fit. Shorten it."
+                f"{length} tokens, {self.context_length} fit. Shorten it."
             )
-        return np.asarray(tokens, dtype=np.int64)
+        return self._cut_other(text) if tokens is None else np.asarray(tokens, dtype=np.int64)
 
     def cut(self, text: str) -> NDArray[np.int64]:
         """The tokens of a text, of a longer one as many as fit, as open_clip cuts it. Raises :class:`BadInput`."""
         if not self._simple:
-            return np.asarray(self._encode_other(text, self.context_length), dtype=np.int64)
+            return self._cut_other(text)
         tokens = self._encode(text)
         if len(tokens) > self.context_length:
             tokens = [*tokens[: self.context_length - 1], tokens[-1]]
         return np.asarray(tokens, dtype=np.int64)
 
     def _encode(self, text: str) -> list[int]:
-        if not self._simple:
-            return self._encode_other(text, self.context_length + 1)
         t = self._tokenizer
         try:
             body = t.encode(text)  # not __call__, which would shorten the text
@@ -66,12 +71,26 @@ class Tokenizer:
             raise BadInput("Text input holds characters that cannot be tokenised.") from error
         return [t.sot_token_id, *body, t.eot_token_id]
 
-    def _encode_other(self, text: str, most: int) -> list[int]:
-        """At most so many tokens by a Hugging Face tokenizer. With one more than fits, too long shows."""
-        ids: list[int] = self._tokenizer(text, context_length=most)[0].tolist()
+    def _length_other(self, text: str) -> int:
+        """How many tokens a Hugging Face tokenizer makes of a whole text, with the special ones.
+
+        What open_clip makes of it does not show that: it is cut, its end may be the token of the padding, and some
+        special tokens are blanked.
+        """
+        t = self._tokenizer
+        clean = getattr(t, "clean_fn", None) or get_clean_fn("canonicalize")  # as open_clip's SigLipTokenizer
+        own = _OWN_TOKENS.get(getattr(t, "tokenizer_mode", ""), 0)  # added by open_clip
+        with self._one_at_a_time:
+            ids = t.tokenizer(clean(text), add_special_tokens=not own, truncation=False, padding=False)["input_ids"]
+        return len(ids) + own
+
+    def _cut_other(self, text: str) -> NDArray[np.int64]:
+        """What open_clip makes of a text by a Hugging Face tokenizer, without its padding."""
+        with self._one_at_a_time:
+            ids = self._tokenizer(text, context_length=self.context_length)[0].tolist()
         while len(ids) > 1 and ids[-1] == self.pad:
             ids.pop()
-        return ids
+        return np.asarray(ids, dtype=np.int64)
 
 
 class TextTower:
@@ -82,8 +101,9 @@ class TextTower:
     towers (bidirectional, with another pooling, or of Hugging Face) are computed by open_clip at full length.
     """
 
-    def __init__(self, model: Any, layer: type[Linear] = Linear) -> None:
-        self._model = model
+    def __init__(self, model: Any, layer: type[Linear] = Linear, raw: Mapping[str, bool] | None = None) -> None:
+        """``raw``: what ``encode_text`` is told for features that are not normalised, where it must be told."""
+        self._model, self._raw = model, raw or {}
         tower = model if hasattr(model, "token_embedding") else getattr(model, "text", None)
         causal = getattr(tower, "attn_mask", None) is not None
         pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
@@ -107,7 +127,7 @@ class TextTower:
         """The raw features (n, dimension) of tokens (n, length), int64."""
         tower = self._tower
         if tower is None:
-            out: torch.Tensor = self._model.encode_text(tokens)
+            out: torch.Tensor = self._model.encode_text(tokens, **self._raw)
             return out
         length = tokens.shape[1]
         embedding = tower.token_embedding.weight

@@ -8,6 +8,7 @@ where it is.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from clip_queue.worker.inference.orientation import ORIENTATION, orientation
@@ -17,6 +18,7 @@ PLANES, COLOR_MAP = 284, 320
 PALETTE = 3  # a photometric
 SAMPLES, SAMPLE_FORMAT, TILE_WIDTH, TILE_HEIGHT = 277, 339, 322, 323
 XMP = 700
+OFFSETS, LENGTHS = (273, 324), (279, 325)  # of strips and of tiles
 _NEEDED = frozenset(
     {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT}
     | {266, 273, 278, 279, 284, 292, 293, 317, 320, *range(322, 326), 332, 334, 338, 347}  # strips, tiles, codecs
@@ -46,6 +48,7 @@ class Tiff:
     data: bytes
     tags: dict[int, int] = field(default_factory=dict)
     orientation: int = 1
+    cut: bool = False  # strips, tiles, or what is needed to read them, end behind the file
     dark_palette: bool = False  # of colours up to 255, where 65,535 is white
 
     @property
@@ -111,6 +114,7 @@ def _parse(data: bytes, order: str) -> Tiff | None:
     first = start + struct.calcsize("=" + counter)
     tiff = Tiff(data)
     entries: dict[int, bytes] = {}
+    places: dict[int, list[int]] = {}
     xmp: bytes | None = None
     for at in range(first, first + count * (head + width), head + width):
         tag, kind, values = struct.unpack_from(order + entry, data, at)
@@ -119,19 +123,30 @@ def _parse(data: bytes, order: str) -> Tiff | None:
         lies = at + head if size <= width else target
         if tag in _NEEDED:
             entries[tag] = data[at : at + head + width]
+            tiff.cut |= lies + size > len(data)
         if kind in _LETTERS and values and lies + _SIZES[kind] <= len(data):
             (tiff.tags[tag],) = struct.unpack_from(order + _LETTERS[kind], data, lies)
+        if tag in (*OFFSETS, *LENGTHS) and kind in _LETTERS:
+            found = data[lies : lies + size]
+            places[tag] = list(struct.unpack(f"{order}{len(found) // _SIZES[kind]}{_LETTERS[kind]}", found))
         if tag == COLOR_MAP and kind == 3:
             tiff.dark_palette = _is_dark(data[lies : lies + size], order)
         if tag == XMP:
             xmp = data[lies : lies + size]
     shown = tiff.tags.get(ORIENTATION)
     tiff.orientation = orientation(None, xmp) if shown is None else shown if shown <= 8 else 1
+    # What is appended must not be taken for pixels that are missing.
+    ends = [at + size for of, to in zip(OFFSETS, LENGTHS, strict=True) for at, size in _pairs(places, of, to)]
+    tiff.cut |= max(ends, default=0) > len(data)
     directory = struct.pack(order + counter, len(entries)) + b"".join(v for _, v in sorted(entries.items()))
     padding = b"\0" * (len(data) % 2)
     place = struct.pack(order + pointer, len(data) + len(padding))
     tiff.data = b"".join([data[:where], place, data[where + width :], padding, directory, bytes(width)])
     return tiff
+
+
+def _pairs(places: dict[int, list[int]], offsets: int, lengths: int) -> Iterable[tuple[int, int]]:
+    return zip(places.get(offsets, ()), places.get(lengths, ()), strict=False)
 
 
 def _is_dark(palette: bytes, order: str) -> bool:

@@ -114,6 +114,7 @@ async def test_paths_are_made_plain_and_several_are_kept() -> None:
         ({"images": "yes"}, "images"),
         ({"layout": "lance"}, "layout"),
         ({"deadline_s": 0}, "deadline_s"),
+        ({"deadline_s": True}, "deadline_s"),
         ({"source": []}, "source"),
         ({"source": 5}, "source"),
         ({"source": None}, "source"),

@@ -116,6 +116,37 @@ async def test_what_is_no_http_is_a_400(port: int) -> None:
     assert (await ask(port, post(b"after", b""))).endswith(b"after")
 
 
+@pytest.mark.parametrize("url", [b"x", b"x?a=b", b"x:99999/", b"x:/", b"[::1/", b"/x"])
+async def test_an_absolute_url_that_is_none_is_a_400(port: int, url: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    asked = b"GET http://%s HTTP/1.1\r\nHost: x\r\n\r\n" % url
+    for before in (b"", post(b"first", b"")):
+        answer = await ask(port, *filter(None, [before]), asked)
+        assert b"POST /a b first" in answer or not before
+        assert answer.count(b"HTTP/1.1 400 ") == 1
+        assert answer.endswith(b'"code":"no_http"}')
+    lines = [r.getMessage() for r in caplog.records if r.name == "clip_queue.api.request_log"]
+    assert [line.startswith("- - 400 no_http items=0 id=") for line in lines] == [True, True]
+    assert (await ask(port, asked.replace(url, b"x/a"))).endswith(b"GET /a ")
+
+
+CHUNKS = b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b" \tCHUNKED  "])
+async def test_chunked_is_read_however_it_is_written(port: int, coding: bytes) -> None:
+    for name in (b"Transfer-Encoding:", b"transfer-encoding: "):
+        assert (await ask(port, b"POST / HTTP/1.1\r\nHost: x\r\n" + name + coding + CHUNKS)).endswith(b"POST / abc")
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip,Chunked", b"gzip\r\nTransfer-Encoding: chunked", b"gzip"])
+async def test_another_transfer_coding_is_a_400(port: int, coding: bytes) -> None:
+    answer = await ask(port, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " + coding + CHUNKS)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"Transfer-Encoding may only be chunked." in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer
+
+
 BRIEF = Limits(header_time=0.2, client_time=0.2, linger=0.2, rate=1e6, connections=3)
 
 

@@ -120,6 +120,7 @@ async def test_the_interactive_lane_is_for_those_whom_the_settings_allow() -> No
         ({"task": "sing"}, 422, "'task' should be 'embed_image', 'embed_text', 'compare' or 'embed_dataset'"),
         ({}, 422, "'task' should be 'embed_image', 'embed_text', 'compare' or 'embed_dataset'"),
         ({**TEXT, "deadline_s": 0}, 422, "greater than 0"),
+        ({**TEXT, "deadline_s": True}, 422, "should be a number"),
         ({**TEXT, "text": ["a"] * 5}, 400, "Field 'text' holds 5 items; at most 4 fit in a request."),
         ({**TEXT, "clip_version_id": "nothing"}, 404, "Model 'nothing' is not known here."),
         ({**TEXT, "clip_version_id": "RN50"}, 503, f"No live worker serves model 'RN50' (served now: {MODEL})."),

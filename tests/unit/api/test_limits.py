@@ -193,7 +193,8 @@ PATHS = {
     "time in which URL and headers arrive": b"GET / HTTP/1.1\r\nA: a",
     "framing of a chunked body: 1 MiB and as much as its content": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked"
     b"\r\n\r\n1;" + b"x" * 1_200_000,
-    "what is no HTTP": b"\x16\x03\x01\r\n\r\n",
+    "transfer codings: chunked": b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "what is no HTTP, or a URL that is none": b"\x16\x03\x01\r\n\r\n",
 }
 ELSEWHERE = {
     "a body that is still sent after its answer": "integration/test_hostile_connections.py",

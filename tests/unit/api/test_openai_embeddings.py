@@ -172,6 +172,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "null": ({"input": None}, "Give one of the fields"),
     "both": ({"input": "a", "messages": [{"content": "b"}]}, "Give one of the fields"),
     "an empty list": ({"input": []}, "is empty"),
+    "an empty list in a list": ({"input": [[]]}, "Field 'input' holds a list; it must be a text"),
     "a number": ({"input": 5}, "arrays of tokens"),
     "null among texts": ({"input": ["a", None]}, "input[1]: Field 'input[1]' holds null"),
     "true": ({"input": True}, "holds true or false"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from clip_queue import BadRequest, ClientClosed, ClientLimits, ClipQueueError
+from clip_queue import BadRequest, ClientClosed, ClientLimits, ClipQueueError, ItemError
 from clip_queue.client import batches
 from clip_queue.client.steps import Done, advance
 from tests.client_faces import Face
@@ -154,6 +155,18 @@ def test_what_cannot_be_sent_is_an_item_s_error_too(face: Face, server: FakeServ
     assert server.bodies()[-1].keys() == {"text", "on_error"}, "nothing was left to send"
 
 
+def test_an_open_file_is_one_image(face: Face, server: FakeServer) -> None:
+    assert face.do(face.client.embed_images, io.BytesIO(b"a\nb\nc")).vectors.tolist() == [[5, 2]]
+    assert face.do(face.client.embed_images, [io.BytesIO(b"a\nb"), b"a"]).vectors[:, 0].tolist() == [3, 1]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("image", [np.array(5, np.uint8), io.StringIO("a")])
+def test_one_that_is_no_image_is_skipped_too(face: Face, image: Any) -> None:
+    found = face.do(face.client.embed_images, image, on_error="skip")
+    assert [(one.index, one.code) for one in found.errors] == [(0, "bad_image")]
+
+
 def test_half_a_character_reaches_the_server(face: Face, server: FakeServer) -> None:
     with pytest.raises(UnicodeEncodeError):  # of the fake server, which has received it
         face.do(face.client.embed_texts, ["a \ud83d"])
@@ -180,6 +193,9 @@ def test_the_model_goes_with_every_request_and_may_not_change(make: Made, server
         {"json": {"embeddings": [[1.0], [1.0, 2.0]]}},
         {"json": {"embeddings": [["a"], ["b"]]}},
         {"json": {"embeddings": None}},
+        {"json": {"embeddings": [5, 6]}},
+        {"json": {"embeddings": [None, 5]}},
+        {"status_code": 422, "json": {"detail": [5, {"loc": None, "msg": 5}]}},
         {"status_code": 301, "headers": {"Location": "https://elsewhere"}},
         {"status_code": 500, "text": "oops"},
     ],
@@ -189,6 +205,19 @@ def test_another_server_s_answer_is_an_error(face: Face, server: FakeServer, ans
     with pytest.raises(ClipQueueError):
         face.do(face.client.embed_texts, ["a", "b"])
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("errors", [5, [5], *([{"index": index}] for index in (None, -1, True, 1.0, 2, "0"))])
+def test_errors_of_items_that_were_not_sent_are_another_server_s(face: Face, server: FakeServer, errors: Any) -> None:
+    server.answers.append(httpx.Response(200, json={"embeddings": [[1.0], None], "errors": errors}))
+    with pytest.raises(ClipQueueError, match="not the answer of a clip-queue server"):
+        face.do(face.client.embed_texts, ["a", "b"], on_error="skip")
+
+
+def test_an_error_without_words_has_none(face: Face, server: FakeServer) -> None:
+    answer = {"embeddings": [None], "errors": [{"index": 0, "code": None, "message": None}]}
+    server.answers.append(httpx.Response(200, json=answer))
+    assert face.do(face.client.embed_texts, ["a"], on_error="skip").errors == [ItemError(0, "", "")]
 
 
 def test_comparisons_are_cut_too_and_names_are_kept(face: Face, server: FakeServer) -> None:

@@ -43,6 +43,29 @@ def test_files_and_bytes_are_sent_as_they_are(tmp_path: Path) -> None:
         assert sent(form) == data
 
 
+def test_bytes_that_lie_apart_are_sent_as_they_are_seen() -> None:
+    assert sent(memoryview(b"a-b-c-")[::2]) == b"abc"
+
+
+def test_an_open_file_is_one_image_from_where_it_is(tmp_path: Path) -> None:
+    data = noise_image() + b"\nand more\nlines"
+    (tmp_path / "a").write_bytes(b"12" + data)
+    with (tmp_path / "a").open("rb") as file:
+        file.seek(2)
+        assert sent(file) == data
+    with (tmp_path / "a").open("rb", buffering=0) as file:
+        assert sent(file) == b"12" + data
+    assert sent(io.BytesIO(data)) == data
+    with pytest.raises(BadRequest, match="BytesIO is larger than 1000 bytes"):
+        to_json(io.BytesIO(bytes(1001)), 1000)
+
+
+def closed() -> io.BytesIO:
+    file = io.BytesIO(b"abc")
+    file.close()
+    return file
+
+
 def test_urls_are_fetched_by_the_server() -> None:
     for url in ("https://example.org/a.png", "HTTP://example.org/a.png"):
         assert json.loads(to_json(url, MOST)) == {"type": "url", "value": url}
@@ -85,6 +108,7 @@ def test_what_the_camera_says_of_above_and_below_holds() -> None:
         (np.zeros((4, 4), np.uint8), r"this is \(4, 4\) of uint8"),
         (np.zeros((4, 4, 4), np.uint8), r"this is \(4, 4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), r"this is \(0, 4, 3\)"),
+        (np.array(5, np.uint8), r"this is \(\) of uint8"),
         (None, "NoneType is no image"),
         (7, "int is no image"),
         ({"value": "x"}, "dict is no image"),
@@ -94,12 +118,15 @@ def test_what_the_camera_says_of_above_and_below_holds() -> None:
         (".", "is no file"),
         ("/dev/zero", "is no file"),
         (Image.new("F", (4, 4)), "mode F cannot be sent"),
+        (io.StringIO("a"), "StringIO is no image"),
+        (closed(), "BytesIO cannot be read: I/O operation on closed file"),
     ],
     ids=[
         "floats",
         "one plane",
         "four channels",
         "nothing",
+        "no dimensions",
         "none",
         "a number",
         "an object",
@@ -109,6 +136,8 @@ def test_what_the_camera_says_of_above_and_below_holds() -> None:
         "a folder",
         "a device",
         "mode F",
+        "a text file",
+        "a closed file",
     ],
 )
 def test_what_is_no_image_is_told(image: Any, said: str) -> None:
@@ -137,7 +166,8 @@ def test_a_broken_image_of_pillow_is_told() -> None:
 
 
 def test_one_is_told_from_several() -> None:
-    for one in ("a", Path("a"), b"a", np.zeros((4, 4, 3)), np.zeros((4, 4)), Image.new("RGB", (1, 1)), {"type": "url"}):
+    arrays = [np.zeros(shape) for shape in ((4, 4, 3), (4, 4), ())]
+    for one in ("a", Path("a"), b"a", *arrays, Image.new("RGB", (1, 1)), {"type": "url"}, io.BytesIO(b"a\nb")):
         found = several(one, "image")
         assert isinstance(found, list)
         assert len(found) == 1

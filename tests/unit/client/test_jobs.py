@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def test_the_images_of_a_task_are_encoded_and_all_else_is_sent_as_it_is(tmp_path
     for task, expected in (
         ({"task": "embed_image", "image": [path, b"abc"], "on_error": "skip"}, {"image": [wire, wire]}),
         ({"task": "embed_image", "image": path, "deadline_s": 5}, {"image": wire}),
+        ({"task": "embed_image", "image": io.BytesIO(b"abc")}, {"image": wire}),
+        ({"task": "embed_image", "image": [io.BytesIO(b"abc")]}, {"image": [wire]}),
         ({"task": "compare", "subject": str(path), "prompt": ["a", "b"]}, {"subject": wire}),
         ({"task": "compare", "subject": "a", "subject_type": "text", "prompt": "a"}, {}),
         ({"task": "compare", "subject": path, "prompt": {"x": path}, "prompt_type": "image"},
@@ -72,6 +75,24 @@ def test_the_images_of_a_task_are_encoded_and_all_else_is_sent_as_it_is(tmp_path
     assert caught.value.index == 1
     with pytest.raises(TypeError):
         to_body({"task": "embed_dataset", "source": path}, 1000)
+
+
+def test_a_named_image_that_cannot_be_sent_is_named() -> None:
+    prompts = {"a cat": b"a", "a dog": "/no/such/file.png"}
+    with pytest.raises(BadRequest, match=r"^Prompt 'a dog': .*No such file") as caught:
+        to_body({"task": "compare", "subject": b"s", "prompt": prompts, "prompt_type": "image"}, 1000)
+    assert caught.value.code == "bad_image"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("within", [lambda n: n, lambda n: [1, (n,)], lambda n: {"a": [{"b": n}]}])
+def test_numbers_that_would_arrive_as_null_are_refused(
+    make: Made, server: FakeServer, number: float, within: Callable[[float], Any]
+) -> None:
+    face = make()
+    with pytest.raises(ValueError, match="field 'deadline_s' holds NaN or an infinite number"):
+        face.do(face.client.submit, {"task": "embed_text", "text": ["a"], "deadline_s": within(number)})
+    assert not server.requests
 
 
 def test_a_result_is_waited_for(make: Made, server: FakeServer) -> None:
@@ -107,6 +128,33 @@ def test_results_of_other_kinds(make: Made, server: FakeServer, result: Any, exp
     assert (found.tolist() if isinstance(found, np.ndarray) else found) == expected
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"result": {"embeddings": [5]}},
+        {"result": {"embeddings": [None], "errors": [{"index": 1}]}},
+        {"result": [5]},
+        {"result": {}, "error": "it is bad"},
+    ],
+)
+def test_results_that_no_clip_queue_server_wrote(make: Made, server: FakeServer, odd: dict[str, Any]) -> None:
+    face = make()
+    server.answers.append(shown("succeeded", **odd))
+    job = face.do(face.client.job, "j-1")
+    with pytest.raises(ClipQueueError):
+        face.do(job.result)
+
+
+def test_what_a_job_does_not_say_is_empty(make: Made, server: FakeServer) -> None:
+    face = make()
+    found = {"embeddings": [None], "errors": [{"index": 0, "code": None, "message": None}]}
+    server.answers += [shown("succeeded", result=found, model=None, fingerprint=None), shown("failed", error={})]
+    embedded = face.do(face.do(face.client.job, "j-1").result)
+    assert (embedded.errors, embedded.model, embedded.fingerprints) == ([ItemError(0, "", "")], "", ())
+    with pytest.raises(JobFailed, match=r"^Job j-1 is failed\.$"):
+        face.do(face.do(face.client.job, "j-1").result)
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled", "expired"])
 def test_a_job_without_a_result_says_why(make: Made, server: FakeServer, state: str) -> None:
     face = make()
@@ -127,6 +175,17 @@ def test_a_wait_may_end_before_the_job(make: Made, server: FakeServer) -> None:
     with pytest.raises(TimeoutError):
         face.do(job.wait, timeout=0)
     assert len(server.requests) <= 4, "a server that does not wait is not asked all the time"
+
+
+@pytest.mark.parametrize("state", ["running", "succeeded"])
+def test_a_wait_has_an_end(make: Made, server: FakeServer, state: str) -> None:
+    face = make()
+    server.answers.append(shown(state))
+    job = face.do(face.client.job, "j-1")
+    for call in (job.wait, job.result):
+        with pytest.raises(ValueError, match="timeout is a number of seconds"):
+            face.do(call, timeout=float("nan"))
+    assert len(server.requests) == 1
 
 
 def test_a_job_is_cancelled(make: Made, server: FakeServer) -> None:
@@ -152,6 +211,14 @@ def test_an_id_stays_in_its_place_in_the_path(make: Made, server: FakeServer) ->
     with pytest.raises(BadRequest):
         face.do(face.client.job, "../clip/x?y#z")
     assert server.requests[-1].url.raw_path == b"/jobs/..%2Fclip%2Fx%3Fy%23z"
+
+
+@pytest.mark.parametrize("job_id", ["", ".", ".."])
+def test_what_would_be_another_path_is_no_id(make: Made, server: FakeServer, job_id: str) -> None:
+    face = make()
+    with pytest.raises(ValueError, match="is no job's id"):
+        face.do(face.client.job, job_id)
+    assert not server.requests
 
 
 def event(state: str, number: int) -> bytes:
@@ -231,7 +298,7 @@ def test_events_may_come_in_pieces(size: int) -> None:
         list(got.feed(b"data: no json\n\n"))
 
 
-@pytest.mark.parametrize("body", [{}, {"id": 7, "state": "queued"}, {"id": "j"}])
+@pytest.mark.parametrize("body", [{}, {"id": 7, "state": "queued"}, {"id": "j"}, {"id": "", "state": "queued"}])
 def test_a_document_that_is_none_is_an_error(make: Made, server: FakeServer, body: dict[str, Any]) -> None:
     face = make()
     server.answers.append(httpx.Response(200, json=body))

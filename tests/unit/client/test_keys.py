@@ -51,6 +51,7 @@ def test_url_and_key_may_come_from_the_environment(
     monkeypatch.setenv("CLIP_QUEUE_URL", "https://clip.example.org/base/")
     assert server_of().url == "https://clip.example.org/base"
     assert server_of("http://other:1").url == "http://other:1"
+    assert server_of(" http://other:1/\n").url == "http://other:1"
 
 
 def test_the_key_is_seen_nowhere(make: Made, server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -92,6 +93,8 @@ def test_a_key_that_cannot_be_sent_is_refused_unseen(key: str) -> None:
         "http://user:s3cret@host",
         "http://host/?api_key=s3cret",
         "http://host/#s3cret",
+        "http://s3\ncret",
+        " ",
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_unseen(url: str) -> None:
@@ -100,7 +103,15 @@ def test_a_url_that_cannot_be_used_is_refused_unseen(url: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"retry_for": -1}, {"concurrency": 0}, {"timeout": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"timeout": 0},
+        {"retry_for": -1},
+        {"concurrency": 0},
+        *({name: float("nan")} for name in ("timeout", "retry_for", "concurrency")),
+    ],
+)
 def test_what_cannot_work_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="concurrency at least 1"):
         Client(**wrong)  # type: ignore[arg-type]

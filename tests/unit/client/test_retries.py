@@ -165,10 +165,14 @@ def test_what_time_does_not_heal_is_told_at_once(make: Made, server: FakeServer,
 def test_a_schema_s_errors_are_told_in_words() -> None:
     body = b'{"detail": [{"loc": ["body", "text", 3], "msg": "should be text", "type": "x"}, {"loc": [], "msg": "y"}]}'
     assert Answer(422, {}, body).error.message == "body.text.3: should be text; : y"
+    odd = b'{"detail": [5, {"loc": null, "msg": 5}, {"loc": null, "msg": "z"}]}'
+    assert Answer(422, {}, odd).error.message == ": z"
+    assert Answer(422, {}, b'{"detail": [{"msg": null}]}').error.message == "The server answered with the status 422."
     assert Answer(404, {}, b'{"detail": "Not Found"}').error.message == "Not Found"
     assert Answer(502, {}, b"<html>").error.message == "The server answered with the status 502."
     told = Answer(400, {"x-request-id": "r"}, b'{"message": "m", "index": 3, "code": "bad_image"}').error
     assert (told.code, told.index) == ("bad_image", 3)
+    assert [Answer(400, {}, b'{"index": %s}' % odd).error.index for odd in (b"-1", b"true", b"1.0")] == [None] * 3
     assert str(told) == "m (HTTP 400, code bad_image, item 3, request r)"
 
 

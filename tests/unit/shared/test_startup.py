@@ -124,7 +124,7 @@ def test_a_line_of_the_dotenv_that_would_set_nothing_is_refused(content: str, li
 
 
 def test_lines_of_the_dotenv_that_are_not_ours_may_be_anything() -> None:
-    Path(".env").write_text('OTHER "x" y\nOTHER\n# CLIP_QUEUE_X\nexport CLIP_QUEUE_MAX_ITEMS=\'5\' # of eight\n')
+    Path(".env").write_text("OTHER \"x\" y\nOTHER\n# CLIP_QUEUE_X\nexport CLIP_QUEUE_MAX_ITEMS='5' # of eight\n")
     assert startup.load().max_items == 5
 
 

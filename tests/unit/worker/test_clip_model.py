@@ -88,8 +88,8 @@ def test_an_architecture_and_a_tag_are_open_clips_pretrained_model(
     assert load(parse_model("m=ViT-B-32/openai"), tmp_path) == ("model", "ViT-B-32")
     assert load(parse_model("m=hf-hub:org/repo"), tmp_path) == ("model", "hf-hub:org/repo")
     assert calls == [
-        ("ViT-B-32", {"pretrained": "openai", "cache_dir": str(tmp_path)}),
-        ("hf-hub:org/repo", {"cache_dir": str(tmp_path)}),
+        ("ViT-B-32", {"pretrained": "openai", "cache_dir": str(tmp_path), "require_pretrained": True}),
+        ("hf-hub:org/repo", {"cache_dir": str(tmp_path), "require_pretrained": True}),
     ]
 
 

@@ -6,12 +6,21 @@ import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.harness import ROOT
 
-HEAVY = ("torch._dynamo", "torch._dynamo.utils", "sympy", "timm", "torch.distributed.fsdp", "torch._inductor")
+HEAVY = (
+    "torch._dynamo",
+    "torch._dynamo.utils",
+    "sympy",
+    "timm",
+    "transformers",
+    "torch.distributed.fsdp",
+    "torch._inductor",
+)
 START = f"""
 import json, sys
 import numpy as np
@@ -37,6 +46,20 @@ with torch.inference_mode():
     found["shapes"] = [list(tower.encode_image(torch.zeros(1, 3, 160, 160)).shape) for tower in towers]
 found["names"] = [f"{type(tower.visual).__module__}.{type(tower.visual).__name__}" for tower in towers]
 note("a tower of timm")
+"""
+HUGGING_FACE = """
+import torch, transformers
+from open_clip.model import _build_text_tower
+found["hidden"] = sys.modules["open_clip.hf_model"].transformers is None
+vision = transformers.RobertaConfig(vocab_size=99, hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
+                                    intermediate_size=16)
+vision.save_pretrained(sys.argv[1])
+text = {"hf_model_name": sys.argv[1], "hf_model_pretrained": False, "hf_proj_type": "mlp",
+        "hf_pooler_type": "mean_pooler"}
+tower = _build_text_tower(8, text).eval()
+with torch.inference_mode():
+    found["shape"] = list(tower(torch.ones(2, 5, dtype=torch.long)).shape)
+found["name"] = f"{type(tower).__module__}.{type(tower).__name__}"
 """
 COMPILER = """
 import torch
@@ -66,10 +89,10 @@ found["module"] = reset.__module__
 """
 
 
-def found(*parts: str) -> dict[str, object]:
+def found(*parts: str, argument: str = "") -> dict[str, object]:
     """What a new process says."""
     code = "".join((START, *parts, "\nprint(json.dumps(found))"))
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    run = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, cwd=ROOT, timeout=240)
     assert run.returncode == 0, run.stderr
     out: dict[str, object] = json.loads(run.stdout.splitlines()[-1])
     return out
@@ -90,6 +113,13 @@ def test_a_tower_of_timm_brings_timm(said: dict[str, object]) -> None:
     assert "timm" in said["a tower of timm"]  # type: ignore[operator]
 
 
+def test_a_tower_of_hugging_face_is_built_by_its_library(tmp_path: Path) -> None:
+    said = found(HUGGING_FACE, argument=str(tmp_path))
+    assert said["hidden"] is True
+    assert said["shape"] == [2, 8]
+    assert said["name"] == "open_clip.hf_model.HFTextEncoder"
+
+
 def test_the_compiler_comes_when_it_is_asked_for(said: dict[str, object]) -> None:
     assert {"torch._dynamo", "torch._dynamo.utils"} <= set(said["the compiler"])  # type: ignore[call-overload]
     assert said["same"] is True
@@ -99,7 +129,8 @@ def test_the_compiler_comes_when_it_is_asked_for(said: dict[str, object]) -> Non
 def test_libraries_that_want_more_of_the_compiler_get_it() -> None:
     said = found(OTHER)
     assert said["decorated"] == ["plain", "called"]
-    in_their_place = ["torch._dynamo", "torch._dynamo.utils", "timm"]  # and nothing of what they would bring
+    # In their place, and nothing of what they would bring.
+    in_their_place = ["torch._dynamo", "torch._dynamo.utils", "timm", "transformers"]
     assert said["decorating"] == in_their_place
     assert "torch._dynamo" in said["another release of torchvision"]  # type: ignore[operator]
     assert said["same"] == [True, True]

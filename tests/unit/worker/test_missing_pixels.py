@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from clip_queue.shared.errors import BadImage
+from clip_queue.worker.inference import quick_jpeg
 from clip_queue.worker.inference.decode import decode
 from tests.images import encoded, noise_image
 
@@ -80,6 +81,55 @@ def test_an_end_in_the_first_scan_of_a_progressive_jpeg_is_seen() -> None:
     for at in (second, second - 40, data.index(b"\xff\xda") + 20):
         with pytest.raises(BadImage, match="it is truncated or broken"):
             pixels(data[:at] + END)
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["simplejpeg", "Pillow"])
+@pytest.mark.parametrize("quality", [20, 75, 95])
+def test_an_end_in_the_last_refinement_of_a_progressive_jpeg_is_seen(
+    quality: int, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not quick:
+        monkeypatch.setattr(quick_jpeg, "simplejpeg", None)
+    for image in (RGB, RGB.convert("L")):
+        data = encoded(image, "JPEG", quality=quality, progressive=True)
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        last = data.rindex(b"\xff\xda")
+        for preprocess in (plain, arrays):
+            whole = decode(data, preprocess, max_bytes=1 << 26, max_pixels=1 << 24)
+            np.testing.assert_array_equal(whole, expected)
+            for at in (last + 14, (last + len(data)) // 2, len(data) - 40):
+                for end in (b"", END):
+                    with pytest.raises(BadImage, match="it is truncated or broken"):
+                        decode(data[:at] + end, preprocess, max_bytes=1 << 26, max_pixels=1 << 24)
+
+
+def plain(image: Image.Image) -> np.ndarray:
+    return np.asarray(image)
+
+
+def arrays(image: Image.Image | np.ndarray) -> np.ndarray:
+    return np.asarray(image)
+
+
+arrays.takes_arrays = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of tags that are cut
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "1"])
+def test_a_tiff_that_ends_in_its_pixels_is_refused(mode: str, compression: str | None) -> None:
+    if compression == "jpeg" and mode in ("P", "1", "CMYK"):
+        return
+    data = encoded(RGB.convert(mode), "TIFF", compression=compression)
+    whole = pixels(data)
+    np.testing.assert_array_equal(whole, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    for missing in (1, 10, 100, 127, 200, 400):
+        try:
+            np.testing.assert_array_equal(pixels(data[:-missing]), whole)
+        except BadImage:
+            continue
+        # Uncompressed, the file ends with its pixels; else with tags that they may not need.
+        assert compression
 
 
 def png(bits: int, colour: int, rows: int, *, interlaced: bool = False, fill: int = 0) -> bytes:

@@ -199,23 +199,3 @@ def test_many_threads_share_a_tokenizer() -> None:
     for thread in threads:
         thread.join(60)
     assert not wrong
-
-
-class PaddedTokenizer:
-    """Like those of Hugging Face: it cuts and pads to the length that is asked for, with its own padding."""
-
-    tokenizer = SimpleNamespace(pad_token_id=1)
-
-    def __call__(self, text: str, context_length: int) -> torch.Tensor:
-        ids = [0, *(ord(c) for c in text), 2][:context_length]
-        return torch.tensor([ids + [1] * (context_length - len(ids))])
-
-
-def test_a_hugging_face_tokenizer_is_asked_for_one_token_too_many_to_see_if_a_text_is_too_long() -> None:
-    tokenizer = Tokenizer(PaddedTokenizer(), 6)
-    assert tokenizer.pad == 1
-    assert tokenizer("abcd").tolist() == [0, 97, 98, 99, 100, 2]
-    assert tokenizer("a").tolist() == [0, 97, 2]
-    with pytest.raises(TextTooLong):
-        tokenizer("abcde")
-    assert tokenizer.cut("abcde").tolist() == [0, 97, 98, 99, 100, 101]
