@@ -35,7 +35,7 @@ OPTIONS = ("--dtype", "float32", "--batch-size", 4, "--shard-size", 10)
 ALLOW = {
     "fetch_allow_ip_hosts": True,
     "fetch_allow_networks": "127.0.0.1/32",
-    "fetch_timeout": 6,
+    "fetch_timeout": 30,  # beside other tests a handshake of many at once may take seconds
     "max_image_bytes": LIMIT,
 }
 
