@@ -8,8 +8,9 @@ import os
 import stat
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import orjson
@@ -57,7 +58,7 @@ def to_json(image: object, max_bytes: int) -> bytes:
         return orjson.dumps(image)
     if _is_pillow(image):
         return _base64(_of_pillow(image))
-    if _is_open(image) and isinstance(data := _rest(image), bytes):
+    if _is_open(image) and isinstance(data := _rest(image, max_bytes + 1), bytes):
         return _base64(_checked(data, type(image).__name__, max_bytes))
     raise BadRequest(
         f"{type(image).__name__} is no image: give a path, a URL, bytes, a binary file, an array or Pillow's image.",
@@ -102,12 +103,20 @@ def _file(path: Path, max_bytes: int) -> bytes:
     return _checked(data, str(path), max_bytes)
 
 
-def _rest(file: IO[bytes]) -> object:
-    """What an open file holds from where it is: bytes, unless it was opened as text or is something else."""
+def _rest(file: IO[bytes], most: int) -> object:
+    """What an open file holds from where it is, no more than ``most`` bytes, unless it gives something else."""
+    data, read = b"", cast("Callable[[int], Any]", file.read)
     try:
-        return file.read()
+        while len(data) < most:
+            part = read(most - len(data))
+            if not isinstance(part, bytes):
+                return part
+            if not part:
+                break
+            data += part
     except Exception as error:  # of any library
         raise BadRequest(f"{type(file).__name__} cannot be read: {error}", code="bad_image") from error
+    return data
 
 
 def _checked(data: bytes, name: str, max_bytes: int) -> bytes:

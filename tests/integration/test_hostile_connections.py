@@ -175,6 +175,8 @@ def test_where_all_connections_are_at_work_others_get_503_and_health_is_answered
             assert http.get("/healthz").status_code == 200
             assert http.get("/.well-known/ready").status_code == 204
     wait_for(lambda: connections(api) == 0)
+    with api.client() as http:
+        assert "\nclip_queue_connections_refused_total 1.0\n" in http.get("/metrics").text
     served_promptly(api)
     assert "Traceback" not in api.log.read_text()
     api.stop()

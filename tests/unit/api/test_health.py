@@ -103,3 +103,15 @@ async def test_a_door_that_is_shut_is_told_once_and_not_as_a_model_that_computes
     monkeypatch.setattr(service.client.publisher, "submit", refused)
     problem = await Readiness(service.client).problem()
     assert problem == f"New requests are refused ({error.code}): {error.message}"
+
+
+async def test_the_log_says_once_why_it_is_not_ready(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    service.worker.running.clear()
+    readiness = Readiness(service.client, cache_ttl=0, probe_timeout=0.05)
+    with caplog.at_level("INFO", logger="clip_queue.api.health"):
+        problem = await readiness.problem()
+        assert problem is not None
+        service.worker.running.set()
+        wait = Readiness(service.client, cache_ttl=0)
+        assert await wait.problem() is None
+    assert [record.message for record in caplog.records] == [f"not ready: {problem}", "ready"]

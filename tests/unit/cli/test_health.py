@@ -52,3 +52,22 @@ def test_the_exit_code_is_0_only_if_it_is_healthy(port: int) -> None:
     command = [sys.executable, "-m", "clip_queue.cli.health", "api"]
     for number, status in ((port, 0), (free_port(), 1)):
         assert subprocess.run(command, env={"PORT": str(number)}, timeout=60).returncode == status
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting", "code", "said"),
+    [
+        ([], {}, 1, "usage: "),
+        (["none"], {}, 1, "usage: "),
+        (["worker"], {"CLIP_QUEUE_LEASE": "abc"}, 78, "CLIP_QUEUE_LEASE"),
+        (["worker"], {"CLIP_QUEUE_REDIS_URL": "foo"}, 78, "CLIP_QUEUE_REDIS_URL"),
+    ],
+)
+def test_what_is_wrong_with_a_check_is_a_line(
+    arguments: list[str], setting: dict[str, str], code: int, said: str
+) -> None:
+    command = [sys.executable, "-m", "clip_queue.cli.health", *arguments]
+    done = subprocess.run(command, env=setting, timeout=60, capture_output=True, text=True)
+    assert done.returncode == code
+    [line] = done.stderr.splitlines()
+    assert said in line

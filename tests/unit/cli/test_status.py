@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
+
+import pytest
 
 from clip_queue.cli import status
+from clip_queue.cli.service import Service, ServiceError
 from clip_queue.cli.status import Lane, Worker
 
 from .printing import console, printed
@@ -110,3 +115,19 @@ def test_without_the_store_nothing_else_is_claimed() -> None:
     on.print(status.picture(status.parse("clip_queue_store_up 0.0\n", "http://x", None, None)))
     assert "The job store does not answer" in printed(on)
     assert "hold" not in printed(on)
+
+
+def test_what_is_watched_is_printed_at_each_look_where_nobody_sees_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    on = console()
+
+    def watch(_: object) -> Iterator[ServiceError]:
+        for number in range(3):
+            looks.append(printed(on))
+            yield ServiceError(f"look {number}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "watch", watch)
+    with pytest.raises(KeyboardInterrupt):
+        status.show(on, cast("Service", None), as_json=False, watching=True)
+    assert looks == ["", "look 0\n", "look 0\nlook 1\n"]

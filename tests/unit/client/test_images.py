@@ -175,3 +175,25 @@ def test_one_is_told_from_several() -> None:
     assert several(many, "image") is many
     names = np.array(["a", "b"])
     assert several(names, "image") is names
+
+
+class Endless(io.RawIOBase):
+    """Gives a few bytes at a time, for ever, and counts them."""
+
+    given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), 1000)
+        buffer[:size] = bytes(size)
+        self.given += size
+        return size
+
+
+def test_of_an_open_file_no_more_is_read_than_may_be_sent() -> None:
+    file = Endless()
+    with pytest.raises(BadRequest, match="larger than 5000 bytes"):
+        to_json(file, 5000)
+    assert file.given == 5001
